@@ -1,0 +1,81 @@
+// Text to token ids and back, exactly as the checkpoint's own tokenizer files say.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace dsr {
+
+using TokenId = int32_t;
+
+// A half-open range of bytes of a text.
+struct ByteRange {
+  int64_t begin = 0;
+  int64_t end = 0;
+  bool operator==(const ByteRange&) const = default;
+};
+
+// Byte-level BPE from a `tokenizer.json`. Immutable after load; safe to use from several threads.
+class Tokenizer {
+ public:
+  // Reads `tokenizer.json` and, where present, `tokenizer_config.json` in `directory`.
+  // Throws Error(kModel) naming file and field.
+  static std::unique_ptr<Tokenizer> load(const std::string& directory);
+  ~Tokenizer();
+
+  // The ids of `text`; no BOS is added. Added tokens in the text are recognised, except those that
+  // touch a byte of one of the `literal` ranges (ascending, disjoint): what a user typed stays
+  // text. Throws Error(kUsage) with the byte offset if `text` is not valid UTF-8.
+  std::vector<TokenId> encode(std::string_view text, std::span<const ByteRange> literal = {}) const;
+
+  // The ids of arbitrary bytes: as `encode`, but bytes that are not UTF-8 become their byte tokens.
+  std::vector<TokenId> encode_bytes(std::string_view bytes) const;
+
+  // The bytes the ids stand for, exactly (they may end inside a UTF-8 character; ids without an
+  // entry stand for nothing). With `skip_special`, tokens marked special are left out.
+  std::string decode(std::span<const TokenId> ids, bool skip_special = false) const;
+  // The bytes of one id.
+  std::string_view token_bytes(TokenId id) const;
+
+  // The id of an added token or vocabulary entry whose bytes are exactly `bytes`.
+  std::optional<TokenId> find(std::string_view bytes) const;
+  bool has_entry(TokenId id) const;
+  // Marked `special` in the file: a control token that is not part of the text.
+  bool is_special(TokenId id) const;
+  // One more than the highest id that has an entry. Ids below it may still have none.
+  int64_t id_limit() const;
+
+  std::optional<TokenId> bos_id() const;  // from tokenizer_config.json
+  std::optional<TokenId> eos_id() const;
+  // Whether raw text gets a BOS in front (`add_bos_token`). A rendered chat already holds it.
+  bool add_bos() const;
+  // `chat_template` of tokenizer_config.json (or chat_template.jinja), never executed; empty if
+  // there is none.
+  const std::string& chat_template() const;
+
+ private:
+  class Impl;
+  explicit Tokenizer(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+// Turns a stream of ids into whole UTF-8 characters: holds back at most 3 bytes.
+class StreamDecoder {
+ public:
+  explicit StreamDecoder(const Tokenizer& tokenizer) : tokenizer_(tokenizer) {}
+  // The text that became complete with `id` (may be empty). Invalid bytes become U+FFFD.
+  std::string push(TokenId id);
+  // What is left at the end: an unfinished character becomes one U+FFFD.
+  std::string finish();
+
+ private:
+  const Tokenizer& tokenizer_;
+  std::string pending_;
+};
+
+}  // namespace dsr
