@@ -50,9 +50,9 @@ template <typename... Parts>
 }  // namespace dsr
 
 // For what only a bug of ours can cause. Never for anything that a user or a file can cause.
-#define DSR_CHECK(cond, ...)                                                                \
-  do {                                                                                      \
-    if (!(cond))                                                                            \
-      ::dsr::fail_internal("internal error at ", __FILE__, ":", __LINE__, ": expected ",    \
-                           #cond __VA_OPT__(, " with ", ) __VA_ARGS__);                     \
+#define DSR_CHECK(cond, ...)                                                             \
+  do {                                                                                   \
+    if (!(cond))                                                                         \
+      ::dsr::fail_internal("internal error at ", __FILE__, ":", __LINE__, ": expected ", \
+                           #cond __VA_OPT__(, " with ", ) __VA_ARGS__);                  \
   } while (0)

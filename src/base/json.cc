@@ -40,8 +40,7 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
     if (static_cast<int64_t>(k.size()) > limits_.max_key_bytes)
       fail_model(place_, ": a key of ", k.size(), " bytes, at most ", limits_.max_key_bytes,
                  " are accepted: ", quoted(k));
-    if (++keys_ > limits_.max_keys)
-      fail_model(place_, ": more than ", limits_.max_keys, " keys");
+    if (++keys_ > limits_.max_keys) fail_model(place_, ": more than ", limits_.max_keys, " keys");
     stack_.back().pending_key = std::move(k);
     return true;
   }

@@ -22,15 +22,15 @@ class Json {
   };
 
   Json() = default;
-  Json(std::nullptr_t) {}                                   // NOLINT: a literal reads as JSON
-  Json(bool v) : value_(v) {}                               // NOLINT
-  Json(int v) : value_(int64_t{v}) {}                       // NOLINT
-  Json(int64_t v) : value_(v) {}                            // NOLINT
-  Json(double v) : value_(v) {}                             // NOLINT
-  Json(const char* v) : value_(std::string(v)) {}           // NOLINT
-  Json(std::string v) : value_(std::move(v)) {}             // NOLINT
-  Json(std::string_view v) : value_(std::string(v)) {}      // NOLINT
-  Json(Array v) : value_(std::move(v)) {}                   // NOLINT
+  Json(std::nullptr_t) {}                               // NOLINT: a literal reads as JSON
+  Json(bool v) : value_(v) {}                           // NOLINT
+  Json(int v) : value_(int64_t{v}) {}                   // NOLINT
+  Json(int64_t v) : value_(v) {}                        // NOLINT
+  Json(double v) : value_(v) {}                         // NOLINT
+  Json(const char* v) : value_(std::string(v)) {}       // NOLINT
+  Json(std::string v) : value_(std::move(v)) {}         // NOLINT
+  Json(std::string_view v) : value_(std::string(v)) {}  // NOLINT
+  Json(Array v) : value_(std::move(v)) {}               // NOLINT
   static Json object() { return from_object({}); }
   static Json from_object(Object v);
   static Json array() { return Json(Array{}); }

@@ -64,16 +64,14 @@ MappedFile MappedFile::open(const std::string& path) {
   out.identity_ = identity_of(s);
   if (out.size_bytes_ > 0) {
     void* p = ::mmap(nullptr, static_cast<size_t>(s.st_size), PROT_READ, MAP_PRIVATE, fd.get(), 0);
-    if (p == MAP_FAILED)
-      fail_model(escaped(path), ": cannot be mapped: ", std::strerror(errno));
+    if (p == MAP_FAILED) fail_model(escaped(path), ": cannot be mapped: ", std::strerror(errno));
     out.data_ = static_cast<const std::byte*>(p);
   }
   return out;
 }
 
 MappedFile::~MappedFile() {
-  if (data_ != nullptr)
-    ::munmap(const_cast<std::byte*>(data_), static_cast<size_t>(size_bytes_));
+  if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), static_cast<size_t>(size_bytes_));
 }
 
 void MappedFile::check_unchanged() const {

@@ -38,10 +38,9 @@ class PhiloxStream {
 
   uint32_t next_u32() {
     if (used_ == 4) {
-      block_ = philox4x32(seed_, {static_cast<uint32_t>(counter_),
-                                  static_cast<uint32_t>(counter_ >> 32),
-                                  static_cast<uint32_t>(stream_),
-                                  static_cast<uint32_t>(stream_ >> 32)});
+      block_ =
+          philox4x32(seed_, {static_cast<uint32_t>(counter_), static_cast<uint32_t>(counter_ >> 32),
+                             static_cast<uint32_t>(stream_), static_cast<uint32_t>(stream_ >> 32)});
       ++counter_;
       used_ = 0;
     }
