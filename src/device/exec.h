@@ -1,0 +1,46 @@
+// Where and how ops run: the backend, its memory and its scratch space.
+#pragma once
+
+#include "device/arena.h"
+#include "device/memory.h"
+#include "tensor/dtype.h"
+
+namespace dsr {
+
+enum class Backend {
+  kReference,  // the definitions: plain loops, one thread
+  kCpu,
+  kCuda,
+};
+const char* name(Backend backend);
+
+// One per rank; passed to every op. A dry run checks shapes and counts memory but computes nothing.
+class Exec {
+ public:
+  explicit Exec(Backend backend, bool dry_run = false);
+  Exec(const Exec&) = delete;
+  Exec& operator=(const Exec&) = delete;
+
+  Backend backend() const { return backend_; }
+  bool dry_run() const { return dry_run_; }
+  // float32 on reference and cpu, bf16 on cuda.
+  DType activation_dtype() const { return activation_dtype_; }
+  MemoryAccount& memory() { return memory_; }
+  Arena& scratch() { return scratch_; }
+
+  // For op tests: the reference run on the activation type of another backend.
+  static Exec reference_with(DType activation_dtype) {
+    return Exec(Backend::kReference, false, activation_dtype);
+  }
+
+ private:
+  Exec(Backend backend, bool dry_run, DType activation_dtype);
+
+  Backend backend_;
+  bool dry_run_;
+  DType activation_dtype_;
+  MemoryAccount memory_;  // before scratch_, whose buffer is counted here
+  Arena scratch_;
+};
+
+}  // namespace dsr

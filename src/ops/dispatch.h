@@ -1,0 +1,33 @@
+// From a checked op to the backend that runs it.
+#pragma once
+
+#include "device/exec.h"
+
+namespace dsr {
+// Throws Error(kDevice): this program was built without CUDA.
+[[noreturn]] void fail_without_cuda(const char* op);
+}  // namespace dsr
+
+// A build without CUDA has no cuda case and a sentence instead.
+#ifdef DSR_HAVE_CUDA
+#define DSR_DISPATCH_CUDA(exec, op, args) ::dsr::cuda::op(exec, args)
+#else
+#define DSR_DISPATCH_CUDA(exec, op, args) ::dsr::fail_without_cuda(#op)
+#endif
+
+// The last line of every ops::f, after its checks. A dry run ends here.
+#define DSR_DISPATCH(exec, op, args)       \
+  do {                                     \
+    if ((exec).dry_run()) return;          \
+    switch ((exec).backend()) {            \
+      case ::dsr::Backend::kReference:     \
+        ::dsr::ref::op(exec, args);        \
+        return;                            \
+      case ::dsr::Backend::kCpu:           \
+        ::dsr::cpu::op(exec, args);        \
+        return;                            \
+      case ::dsr::Backend::kCuda:          \
+        DSR_DISPATCH_CUDA(exec, op, args); \
+        return;                            \
+    }                                      \
+  } while (0)

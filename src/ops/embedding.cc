@@ -1,0 +1,17 @@
+#include "ops/embedding.h"
+
+#include "ops/dispatch.h"
+#include "tensor/expect.h"
+
+namespace dsr {
+
+void ops::embedding(Exec& exec, const EmbeddingArgs& a) {
+  Dim T{"T"}, D{"D"}, V{"V"};
+  expect("embedding", "out", a.out, exec.activation_dtype(), {T, D});
+  expect("embedding", "token_ids", a.token_ids, DType::kI32, {T});
+  expect("embedding", "table", a.table, {DType::kBF16, DType::kF16, DType::kF32}, {V, D});
+  if (T.value() == 0) return;
+  DSR_DISPATCH(exec, embedding, a);
+}
+
+}  // namespace dsr

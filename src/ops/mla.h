@@ -1,0 +1,112 @@
+// Multi-head latent attention (DeepSeek-V2 report, arXiv:2405.04434, section 2.1), absorbed: the
+// cache holds one latent and one rotated key per token, shared by all heads; kv_b_proj is applied
+// to queries and outputs instead of to the cache.
+//
+// kv_b_proj, head by head:  W_UK[h] = rows [0, nope), W_UV[h] = rows [nope, nope + v)  of head h.
+#pragma once
+
+#include "device/exec.h"
+#include "tensor/kv_format.h"
+#include "tensor/quant.h"
+
+namespace dsr {
+
+// cos and sin of every position's angles, float32, one table for all backends.
+struct RopeTable {
+  Tensor cos;  // [P, r / 2] f32
+  Tensor sin;  // [P, r / 2] f32
+};
+
+// One layer's pages of an MLA cache.
+struct MlaCacheView {
+  MlaRowFormat format;
+  Tensor pages;  // [n_blocks, page_bytes] u8
+};
+
+// Stores a token's row: c = rms_norm(kv_a[:kv_lora_rank]), k_pe = rope(kv_a[kv_lora_rank:]),
+// interleaved pairs (2i, 2i + 1).
+struct MlaWriteKvArgs {
+  Tensor kv_a;    // [T, kv_lora_rank + qk_rope_head_dim] activation: kv_a_proj_with_mqa(x)
+  Tensor weight;  // [kv_lora_rank] f32: kv_a_layernorm
+  float eps = 0;
+  RopeTable rope;
+  Tensor positions;  // [T] i32
+  Tensor slots;      // [T] i64: block * kPageTokens + offset in the block
+  MlaCacheView cache;
+};
+
+// The query in the cache's terms:
+//   out[t, h] = [ q_nope[t, h] W_UK[h]  |  rope(q_pe[t, h]) ]
+struct MlaQueryArgs {
+  Tensor out;        // [T, H, kv_lora_rank + qk_rope_head_dim] activation
+  Tensor q;          // [T, H, qk_nope_head_dim + qk_rope_head_dim] activation
+  Weight kv_b_proj;  // [H * (qk_nope_head_dim + v_head_dim), kv_lora_rank]
+  int64_t v_head_dim = 0;
+  RopeTable rope;
+  Tensor positions;  // [T] i32
+};
+
+// Attention over the cached rows, values being the latents:
+//   p = softmax(out_query . row * softmax_scale) over the rows 0..positions[t] of t's sequence
+//   out[t, h] = sum_s p_s c_s
+struct MlaAttentionArgs {
+  Tensor out;  // [T, H, kv_lora_rank] activation
+  Tensor q;    // [T, H, kv_lora_rank + qk_rope_head_dim] activation
+  MlaCacheView cache;
+  Tensor positions;     // [T] i32
+  Tensor cu_seqlens_q;  // [S + 1] i32: sequence s owns the tokens [cu[s], cu[s + 1])
+  Tensor block_table;   // [S, max_blocks] i32
+  float softmax_scale = 0;
+};
+
+// out[t, h] = W_UV[h] latent[t, h]
+struct MlaValueArgs {
+  Tensor out;        // [T, H, v_head_dim] activation
+  Tensor latent;     // [T, H, kv_lora_rank] activation
+  Weight kv_b_proj;  // [H * (qk_nope_head_dim + v_head_dim), kv_lora_rank]
+  int64_t qk_nope_head_dim = 0;
+};
+
+// The expanded form: keys and values of every head rebuilt from the cache, then ordinary attention.
+// Equal to mla_query, mla_attention, mla_value in exact arithmetic; cheaper for long prompts.
+struct MlaExpandedArgs {
+  Tensor out;        // [T, H, v_head_dim] activation
+  Tensor q;          // [T, H, qk_nope_head_dim + qk_rope_head_dim] activation, not rotated
+  Weight kv_b_proj;  // [H * (qk_nope_head_dim + v_head_dim), kv_lora_rank]
+  RopeTable rope;
+  MlaCacheView cache;
+  Tensor positions;     // [T] i32
+  Tensor cu_seqlens_q;  // [S + 1] i32
+  Tensor block_table;   // [S, max_blocks] i32
+  float softmax_scale = 0;
+};
+namespace ops {
+void mla_write_kv(Exec& exec, const MlaWriteKvArgs& a);
+void mla_query(Exec& exec, const MlaQueryArgs& a);
+void mla_attention(Exec& exec, const MlaAttentionArgs& a);
+void mla_value(Exec& exec, const MlaValueArgs& a);
+void mla_expanded_attention(Exec& exec, const MlaExpandedArgs& a);
+}  // namespace ops
+namespace ref {
+void mla_write_kv(Exec& exec, const MlaWriteKvArgs& a);
+void mla_query(Exec& exec, const MlaQueryArgs& a);
+void mla_attention(Exec& exec, const MlaAttentionArgs& a);
+void mla_value(Exec& exec, const MlaValueArgs& a);
+void mla_expanded_attention(Exec& exec, const MlaExpandedArgs& a);
+}  // namespace ref
+namespace cuda {
+void mla_write_kv(Exec& exec, const MlaWriteKvArgs& a);
+void mla_query(Exec& exec, const MlaQueryArgs& a);
+void mla_attention(Exec& exec, const MlaAttentionArgs& a);
+void mla_value(Exec& exec, const MlaValueArgs& a);
+void mla_expanded_attention(Exec& exec, const MlaExpandedArgs& a);
+}  // namespace cuda
+namespace cpu {
+using ref::mla_attention;
+using ref::mla_expanded_attention;
+using ref::mla_query;
+using ref::mla_value;
+using ref::mla_write_kv;
+}  // namespace cpu
+
+}  // namespace dsr

@@ -1,0 +1,12 @@
+#include "ops/gather_rows.h"
+
+#include "ops/ref/rows.h"
+
+namespace dsr {
+
+void ref::gather_rows(Exec&, const GatherRowsArgs& a) {
+  for (int64_t i = 0; i < a.out.shape[0]; ++i)
+    store_row(a.out, i, load_row(a.x, *a.row_ids.ptr<int32_t>(i)));
+}
+
+}  // namespace dsr
