@@ -17,12 +17,6 @@ struct RopeTable {
   Tensor sin;  // [P, r / 2] f32
 };
 
-// One layer's pages of an MLA cache.
-struct MlaCacheView {
-  MlaRowFormat format;
-  Tensor pages;  // [n_blocks, page_bytes] u8
-};
-
 // Stores a token's row: c = rms_norm(kv_a[:kv_lora_rank]), k_pe = rope(kv_a[kv_lora_rank:]),
 // interleaved pairs (2i, 2i + 1).
 struct MlaWriteKvArgs {

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "base/math.h"
+#include "tensor/tensor.h"
 
 namespace dsr {
 
@@ -30,6 +31,12 @@ struct MlaRowFormat {
   // latent [kv_lora_rank], k_pe [qk_rope_head_dim] -> row, and back.
   void encode(const float* latent, const float* k_pe, void* row) const;
   void decode(const void* row, float* latent, float* k_pe) const;
+};
+
+// One layer's pages of an MLA cache.
+struct MlaCacheView {
+  MlaRowFormat format;
+  Tensor pages;  // [n_blocks, page_bytes] u8
 };
 
 }  // namespace dsr

@@ -1,0 +1,149 @@
+#include "model/config.h"
+
+#include <array>
+
+#include "base/error.h"
+#include "model/arch/registry.h"
+#include "model/config_fields.h"
+
+namespace dsr {
+namespace {
+
+constexpr std::array kCommonInts = {
+    IntField{"hidden_size", &ModelConfig::hidden_size, 1, kMaxWidth, {}},
+    IntField{"intermediate_size", &ModelConfig::intermediate_size, 1, kMaxWidth, {}},
+    IntField{"num_hidden_layers", &ModelConfig::num_hidden_layers, 1, kMaxLayers, {}},
+    IntField{"num_attention_heads", &ModelConfig::num_attention_heads, 1, kMaxWidth, {}},
+    IntField{"vocab_size", &ModelConfig::vocab_size, 1, kMaxVocab, {}},
+    IntField{
+        "max_position_embeddings", &ModelConfig::max_position_embeddings, 1, kMaxPositions, {}},
+};
+constexpr std::array kCommonDoubles = {
+    DoubleField{"rms_norm_eps", &ModelConfig::rms_norm_eps, 0, 1, {}},
+    DoubleField{"rope_theta", &ModelConfig::rope_theta, 1, 1e12, 10000.0},
+};
+constexpr std::array kCommonBools = {
+    BoolField{"tie_word_embeddings", &ModelConfig::tie_word_embeddings, false},
+};
+constexpr std::array kCommonFixed = {
+    FixedField{"hidden_act", "\"silu\""},
+    FixedField{"mlp_bias", "false"},
+};
+// Training, serving and bookkeeping: nothing in the forward pass depends on them.
+constexpr std::array kCommonIgnored = {
+    "architectures",        "model_type",        "torch_dtype",  "dtype",
+    "transformers_version", "use_cache",         "pad_token_id", "initializer_range",
+    "pretraining_tp",       "attention_dropout", "auto_map",     "num_key_value_heads",
+    "_name_or_path",
+};
+
+constexpr ArchitectureFields kCommon{kCommonInts, kCommonDoubles, kCommonBools, kCommonFixed,
+                                     kCommonIgnored};
+
+std::string architecture_of(JsonReader& reader) {
+  const Json& list = reader.require("architectures");
+  if (!list.is_array() || list.as_array().size() != 1 || !list.as_array()[0].is_string())
+    fail_model(reader.place(), ": architectures is ", escaped(list.dump()),
+               ", expected a list of one name");
+  return list.as_array()[0].as_string();
+}
+
+void read_token_ids(JsonReader& reader, ModelConfig& c) {
+  c.bos_token_id = reader.get_int("bos_token_id", -1, kMaxVocab, -1);
+  if (const Json* eos = reader.optional("eos_token_id"); eos != nullptr && eos->is_array()) {
+    for (const Json& id : eos->as_array()) {
+      if (!id.is_int())
+        fail_model(reader.place(), ": eos_token_id holds ", escaped(id.dump()),
+                   ", expected integers");
+      c.eos_token_ids.push_back(id.as_int());
+    }
+  } else if (eos != nullptr) {
+    c.eos_token_ids.push_back(reader.require_int("eos_token_id", 0, kMaxVocab));
+  }
+  for (const int64_t id : c.eos_token_ids)
+    if (id < 0 || id >= c.vocab_size)
+      fail_model(reader.place(), ": eos_token_id ", id, " is not below vocab_size ", c.vocab_size);
+}
+
+RopeScaling read_rope_scaling(const Json& json, const std::string& place) {
+  JsonReader r(json, place + ": rope_scaling");
+  RopeScaling s;
+  // Two spellings of one key; files saved by transformers 4.43 and later may hold both.
+  const std::string type = r.get_string("rope_type", r.get_string("type", ""));
+  if (type == "default") return s;
+  if (type != "yarn")
+    fail_model(place, ": rope_scaling.type ", quoted(type), " is not supported (supported: yarn)");
+  s.type = RopeScalingType::kYarn;
+  s.factor = r.require_double("factor", 1, 1e6);
+  s.original_max_position_embeddings =
+      r.require_int("original_max_position_embeddings", 1, kMaxPositions);
+  s.beta_fast = r.get_double("beta_fast", 1e-6, 1e6, 32);
+  s.beta_slow = r.get_double("beta_slow", 1e-6, 1e6, 1);
+  s.mscale = r.get_double("mscale", 0, 100, 1);
+  s.mscale_all_dim = r.get_double("mscale_all_dim", 0, 100, 0);
+  r.ignore({"type", "rope_type", "rope_theta"});
+  for (const std::string& key : r.unread_keys())
+    fail_model(place, ": rope_scaling.", escaped(key), " is not supported");
+  return s;
+}
+
+QuantScheme read_quantization(const Json& json, const std::string& place) {
+  JsonReader r(json, place + ": quantization_config");
+  const std::string method = r.require_string("quant_method");
+  if (method != "fp8")
+    fail_model(r.place(), ": quant_method ", quoted(method), " is not supported (supported: fp8)");
+  if (const std::string fmt = r.get_string("fmt", "e4m3"); fmt != "e4m3")
+    fail_model(r.place(), ": fmt ", quoted(fmt), " is not supported (supported: e4m3)");
+  if (const std::string f = r.get_string("scale_fmt", "float32");
+      f != "float32" && f != "float" && f != "ue8m0")
+    fail_model(r.place(), ": scale_fmt ", quoted(f), " is not supported (supported: ue8m0)");
+  const Json& block = r.require("weight_block_size");
+  const bool two_ints = block.is_array() && block.as_array().size() == 2 &&
+                        block.as_array()[0].is_int() && block.as_array()[1].is_int();
+  if (!two_ints || block.as_array()[0].as_int() < 1 || block.as_array()[1].as_int() < 1 ||
+      block.as_array()[0].as_int() > kMaxWidth || block.as_array()[1].as_int() > kMaxWidth)
+    fail_model(r.place(), ": weight_block_size is ", escaped(block.dump()),
+               ", expected two positive integers");
+  return {block.as_array()[0].as_int(), block.as_array()[1].as_int()};
+}
+
+}  // namespace
+
+void read_fields(JsonReader& reader, const ArchitectureFields& fields, ModelConfig& config) {
+  for (const IntField& f : fields.ints)
+    config.*f.member = f.fallback ? reader.get_int(f.key, f.min, f.max, *f.fallback)
+                                  : reader.require_int(f.key, f.min, f.max);
+  for (const DoubleField& f : fields.doubles)
+    config.*f.member = f.fallback ? reader.get_double(f.key, f.min, f.max, *f.fallback)
+                                  : reader.require_double(f.key, f.min, f.max);
+  for (const BoolField& f : fields.bools) config.*f.member = reader.get_bool(f.key, f.fallback);
+  for (const FixedField& f : fields.fixed)
+    if (const Json* v = reader.optional(f.key); v != nullptr && v->dump() != f.value)
+      fail_model(reader.place(), ": ", f.key, " is ", escaped(v->dump()), ", only ", f.value,
+                 " is supported");
+  for (const char* key : fields.ignored) reader.optional(key);
+}
+
+ModelConfig parse_config(const Json& json, const WarningSink& warn) {
+  JsonReader reader(json, "config.json");
+  ModelConfig c;
+  c.architecture = architecture_of(reader);
+  c.model_type = reader.get_string("model_type", "");
+  const Architecture& arch = architecture(c.architecture);
+  read_fields(reader, kCommon, c);
+  read_token_ids(reader, c);
+  if (const Json* s = reader.optional("rope_scaling"); s != nullptr)
+    c.rope_scaling = read_rope_scaling(*s, reader.place());
+  if (const Json* q = reader.optional("quantization_config"); q != nullptr)
+    c.quant = read_quantization(*q, reader.place());
+  arch.read_config(reader, c);
+  if (warn) {
+    std::string unknown;
+    for (const std::string& key : reader.unread_keys())
+      unknown += (unknown.empty() ? "" : ", ") + escaped(key);
+    if (!unknown.empty()) warn("config.json: keys not understood and ignored: " + unknown);
+  }
+  return c;
+}
+
+}  // namespace dsr

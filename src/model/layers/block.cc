@@ -1,0 +1,28 @@
+#include "model/layers/block.h"
+
+#include "model/layers/ffn.h"
+#include "model/layers/mla.h"
+#include "ops/rms_norm.h"
+
+namespace dsr {
+
+void block(Rank& rank, const Model& model, const ForwardBatch& batch, const BlockArgs& a) {
+  Exec& exec = rank.exec;
+  const auto eps = static_cast<float>(model.config().rms_norm_eps);
+  const Arena::Scope scope(exec.scratch());
+  const Tensor out = exec.scratch().activation(a.x.shape);
+  mla(rank, model, batch, {.weights = a.weights.self_attn, .kv = a.kv, .x = a.x, .out = out});
+  ops::add_rms_norm(exec, {.out = a.x,
+                           .residual = a.residual,
+                           .x = out,
+                           .weight = a.weights.post_attention_layernorm,
+                           .eps = eps});
+  if (a.weights.is_moe)
+    moe_ffn(rank, model.config(), a.weights.moe, a.x, out);
+  else
+    dense_ffn(rank, a.weights.mlp, a.x, out);
+  ops::add_rms_norm(
+      exec, {.out = a.x, .residual = a.residual, .x = out, .weight = a.next_norm, .eps = eps});
+}
+
+}  // namespace dsr

@@ -1,0 +1,17 @@
+// One transformer block: attention, then feed-forward, each with its residual and norm.
+#pragma once
+
+#include "model/transformer.h"
+
+namespace dsr {
+
+struct BlockArgs {
+  const BlockWeights& weights;
+  Tensor next_norm;  // [D] f32: the norm that follows the block
+  MlaCacheView kv;
+  Tensor x;         // [T, D] activation: in: normed input; out: normed output
+  Tensor residual;  // [T, D] activation: read and updated
+};
+void block(Rank& rank, const Model& model, const ForwardBatch& batch, const BlockArgs& a);
+
+}  // namespace dsr

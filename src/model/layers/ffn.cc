@@ -1,0 +1,58 @@
+#include "model/layers/ffn.h"
+
+#include "ops/linear.h"
+#include "ops/moe.h"
+
+namespace dsr {
+namespace {
+
+// One rank's share of a dense feed-forward layer.
+void ffn_share(Exec& exec, const FfnWeights& w, const Tensor& x, const Tensor& out) {
+  const Arena::Scope scope(exec.scratch());
+  const Tensor hidden = exec.scratch().activation({x.shape[0], w.down_proj.columns()});
+  ops::swiglu(exec, {.out = hidden, .x = x, .gate_up = w.gate_up_proj});
+  ops::linear(exec, {.out = out, .x = hidden, .w = w.down_proj, .bias = {}});
+}
+
+}  // namespace
+
+void dense_ffn(Rank& rank, const FfnWeights& w, const Tensor& x, const Tensor& out) {
+  ffn_share(rank.exec, w, x, out);
+  rank.comm.all_reduce_sum(rank.exec, out);  // down_proj is row-parallel
+}
+
+void moe_ffn(Rank& rank, const ModelConfig& c, const MoeWeights& w, const Tensor& x,
+             const Tensor& out) {
+  Exec& exec = rank.exec;
+  const int64_t T = x.shape[0], K = c.num_experts_per_tok;
+  const Arena::Scope scope(exec.scratch());
+  const Tensor logits = exec.scratch().tensor(DType::kF32, {T, c.n_routed_experts});
+  ops::linear(exec, {.out = logits, .x = x, .w = w.gate, .bias = {}});
+  const Tensor ids = exec.scratch().tensor(DType::kI32, {T, K});
+  const Tensor weights = exec.scratch().tensor(DType::kF32, {T, K});
+  ops::moe_route(exec, {.expert_ids = ids,
+                        .expert_weights = weights,
+                        .logits = logits,
+                        .correction_bias = w.e_score_correction_bias,
+                        .scoring_func = c.scoring_func,
+                        .group_score = c.group_score,
+                        .n_group = c.n_group,
+                        .topk_group = c.topk_group,
+                        .norm_topk_prob = c.norm_topk_prob,
+                        .routed_scaling_factor = static_cast<float>(c.routed_scaling_factor)});
+  Tensor shared;
+  if (c.n_shared_experts > 0) {
+    shared = exec.scratch().activation(x.shape);
+    ffn_share(exec, w.shared_experts, x, shared);
+  }
+  ops::moe_experts(exec, {.out = out,
+                          .x = x,
+                          .expert_ids = ids,
+                          .expert_weights = weights,
+                          .gate_up = w.experts_gate_up,
+                          .down = w.experts_down,
+                          .addend = shared});
+  rank.comm.all_reduce_sum(exec, out);  // every rank holds a slice of each expert's width
+}
+
+}  // namespace dsr

@@ -1,0 +1,76 @@
+#include "model/rope_table.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
+namespace dsr {
+namespace {
+
+// YaRN's attention factor m(x); 1 without extension.
+double yarn_mscale(double factor, double x) {
+  return factor <= 1 ? 1.0 : 0.1 * x * std::log(factor) + 1.0;
+}
+
+// The (fractional) dimension pair that turns `rotations` times over the original context.
+double correction_dim(const ModelConfig& c, double rotations) {
+  const auto width = static_cast<double>(c.qk_rope_head_dim);
+  const auto context = static_cast<double>(c.rope_scaling.original_max_position_embeddings);
+  return width * std::log(context / (rotations * 2 * std::numbers::pi)) /
+         (2 * std::log(c.rope_theta));
+}
+
+}  // namespace
+
+std::vector<double> rope_inv_freq(const ModelConfig& c) {
+  const int64_t r = c.qk_rope_head_dim;
+  std::vector<double> freq;
+  for (int64_t i = 0; i < r / 2; ++i)
+    freq.push_back(std::pow(c.rope_theta, -2.0 * static_cast<double>(i) / static_cast<double>(r)));
+  if (c.rope_scaling.type == RopeScalingType::kNone) return freq;
+
+  const double low = std::max(std::floor(correction_dim(c, c.rope_scaling.beta_fast)), 0.0);
+  double high =
+      std::min(std::ceil(correction_dim(c, c.rope_scaling.beta_slow)), static_cast<double>(r - 1));
+  if (low == high) high += 0.001;  // as the modelling code avoids a division by zero
+  for (size_t i = 0; i < freq.size(); ++i) {
+    const double ramp = std::clamp((static_cast<double>(i) - low) / (high - low), 0.0, 1.0);
+    freq[i] *= ramp / c.rope_scaling.factor + (1 - ramp);
+  }
+  return freq;
+}
+
+double mla_softmax_scale(const ModelConfig& c) {
+  const double scale = 1 / std::sqrt(static_cast<double>(c.qk_head_dim()));
+  if (c.rope_scaling.type == RopeScalingType::kNone || c.rope_scaling.mscale_all_dim == 0)
+    return scale;
+  const double m = yarn_mscale(c.rope_scaling.factor, c.rope_scaling.mscale_all_dim);
+  return scale * m * m;
+}
+
+RopeTables::RopeTables(Exec& exec, const ModelConfig& c, int64_t n_positions) {
+  const std::vector<double> freq = rope_inv_freq(c);
+  const auto half = static_cast<int64_t>(freq.size());
+  const int64_t bytes = n_positions * half * size_bytes(DType::kF32);
+  buffer_ = Buffer(exec, MemoryKind::kWeights, 2 * bytes);
+  const bool real = buffer_.data() != nullptr;
+  table_.cos = Tensor::of(buffer_.data(), DType::kF32, {n_positions, half});
+  table_.sin =
+      Tensor::of(real ? buffer_.data() + bytes : nullptr, DType::kF32, {n_positions, half});
+  if (!real) return;
+  // Not the softmax correction: cos and sin carry m(mscale) / m(mscale_all_dim), which is 1 in
+  // every released checkpoint.
+  double m = 1;
+  if (c.rope_scaling.type == RopeScalingType::kYarn)
+    m = yarn_mscale(c.rope_scaling.factor, c.rope_scaling.mscale) /
+        yarn_mscale(c.rope_scaling.factor, c.rope_scaling.mscale_all_dim);
+  for (int64_t p = 0; p < n_positions; ++p) {
+    for (int64_t i = 0; i < half; ++i) {
+      const double angle = static_cast<double>(p) * freq[static_cast<size_t>(i)];
+      table_.cos.ptr<float>(p)[i] = static_cast<float>(std::cos(angle) * m);
+      table_.sin.ptr<float>(p)[i] = static_cast<float>(std::sin(angle) * m);
+    }
+  }
+}
+
+}  // namespace dsr

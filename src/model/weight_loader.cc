@@ -1,0 +1,173 @@
+#include "model/weight_loader.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <unordered_set>
+
+#include "base/error.h"
+#include "base/math.h"
+
+namespace dsr {
+namespace {
+
+std::string shape_text(const std::vector<int64_t>& shape) {
+  std::string out = "[";
+  for (size_t i = 0; i < shape.size(); ++i) out += (i > 0 ? ", " : "") + std::to_string(shape[i]);
+  return out + "]";
+}
+
+std::string found_text(const SourceTensor& t) {
+  return str(escaped(t.dtype_name), " ", shape_text(t.shape));
+}
+
+[[noreturn]] void fail_mismatch(const std::string& name, const SourceTensor& found,
+                                const std::string& expected, const std::string& because) {
+  fail_model(escaped(name), " is ", found_text(found), ", expected ", expected, " (",
+             because.empty() ? "" : because + "; ", "file ", escaped(found.file), ")");
+}
+
+// Tensors that old conversions carry and nobody needs.
+bool is_known_leftover(const std::string& name) {
+  constexpr std::string_view kInvFreq = ".rotary_emb.inv_freq";
+  return name.ends_with(kInvFreq);
+}
+
+// Pass one: every tensor is there, has its shape and a usable type; nothing else is there.
+class Validator {
+ public:
+  Validator(const ModelConfig& config, const WeightSource& source)
+      : config_(config), source_(source) {}
+
+  void check(const WeightSpec& spec) {
+    const SourceTensor* t = find(spec.name);
+    if (t == nullptr) {
+      if (!spec.optional) missing_.push_back(spec.name);
+      return;
+    }
+    const bool fp8 = t->dtype == DType::kF8E4M3 && spec.role == WeightRole::kLinear;
+    const bool usable = t->dtype && (is_float(*t->dtype) || fp8);
+    if (t->shape != spec.shape || !usable)
+      fail_mismatch(spec.name, *t, str(expected_types(spec), " ", shape_text(spec.shape)), "");
+    if (fp8) check_scales(spec, *t);
+  }
+
+  void finish() const {
+    if (!missing_.empty()) {
+      std::string list;
+      constexpr size_t kShown = 3;
+      for (size_t i = 0; i < std::min(kShown, missing_.size()); ++i)
+        list += (i > 0 ? ", " : "") + missing_[i];
+      if (missing_.size() > kShown) list += str(" and ", missing_.size() - kShown, " more");
+      fail_model("checkpoint: missing ", missing_.size() == 1 ? "tensor " : "tensors ", list,
+                 " (computed from config.json)");
+    }
+    for (const std::string& name : source_.names())
+      if (!used_.contains(name) && !is_known_leftover(name)) {
+        const SourceTensor* t = source_.find(name);
+        fail_model("checkpoint: tensor ", quoted(name), " ", found_text(*t),
+                   " does not belong to the model of config.json (file ", escaped(t->file), ")");
+      }
+  }
+
+ private:
+  static const char* expected_types(const WeightSpec& spec) {
+    return spec.role == WeightRole::kLinear ? "BF16, F16, F32 or F8_E4M3" : "BF16, F16 or F32";
+  }
+
+  const SourceTensor* find(const std::string& name) {
+    const SourceTensor* t = source_.find(name);
+    if (t != nullptr) used_.insert(name);
+    return t;
+  }
+
+  void check_scales(const WeightSpec& spec, const SourceTensor& weight) {
+    const std::string name = spec.name + "_scale_inv";
+    const QuantScheme& q = config_.quant;
+    if (q.block_rows == 0)
+      fail_model(escaped(spec.name), " is ", found_text(weight),
+                 " but config.json has no quantization_config");
+    const SourceTensor* t = find(name);
+    if (t == nullptr) {
+      missing_.push_back(name);
+      return;
+    }
+    const std::vector<int64_t> shape = {ceil_div(spec.shape[0], q.block_rows),
+                                        ceil_div(spec.shape[1], q.block_columns)};
+    const bool usable = t->dtype == DType::kF32 || t->dtype == DType::kF8E8M0;
+    if (t->shape != shape || !usable)
+      fail_mismatch(name, *t, str("F32 or F8_E8M0 ", shape_text(shape)),
+                    str(spec.shape[0], " x ", spec.shape[1], " in blocks of ", q.block_rows, " x ",
+                        q.block_columns));
+  }
+
+  const ModelConfig& config_;
+  const WeightSource& source_;
+  std::unordered_set<std::string> used_;
+  std::vector<std::string> missing_;
+};
+
+// Scales are small and wrong ones ruin whole blocks: look at every one.
+void check_scale_values(const std::string& name, const SourceTensor& t, int64_t columns) {
+  const int64_t n = t.shape[0] * t.shape[1];
+  for (int64_t i = 0; i < n; ++i) {
+    float scale = 0;
+    to_f32(*t.dtype, t.data + i * size_bytes(*t.dtype), &scale, 1);
+    // f8_e8m0's smallest value, 2^-127, is a denormal float32 and still a proper scale.
+    const float smallest =
+        *t.dtype == DType::kF8E8M0 ? 0x1p-127f : std::numeric_limits<float>::min();
+    if (std::isfinite(scale) && scale >= smallest) continue;
+    fail_model(escaped(name), "[", i / columns, ", ", i % columns, "] is ", scale,
+               ", expected a normal positive number (file ", escaped(t.file), ")");
+  }
+}
+
+Tensor view_of(const SourceTensor& t) { return Tensor::of(t.data, *t.dtype, Shape(t.shape)); }
+
+}  // namespace
+
+LoadedWeights::LoadedWeights(Exec& exec, const ModelConfig& config, const WeightSource& source) {
+  // A checkpoint may have been published, or stripped, without its MTP layers.
+  const std::string first_mtp =
+      "model.layers." + std::to_string(config.num_hidden_layers) + ".eh_proj.weight";
+  const bool with_mtp = config.num_nextn_predict_layers > 0 && source.find(first_mtp) != nullptr;
+
+  Validator validator(config, source);
+  int64_t vector_bytes = 0;
+  ModelWeights scratch;
+  for_each_weight(config, with_mtp, scratch, [&](const WeightSpec& spec) {
+    validator.check(spec);
+    if (spec.role == WeightRole::kVector)
+      vector_bytes += round_up(spec.shape[0] * size_bytes(DType::kF32), kAlignBytes);
+  });
+  validator.finish();
+
+  vectors_ = Buffer(exec, MemoryKind::kWeights, vector_bytes);
+  int64_t at = 0;
+  for_each_weight(config, with_mtp, weights_, [&](const WeightSpec& spec) {
+    if (spec.role == WeightRole::kUnused) return;
+    const SourceTensor& t = *source.find(spec.name);
+    source_bytes_ += Shape(t.shape).elements() * size_bytes(*t.dtype);
+    if (spec.role == WeightRole::kTable) {
+      *spec.tensor = view_of(t);
+    } else if (spec.role == WeightRole::kVector) {
+      std::byte* data = vectors_.data() == nullptr ? nullptr : vectors_.data() + at;
+      *spec.tensor = Tensor::of(data, DType::kF32, {spec.shape[0]});
+      if (data != nullptr) to_f32(*t.dtype, t.data, spec.tensor->ptr<float>(), spec.shape[0]);
+      at += round_up(spec.shape[0] * size_bytes(DType::kF32), kAlignBytes);
+    } else {
+      WeightSegment segment{view_of(t), {}};
+      if (t.dtype == DType::kF8E4M3) {
+        const std::string scale_name = spec.name + "_scale_inv";
+        const SourceTensor& s = *source.find(scale_name);
+        if (s.data != nullptr) check_scale_values(scale_name, s, s.shape[1]);
+        segment.scales = view_of(s);
+        source_bytes_ += segment.scales.size_bytes();
+      }
+      spec.weight->segments.push_back(segment);
+    }
+  });
+  if (config.tie_word_embeddings) weights_.lm_head.segments = {{weights_.embed_tokens, {}}};
+}
+
+}  // namespace dsr

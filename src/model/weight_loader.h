@@ -1,0 +1,33 @@
+// From a WeightSource to ModelWeights.
+#pragma once
+
+#include <vector>
+
+#include "device/exec.h"
+#include "io/weight_source.h"
+#include "model/weights.h"
+
+namespace dsr {
+
+// A loaded model's weights with the memory behind them. Matrices stay where the source has them
+// (a mapped checkpoint: no copy); vectors are widened to f32 in a buffer of our own. The source
+// outlives it.
+class LoadedWeights {
+ public:
+  // Compares the source with the exact set of tensors that `config` asks for: a missing, extra or
+  // misshapen tensor, a type that cannot be used, or a scale that is not a normal positive number
+  // throws Error(kModel) naming it. Nothing is allocated before all shapes agree. MTP layers are
+  // loaded where the source has them.
+  LoadedWeights(Exec& exec, const ModelConfig& config, const WeightSource& source);
+
+  const ModelWeights& weights() const { return weights_; }
+  // Bytes of the source's tensors that are used, scales included.
+  int64_t source_bytes() const { return source_bytes_; }
+
+ private:
+  ModelWeights weights_;
+  Buffer vectors_;
+  int64_t source_bytes_ = 0;
+};
+
+}  // namespace dsr
