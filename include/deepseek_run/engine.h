@@ -1,0 +1,112 @@
+// Requests in, tokens out.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "deepseek_run/log.h"
+#include "deepseek_run/plan.h"
+#include "deepseek_run/sampling_params.h"
+#include "deepseek_run/tokenizer.h"
+
+namespace dsr {
+
+struct EngineOptions {
+  std::string model_dir;            // a checkpoint directory as published
+  std::string device = "auto";      // auto | reference
+  int64_t ctx_size = 0;             // tokens per sequence; 0: min(the model's, 32768, what fits)
+  int64_t max_seqs = 1;             // sequences in a step
+  int64_t chunk = 512;              // most prompt tokens of one sequence in a step
+  std::string cache_type = "auto";  // auto (f32 on reference) | f32 | bf16 | fp8
+  const Tokenizer* tokenizer = nullptr;  // ids it has no entry for are never sampled; may be null
+  WarningSink warn;
+};
+
+using RequestId = int64_t;
+// A sequence keeps its KV between requests. 0: none; the request gets its own and drops it.
+using SequenceId = int64_t;
+
+struct Request {
+  std::vector<TokenId> prompt;  // all of it, earlier turns included; not empty
+  SamplingParams sampling;
+  int64_t max_new_tokens = -1;  // -1: to the end of the context
+  bool ignore_eos = false;
+  // Prefills only what follows the longest common prefix of the sequence's tokens and the prompt.
+  SequenceId sequence = 0;
+};
+
+enum class FinishReason {
+  kNone,        // still running
+  kStop,        // an end-of-sequence token (not among the tokens given out), or a stop string
+  kLength,      // max_new_tokens or the context
+  kRepetition,  // the loop guard
+  kError,       // a logit was not finite
+  kCancelled,
+};
+// "stop", "length", "repetition", "error", "cancelled"; "" for kNone.
+const char* name(FinishReason reason);
+
+struct StepOutput {
+  RequestId request = 0;
+  std::vector<TokenId> tokens;  // new ones, in order; may be empty
+  FinishReason finish = FinishReason::kNone;
+};
+
+// What is fixed once the model is loaded.
+struct ModelInfo {
+  std::string directory;
+  std::string architecture;
+  std::string device;  // the backend that runs: "reference"
+  int64_t vocab_size = 0;
+  int64_t max_position_embeddings = 0;
+  int64_t ctx_size = 0;
+  std::vector<TokenId> eos_ids;  // config.json and generation_config.json together
+  SamplingParams defaults;       // generation_config.json over the built-in values
+  double load_seconds = 0;
+};
+
+struct EngineStats {
+  int64_t steps = 0;
+  int64_t prompt_tokens_computed = 0;
+  int64_t prompt_tokens_reused = 0;  // found in a kept sequence
+  int64_t tokens_generated = 0;
+};
+
+// Continuous batching over one loaded model. All calls from one thread.
+class Engine {
+ public:
+  // Plans, refuses what does not fit (Error(kDoesNotFit) holds the plan), then loads.
+  static std::unique_ptr<Engine> create(const EngineOptions& options);
+  ~Engine();
+
+  const ModelInfo& info() const;
+  const MemoryPlan& plan() const;
+  EngineStats stats() const;
+
+  SequenceId open_sequence();
+  void close_sequence(SequenceId id);
+
+  // Queues a request. Throws Error(kUsage) if the prompt does not fit the context, an id is out of
+  // range, or the sequence is busy.
+  RequestId submit(Request request);
+  // The request ends with kCancelled at the next step; unknown ids are ignored.
+  void cancel(RequestId id);
+  bool idle() const;
+  // Runs one step of the batch; empty when idle.
+  std::vector<StepOutput> step();
+
+  // Float32 logits of every position of `ids`, row by row. Only when idle.
+  void logits(std::span<const TokenId> ids,
+              const std::function<void(int64_t position, std::span<const float> row)>& sink);
+
+ private:
+  class Impl;
+  explicit Engine(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace dsr

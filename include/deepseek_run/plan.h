@@ -1,0 +1,32 @@
+// What a model will need in memory, known before anything is allocated.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace dsr {
+
+// Bytes of one rank. The same arithmetic sizes the cache, prints the plan, refuses what cannot fit
+// and is compared with what was really allocated.
+struct MemoryPlan {
+  std::string device;               // "reference"
+  int64_t ctx_size = 0;             // tokens a sequence may hold
+  int64_t max_seqs = 0;             // sequences at a time
+  int64_t mapped_weight_bytes = 0;  // read in place from the checkpoint's files
+  int64_t weight_bytes = 0;         // allocated: widened vectors, RoPE tables
+  int64_t kv_bytes_per_token = 0;   // all layers
+  int64_t kv_cache_bytes = 0;
+  int64_t activation_bytes = 0;
+  int64_t batch_bytes = 0;
+  int64_t available_bytes = 0;  // what the machine has left; 0: unknown
+
+  int64_t allocated_bytes() const {
+    return weight_bytes + kv_cache_bytes + activation_bytes + batch_bytes;
+  }
+  int64_t total_bytes() const { return mapped_weight_bytes + allocated_bytes(); }
+  bool fits() const { return available_bytes == 0 || total_bytes() <= available_bytes; }
+  // "weights 10.9 MB + kv cache 2.6 MB + activations 1.1 MB = 14.6 MB of 16.2 GB available"
+  std::string summary() const;
+};
+
+}  // namespace dsr
