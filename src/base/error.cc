@@ -36,7 +36,9 @@ std::string escaped(std::string_view untrusted) {
   return out;
 }
 
-std::string quoted(std::string_view untrusted) { return "\"" + escaped(untrusted) + "\""; }
+std::string Quoted::operator()(std::string_view untrusted) const {
+  return "\"" + escaped(untrusted) + "\"";
+}
 
 std::string with_commas(int64_t value) {
   std::string digits = std::to_string(value);

@@ -18,11 +18,16 @@ std::string str(const Parts&... parts) {
   return out.str();
 }
 
-// Text from outside (a file name, a tensor name, a JSON string) made safe to print: in double
-// quotes, control characters and invalid UTF-8 escaped, cut at 200 bytes.
-std::string quoted(std::string_view untrusted);
-// The same without the quotes.
+// Text from outside (a file name, a tensor name, a JSON string) made safe to print: control
+// characters and invalid UTF-8 escaped, cut at 200 bytes.
 std::string escaped(std::string_view untrusted);
+// The same in double quotes. An object and not a function: for a std::string, argument-dependent
+// lookup would find std::quoted wherever <iomanip> is included and prefer it, and that escapes
+// no control characters.
+struct Quoted {
+  std::string operator()(std::string_view untrusted) const;
+};
+inline constexpr Quoted quoted;
 
 // 1234567 -> "1,234,567".
 std::string with_commas(int64_t value);

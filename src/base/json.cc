@@ -58,10 +58,11 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
 
   bool parse_error(size_t position, const std::string&,
                    const nlohmann::json::exception& e) override {
-    // nlohmann's text is "[json.exception...] parse error at line 1, column 2: what"; the last part
-    // may quote the input, so it is escaped.
+    // nlohmann's text is "[json.exception...] parse error at line 1, column 2: what; last read:
+    // 'input'". The input is left out: it may be a file that was never meant for us.
     std::string what = e.what();
     if (const size_t colon = what.find(": "); colon != std::string::npos) what.erase(0, colon + 2);
+    if (const size_t read = what.find("; last read"); read != std::string::npos) what.erase(read);
     fail_model(place_, ": not JSON: at byte ", position, ": ", escaped(what));
   }
 
@@ -83,6 +84,8 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
   }
 
   bool put(Json v) {
+    if (++values_ > limits_.max_values)
+      fail_model(place_, ": more than ", limits_.max_values, " values");
     if (stack_.empty()) {
       result_ = std::move(v);
     } else if (Level& top = stack_.back(); top.is_object) {
@@ -109,7 +112,7 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
   std::string place_;
   const JsonLimits& limits_;
   std::vector<Level> stack_;
-  int64_t keys_ = 0;
+  int64_t keys_ = 0, values_ = 0;
   Json result_;
 };
 
@@ -224,6 +227,9 @@ std::string Json::dump() const { return text_of(*this, -1); }
 std::string Json::pretty() const { return text_of(*this, 2); }
 
 Json parse_json(std::string_view text, std::string_view place, const JsonLimits& limits) {
+  // To nlohmann's lexer a NUL is the end of the text, and what follows would go unread.
+  if (const size_t nul = text.find('\0'); nul != std::string_view::npos)
+    fail_model(place, ": not JSON: a NUL byte at byte ", nul);
   Builder builder(place, limits);
   nlohmann::json::sax_parse(text.begin(), text.end(), &builder);
   return builder.take();

@@ -74,8 +74,9 @@ class Json {
 
 // What a file may contain before it is refused.
 struct JsonLimits {
-  int max_depth = 64;                   // nested arrays and objects
-  int64_t max_keys = int64_t{1} << 22;  // over all objects together
+  int max_depth = 64;                     // nested arrays and objects
+  int64_t max_keys = int64_t{1} << 22;    // over all objects together
+  int64_t max_values = int64_t{1} << 24;  // of every kind, over the whole text
   int64_t max_key_bytes = 4096;
 };
 

@@ -39,6 +39,8 @@ const char* kind_name(mode_t mode) {
 // Opens a regular file; O_NONBLOCK so that a FIFO without a writer cannot hang us.
 int open_regular(const std::string& path, struct stat* s) {
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (fd < 0 && errno == ENXIO)  // what open() says of a socket
+    fail_model(escaped(path), ": expected a regular file, found a socket");
   if (fd < 0) fail_model(escaped(path), ": cannot be opened: ", std::strerror(errno));
   if (::fstat(fd, s) != 0 || !S_ISREG(s->st_mode)) {
     ::close(fd);
