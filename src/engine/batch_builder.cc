@@ -1,0 +1,80 @@
+#include "engine/batch_builder.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "engine/scheduler.h"
+#include "kv/kv_layout.h"
+
+namespace dsr {
+namespace {
+
+// The sampling parameters of the token that follows `r`'s sequence.
+void append_sampling(HostBatch& b, const RunningRequest& r) {
+  const SamplingParams& p = r.request.sampling;
+  const std::vector<TokenId>& tokens = r.sequence->tokens();
+  SampleRow row;
+  row.temperature = static_cast<float>(p.temperature);
+  row.top_k = static_cast<int32_t>(p.top_k);
+  row.top_p = static_cast<float>(p.top_p);
+  row.min_p = static_cast<float>(p.min_p);
+  row.repetition_penalty = static_cast<float>(p.repetition_penalty);
+  row.presence_penalty = static_cast<float>(p.presence_penalty);
+  row.frequency_penalty = static_cast<float>(p.frequency_penalty);
+  row.sample_index = static_cast<int32_t>(p.sample_index);
+  row.seed = p.seed;
+  row.position = static_cast<int64_t>(tokens.size());
+  const bool penalised =
+      p.repetition_penalty != 1 || p.presence_penalty != 0 || p.frequency_penalty != 0;
+  row.history_begin = static_cast<int32_t>(b.history.size());
+  if (penalised) {
+    const auto n = static_cast<int64_t>(tokens.size());
+    const int64_t window = p.penalty_window < 0 ? n : std::min(n, p.penalty_window);
+    b.history.insert(b.history.end(), tokens.end() - window, tokens.end());
+  }
+  row.history_end = static_cast<int32_t>(b.history.size());
+  row.bias_begin = static_cast<int32_t>(b.bias_ids.size());
+  for (const auto& [id, bias] : p.logit_bias) {
+    b.bias_ids.push_back(id);
+    b.bias_values.push_back(static_cast<float>(bias));
+  }
+  row.bias_end = static_cast<int32_t>(b.bias_ids.size());
+  b.sample_rows.push_back(row);
+}
+
+}  // namespace
+
+void append_slice(HostBatch& b, const BatchSlice& s) {
+  if (b.cu_seqlens_q.empty()) b.cu_seqlens_q.push_back(0);
+  const auto first_token = static_cast<int32_t>(b.token_ids.size());
+  const std::vector<int32_t>& blocks = s.sequence.blocks();
+  for (int64_t i = s.first; i < s.first + s.count; ++i) {
+    b.token_ids.push_back(s.sequence.tokens().at(static_cast<size_t>(i)));
+    b.positions.push_back(static_cast<int32_t>(i));
+    const int64_t block = blocks.at(static_cast<size_t>(i / kPageTokens));
+    b.slots.push_back(block * kPageTokens + i % kPageTokens);
+  }
+  b.cu_seqlens_q.push_back(static_cast<int32_t>(b.token_ids.size()));
+  b.seq_lens.push_back(static_cast<int32_t>(s.first + s.count));
+  DSR_CHECK(static_cast<int64_t>(blocks.size()) <= b.max_blocks, blocks.size(), b.max_blocks);
+  b.block_table.insert(b.block_table.end(), blocks.begin(), blocks.end());
+  b.block_table.resize(b.seq_lens.size() * static_cast<size_t>(b.max_blocks), 0);
+  for (const int32_t row : s.logit_rows) b.logit_rows.push_back(first_token + row);
+  b.max_q_len = std::max(b.max_q_len, s.count);
+}
+
+HostBatch build_batch(const StepPlan& plan, int64_t max_blocks) {
+  HostBatch b;
+  b.max_blocks = max_blocks;
+  for (const Slice& s : plan.slices) {
+    BatchSlice slice{*s.request->sequence, s.first, s.count, {}};
+    if (s.wants_logits) {
+      slice.logit_rows.push_back(static_cast<int32_t>(s.count - 1));
+      append_sampling(b, *s.request);
+    }
+    append_slice(b, slice);
+  }
+  return b;
+}
+
+}  // namespace dsr

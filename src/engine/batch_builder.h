@@ -1,0 +1,39 @@
+// From a StepPlan to the arrays of a forward pass.
+#pragma once
+
+#include <vector>
+
+#include "engine/step_plan.h"
+#include "ops/sample.h"
+
+namespace dsr {
+
+// The host's side of a ForwardBatch and of the sampling arguments.
+struct HostBatch {
+  std::vector<int32_t> token_ids;
+  std::vector<int32_t> positions;
+  std::vector<int64_t> slots;
+  std::vector<int32_t> cu_seqlens_q;
+  std::vector<int32_t> seq_lens;
+  std::vector<int32_t> block_table;  // [S, max_blocks], row-major; unused entries are 0
+  int64_t max_blocks = 0;
+  std::vector<int32_t> logit_rows;
+  int64_t max_q_len = 0;
+  std::vector<SampleRow> sample_rows;  // one per logit row
+  std::vector<int32_t> history;        // what the penalties look at
+  std::vector<int32_t> bias_ids;
+  std::vector<float> bias_values;
+};
+
+// One sequence's part of a batch.
+struct BatchSlice {
+  const Sequence& sequence;
+  int64_t first, count;
+  std::vector<int32_t> logit_rows;  // counted from `first`
+};
+
+// Appends a slice; `max_blocks` columns in the block table.
+void append_slice(HostBatch& batch, const BatchSlice& slice);
+HostBatch build_batch(const StepPlan& plan, int64_t max_blocks);
+
+}  // namespace dsr

@@ -1,0 +1,202 @@
+#include "deepseek_run/engine.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "base/timer.h"
+#include "engine/generation_config.h"
+#include "engine/memory_plan.h"
+#include "engine/runner.h"
+#include "engine/scheduler.h"
+#include "io/checkpoint.h"
+
+namespace dsr {
+namespace {
+
+constexpr int64_t kMaxSeqs = 1024;
+constexpr int64_t kMaxChunk = 1 << 16;
+
+Backend backend_of(const std::string& device) {
+  if (device == "auto" || device == "reference") return Backend::kReference;
+  fail(ErrorKind::kDevice, "device ", quoted(device),
+       " is not available: this version computes on the reference backend (--device reference)");
+}
+
+CacheType cache_type_of(const std::string& type) {
+  if (type == "auto" || type == "f32") return CacheType::kF32;
+  if (type == "bf16") return CacheType::kBF16;
+  if (type == "fp8") return CacheType::kFP8;
+  fail_usage("cache type ", quoted(type), ", expected auto, f32, bf16 or fp8");
+}
+
+void check_option(const char* what, int64_t value, int64_t min, int64_t max) {
+  if (value < min || value > max) fail_usage(what, " is ", value, ", expected ", min, " to ", max);
+}
+
+// Bit i % 32 of word i / 32 is set where id i may be sampled.
+std::vector<int32_t> allowed_ids(const Tokenizer* tokenizer, int64_t vocab_size) {
+  std::vector<int32_t> words(static_cast<size_t>(ceil_div(vocab_size, 32)), 0);
+  for (int64_t id = 0; id < vocab_size; ++id) {
+    if (tokenizer != nullptr && !tokenizer->has_entry(static_cast<TokenId>(id))) continue;
+    const auto bit = static_cast<int32_t>(1u << (id % 32));
+    words[static_cast<size_t>(id / 32)] |= bit;
+  }
+  return words;
+}
+
+}  // namespace
+
+const char* name(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::kNone:
+      return "";
+    case FinishReason::kStop:
+      return "stop";
+    case FinishReason::kLength:
+      return "length";
+    case FinishReason::kRepetition:
+      return "repetition";
+    case FinishReason::kError:
+      return "error";
+    case FinishReason::kCancelled:
+      return "cancelled";
+  }
+  return "";
+}
+
+class Engine::Impl {
+ public:
+  explicit Impl(const EngineOptions& options)
+      : checkpoint_(Checkpoint::open(options.model_dir, options.warn)),
+        config_(parse_config(checkpoint_.config(), options.warn)),
+        planned_(plan(options)),
+        runner_(planned_.runner, config_, checkpoint_, /*dry_run=*/false),
+        pool_(planned_.runner.limits.n_blocks),
+        scheduler_(scheduler_limits(options), pool_) {
+    DSR_CHECK(runner_.memory().total_bytes() == planned_.plan.allocated_bytes(),
+              runner_.memory().total_bytes(), planned_.plan.allocated_bytes());
+    runner_.set_allowed(allowed_ids(options.tokenizer, config_.vocab_size));
+    checkpoint_.check_unchanged();
+    info_ = {.directory = options.model_dir,
+             .architecture = config_.architecture,
+             .device = planned_.plan.device,
+             .vocab_size = config_.vocab_size,
+             .max_position_embeddings = config_.max_position_embeddings,
+             .ctx_size = planned_.plan.ctx_size,
+             .eos_ids = eos_ids(config_.eos_token_ids, generation_config(), config_.vocab_size),
+             .defaults = sampling_defaults(generation_config(), config_.vocab_size, options.warn),
+             .load_seconds = timer_.seconds()};
+  }
+
+  RequestId submit(Request request) {
+    check_sampling_params(request.sampling, config_.vocab_size);
+    check_ids(request.prompt);
+    return scheduler_.submit(std::move(request));
+  }
+
+  std::vector<StepOutput> step() {
+    if (scheduler_.idle()) return {};
+    const StepPlan plan = scheduler_.next();
+    std::vector<TokenId> tokens;
+    if (!plan.slices.empty())
+      tokens = runner_.step(build_batch(plan, planned_.runner.limits.max_blocks));
+    return scheduler_.commit(plan, tokens);
+  }
+
+  void logits(std::span<const TokenId> ids,
+              const std::function<void(int64_t, std::span<const float>)>& sink) {
+    DSR_CHECK(scheduler_.idle());
+    check_ids(ids);
+    const auto n = static_cast<int64_t>(ids.size());
+    if (n == 0) fail_usage("prompt is empty");
+    if (n > info_.ctx_size)
+      fail_usage("prompt ", with_commas(n), " tokens, context ", with_commas(info_.ctx_size));
+    Sequence sequence(pool_);
+    sequence.start_prompt(ids);
+    if (!sequence.reserve(n))
+      fail_usage("logits: the cache is held by kept sequences; close them first");
+    const StepLimits& limits = planned_.runner.limits;
+    const int64_t stride = std::min(limits.max_logit_rows, limits.max_tokens);
+    for (int64_t first = 0; first < n; first += stride) {
+      BatchSlice slice{sequence, first, std::min(stride, n - first), {}};
+      for (int64_t i = 0; i < slice.count; ++i) slice.logit_rows.push_back(static_cast<int32_t>(i));
+      HostBatch batch;
+      batch.max_blocks = limits.max_blocks;
+      append_slice(batch, slice);
+      int64_t position = first;
+      runner_.logits(batch, [&](std::span<const float> row) { sink(position++, row); });
+      sequence.mark_computed(slice.count);
+    }
+  }
+
+  Scheduler& scheduler() { return scheduler_; }
+  const ModelInfo& info() const { return info_; }
+  const MemoryPlan& plan() const { return planned_.plan; }
+
+ private:
+  PlannedRun plan(const EngineOptions& o) const {
+    check_option("max_seqs", o.max_seqs, 1, kMaxSeqs);
+    check_option("chunk", o.chunk, 1, kMaxChunk);
+    check_option("context", o.ctx_size, 0, int64_t{1} << 32);
+    PlannedRun planned = plan_run({.backend = backend_of(o.device),
+                                   .cache_type = cache_type_of(o.cache_type),
+                                   .ctx_size = o.ctx_size,
+                                   .max_seqs = o.max_seqs,
+                                   .chunk = o.chunk},
+                                  config_, checkpoint_);
+    require_fit(planned.plan);
+    return planned;
+  }
+
+  SchedulerLimits scheduler_limits(const EngineOptions& o) const {
+    return {.max_seqs = o.max_seqs,
+            .chunk = o.chunk,
+            .ctx_size = planned_.plan.ctx_size,
+            .eos_ids = eos_ids(config_.eos_token_ids, generation_config(), config_.vocab_size)};
+  }
+
+  const Json* generation_config() const {
+    const Json& json = checkpoint_.generation_config();
+    return json.is_null() ? nullptr : &json;
+  }
+
+  void check_ids(std::span<const TokenId> ids) const {
+    for (const TokenId id : ids)
+      if (id < 0 || id >= config_.vocab_size)
+        fail_usage("token id ", id, " is not in the vocabulary of ",
+                   with_commas(config_.vocab_size));
+  }
+
+  Timer timer_;
+  Checkpoint checkpoint_;
+  ModelConfig config_;
+  PlannedRun planned_;
+  Runner runner_;
+  BlockPool pool_;
+  Scheduler scheduler_;
+  ModelInfo info_;
+};
+
+Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Engine::~Engine() = default;
+
+std::unique_ptr<Engine> Engine::create(const EngineOptions& options) {
+  return std::unique_ptr<Engine>(new Engine(std::make_unique<Impl>(options)));
+}
+
+const ModelInfo& Engine::info() const { return impl_->info(); }
+const MemoryPlan& Engine::plan() const { return impl_->plan(); }
+EngineStats Engine::stats() const { return impl_->scheduler().stats(); }
+SequenceId Engine::open_sequence() { return impl_->scheduler().open_sequence(); }
+void Engine::close_sequence(SequenceId id) { impl_->scheduler().close_sequence(id); }
+RequestId Engine::submit(Request request) { return impl_->submit(std::move(request)); }
+void Engine::cancel(RequestId id) { impl_->scheduler().cancel(id); }
+bool Engine::idle() const { return impl_->scheduler().idle(); }
+std::vector<StepOutput> Engine::step() { return impl_->step(); }
+
+void Engine::logits(std::span<const TokenId> ids,
+                    const std::function<void(int64_t, std::span<const float>)>& sink) {
+  impl_->logits(ids, sink);
+}
+
+}  // namespace dsr

@@ -1,0 +1,116 @@
+#include "engine/memory_plan.h"
+
+#include <algorithm>
+#include <fstream>
+#include <limits>
+
+#include "base/error.h"
+
+namespace dsr {
+namespace {
+
+constexpr int64_t kDefaultContext = 32768;
+// Rows of logits that a step must have room for when every position is wanted (`logits`).
+constexpr int64_t kLogitRows = 64;
+constexpr int64_t kMaxBiasesPerRow = 1024;
+
+StepLimits step_limits(const PlanRequest& r, int64_t ctx_size) {
+  StepLimits l;
+  l.max_seqs = r.max_seqs;
+  l.max_tokens = r.max_seqs * std::min(r.chunk, ctx_size);
+  l.max_logit_rows = std::max(r.max_seqs, std::min(kLogitRows, l.max_tokens));
+  l.max_blocks = blocks_for(ctx_size);
+  l.n_blocks = r.max_seqs * l.max_blocks;
+  l.max_history = r.max_seqs * ctx_size;
+  l.max_biases = r.max_seqs * kMaxBiasesPerRow;
+  return l;
+}
+
+PlannedRun plan_with_context(const PlanRequest& r, int64_t ctx_size, const ModelConfig& config,
+                             const WeightSource& source) {
+  PlannedRun out;
+  out.runner = {.backend = r.backend,
+                .cache_type = r.cache_type,
+                .max_positions = ctx_size,
+                .limits = step_limits(r, ctx_size)};
+  Runner dry(out.runner, config, source, /*dry_run=*/true);
+  const MemoryAccount& m = dry.memory();
+  out.plan = {.device = name(r.backend),
+              .ctx_size = ctx_size,
+              .max_seqs = r.max_seqs,
+              .mapped_weight_bytes = dry.mapped_weight_bytes(),
+              .weight_bytes = m.bytes(MemoryKind::kWeights),
+              .kv_bytes_per_token = dry.kv_bytes_per_token(),
+              .kv_cache_bytes = m.bytes(MemoryKind::kKvCache),
+              .activation_bytes = m.bytes(MemoryKind::kActivations),
+              .batch_bytes = m.bytes(MemoryKind::kBatch),
+              .available_bytes = available_host_bytes()};
+  return out;
+}
+
+// The first integer in a small file such as /sys/fs/cgroup/memory.max; -1 if there is none ("max").
+int64_t integer_in(const std::string& path) {
+  std::ifstream in(path);
+  int64_t value = -1;
+  return in >> value ? value : -1;
+}
+
+int64_t mem_available_bytes() {
+  std::ifstream in("/proc/meminfo");
+  std::string key, unit;
+  int64_t kib = 0;
+  while (in >> key >> kib) {
+    if (key == "MemAvailable:") return kib * 1024;
+    std::getline(in, unit);
+  }
+  return 0;
+}
+
+}  // namespace
+
+std::string MemoryPlan::summary() const {
+  std::string out =
+      str("weights ", human_bytes(mapped_weight_bytes + weight_bytes), " + kv cache ",
+          human_bytes(kv_cache_bytes), " + activations ",
+          human_bytes(activation_bytes + batch_bytes), " = ", human_bytes(total_bytes()));
+  if (available_bytes > 0) out += str(" of ", human_bytes(available_bytes), " available");
+  return out;
+}
+
+int64_t available_host_bytes() {
+  int64_t available = mem_available_bytes();
+  const int64_t limit = integer_in("/sys/fs/cgroup/memory.max");
+  const int64_t used = integer_in("/sys/fs/cgroup/memory.current");
+  if (limit > 0 && used >= 0 && available > 0)
+    available = std::min(available, std::max<int64_t>(limit - used, 1));
+  return available;
+}
+
+PlannedRun plan_run(const PlanRequest& r, const ModelConfig& config, const WeightSource& source) {
+  const int64_t model_context = config.max_position_embeddings;
+  if (r.ctx_size > model_context)
+    fail_usage("context ", with_commas(r.ctx_size), " tokens, the model's is ",
+               with_commas(model_context));
+  if (r.ctx_size > 0) return plan_with_context(r, r.ctx_size, config, source);
+  int64_t ctx_size = std::min(model_context, kDefaultContext);
+  PlannedRun planned = plan_with_context(r, ctx_size, config, source);
+  while (!planned.plan.fits() && ctx_size > kPageTokens) {
+    ctx_size = std::max(ctx_size / 2, kPageTokens);
+    planned = plan_with_context(r, ctx_size, config, source);
+  }
+  return planned;
+}
+
+void require_fit(const MemoryPlan& plan) {
+  if (plan.fits()) return;
+  const int64_t fixed = plan.total_bytes() - plan.kv_cache_bytes;
+  const int64_t per_context_token = plan.kv_bytes_per_token * plan.max_seqs;
+  const int64_t room = plan.available_bytes - fixed;
+  std::string hint;
+  if (room >= per_context_token * kPageTokens)
+    hint = str("\n  try: -c ", room / per_context_token / kPageTokens * kPageTokens);
+  fail(ErrorKind::kDoesNotFit, "not enough memory on ", plan.device, " with -c ", plan.ctx_size,
+       "\n  ", plan.summary(), hint);
+}
+
+}  // namespace dsr

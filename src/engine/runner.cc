@@ -1,0 +1,136 @@
+#include "engine/runner.h"
+
+#include <cstring>
+
+#include "base/error.h"
+
+namespace dsr {
+namespace {
+
+// The first `n` entries of a batch array, filled from the host.
+template <typename T>
+Tensor fill(const Tensor& place, const std::vector<T>& values) {
+  const Tensor t = rows(place, 0, static_cast<int64_t>(values.size()));
+  if (t.data != nullptr && !values.empty())
+    std::memcpy(t.data, values.data(), values.size() * sizeof(T));
+  return t;
+}
+
+}  // namespace
+
+Runner::Runner(const RunnerOptions& options, const ModelConfig& config, const WeightSource& source,
+               bool dry_run)
+    : options_(options),
+      exec_(options.backend, dry_run),
+      model_(exec_, config, source, options.max_positions),
+      kv_(exec_, model_.kv_layout(options.cache_type), options.limits.n_blocks),
+      batch_(place_batch()) {
+  plan_scratch();
+}
+
+Runner::BatchBuffers Runner::place_batch() {
+  const StepLimits& l = options_.limits;
+  const int64_t V = model_.config().vocab_size;
+  BatchBuffers b;
+  int64_t bytes = 0;
+  std::byte* base = nullptr;
+  const auto place = [&](DType type, const Shape& shape) {
+    const Tensor t = Tensor::of(base == nullptr ? nullptr : base + bytes, type, shape);
+    bytes = round_up(bytes + t.size_bytes(), kAlignBytes);
+    return t;
+  };
+  const auto place_all = [&] {
+    bytes = 0;
+    b.token_ids = place(DType::kI32, {l.max_tokens});
+    b.positions = place(DType::kI32, {l.max_tokens});
+    b.slots = place(DType::kI64, {l.max_tokens});
+    b.cu_seqlens_q = place(DType::kI32, {l.max_seqs + 1});
+    b.seq_lens = place(DType::kI32, {l.max_seqs});
+    b.block_table = place(DType::kI32, {l.max_seqs * l.max_blocks});
+    b.logit_rows = place(DType::kI32, {l.max_logit_rows});
+    b.sample_rows = place(DType::kU8, {l.max_seqs, int64_t{sizeof(SampleRow)}});
+    b.allowed = place(DType::kI32, {ceil_div(V, 32)});
+    b.history = place(DType::kI32, {l.max_history});
+    b.bias_ids = place(DType::kI32, {l.max_biases});
+    b.bias_values = place(DType::kF32, {l.max_biases});
+    b.sampled = place(DType::kI32, {l.max_seqs});
+    b.non_finite = place(DType::kI32, {l.max_seqs});
+  };
+  place_all();
+  batch_memory_ = Buffer(exec_, MemoryKind::kBatch, bytes);
+  base = batch_memory_.data();
+  place_all();
+  return b;
+}
+
+// Runs the largest step dry to learn what the arena must hold, then gives it that.
+void Runner::plan_scratch() {
+  Exec dry(options_.backend, /*dry_run=*/true);
+  const StepLimits& l = options_.limits;
+  const auto shape = [](DType type, const Shape& s) { return Tensor::of(nullptr, type, s); };
+  ForwardBatch b;
+  b.token_ids = shape(DType::kI32, {l.max_tokens});
+  b.positions = b.token_ids;
+  b.slots = shape(DType::kI64, {l.max_tokens});
+  b.cu_seqlens_q = shape(DType::kI32, {l.max_seqs + 1});
+  b.seq_lens = shape(DType::kI32, {l.max_seqs});
+  b.block_table = shape(DType::kI32, {l.max_seqs, l.max_blocks});
+  b.logit_rows = shape(DType::kI32, {l.max_logit_rows});
+  b.max_q_len = l.max_tokens;
+  Rank rank{dry, comm_};
+  KvCache dry_kv(dry, kv_.layout(), l.n_blocks);
+  forward(rank, model_, b, dry_kv);
+  exec_.scratch().reserve(Buffer(exec_, MemoryKind::kActivations, dry.scratch().peak_bytes()));
+}
+
+void Runner::set_allowed(const std::vector<int32_t>& words) {
+  DSR_CHECK(static_cast<int64_t>(words.size()) == batch_.allowed.shape[0], words.size());
+  fill(batch_.allowed, words);
+}
+
+ForwardBatch Runner::upload(const HostBatch& h) {
+  ForwardBatch b;
+  b.token_ids = fill(batch_.token_ids, h.token_ids);
+  b.positions = fill(batch_.positions, h.positions);
+  b.slots = fill(batch_.slots, h.slots);
+  b.cu_seqlens_q = fill(batch_.cu_seqlens_q, h.cu_seqlens_q);
+  b.seq_lens = fill(batch_.seq_lens, h.seq_lens);
+  const auto n_seqs = static_cast<int64_t>(h.seq_lens.size());
+  b.block_table = reshape(fill(batch_.block_table, h.block_table), {n_seqs, h.max_blocks});
+  b.logit_rows = fill(batch_.logit_rows, h.logit_rows);
+  b.max_q_len = h.max_q_len;
+  return b;
+}
+
+SampleArgs Runner::sample_args(const HostBatch& h, const Tensor& logits) {
+  const auto n = static_cast<int64_t>(h.sample_rows.size());
+  return {.token_ids = rows(batch_.sampled, 0, n),
+          .non_finite = rows(batch_.non_finite, 0, n),
+          .logits = logits,
+          .rows = fill(batch_.sample_rows, h.sample_rows),
+          .allowed = batch_.allowed,
+          .history = fill(batch_.history, h.history),
+          .bias_ids = fill(batch_.bias_ids, h.bias_ids),
+          .bias_values = fill(batch_.bias_values, h.bias_values)};
+}
+
+std::vector<TokenId> Runner::step(const HostBatch& h) {
+  const Arena::Scope scope(exec_.scratch());
+  Rank rank{exec_, comm_};
+  const ForwardOutput out = forward(rank, model_, upload(h), kv_);
+  if (h.sample_rows.empty()) return {};
+  const SampleArgs args = sample_args(h, out.logits);
+  ops::sample(exec_, args);
+  const auto* ids = args.token_ids.ptr<int32_t>();
+  return {ids, ids + h.sample_rows.size()};
+}
+
+void Runner::logits(const HostBatch& h, const std::function<void(std::span<const float>)>& sink) {
+  const Arena::Scope scope(exec_.scratch());
+  Rank rank{exec_, comm_};
+  const ForwardOutput out = forward(rank, model_, upload(h), kv_);
+  for (int64_t r = 0; r < out.logits.shape[0]; ++r)
+    sink({out.logits.ptr<float>(r), static_cast<size_t>(out.logits.shape[1])});
+}
+
+}  // namespace dsr

@@ -1,0 +1,71 @@
+// One rank: its memory, its model, and a step of it.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "device/communicator.h"
+#include "engine/batch_builder.h"
+#include "model/transformer.h"
+
+namespace dsr {
+
+// The largest step a rank prepares for.
+struct StepLimits {
+  int64_t max_tokens = 0;
+  int64_t max_seqs = 0;
+  int64_t max_logit_rows = 0;
+  int64_t max_blocks = 0;   // per sequence
+  int64_t n_blocks = 0;     // in the cache
+  int64_t max_history = 0;  // tokens that penalties look at, all rows together
+  int64_t max_biases = 0;   // all rows together
+};
+
+struct RunnerOptions {
+  Backend backend = Backend::kReference;
+  CacheType cache_type = CacheType::kF32;
+  int64_t max_positions = 0;
+  StepLimits limits;
+};
+
+// Owns everything a rank allocates. A dry runner allocates nothing and knows what it would be: its
+// memory() is the plan.
+class Runner {
+ public:
+  // `source` outlives the runner.
+  Runner(const RunnerOptions& options, const ModelConfig& config, const WeightSource& source,
+         bool dry_run);
+
+  const MemoryAccount& memory() { return exec_.memory(); }
+  int64_t kv_bytes_per_token() const { return kv_.layout().bytes_per_token(); }
+  int64_t mapped_weight_bytes() const { return model_.source_bytes(); }
+
+  // Ids that may be sampled: bit i % 32 of word i / 32.
+  void set_allowed(const std::vector<int32_t>& words);
+
+  // Runs the step; one token per logit row, -1 where a logit was not finite.
+  std::vector<TokenId> step(const HostBatch& batch);
+  // Runs the step and gives the logits [R, V] to `sink` row by row.
+  void logits(const HostBatch& batch, const std::function<void(std::span<const float>)>& sink);
+
+ private:
+  // Fixed places for a batch in device memory.
+  struct BatchBuffers {
+    Tensor token_ids, positions, slots, cu_seqlens_q, seq_lens, block_table, logit_rows;
+    Tensor sample_rows, allowed, history, bias_ids, bias_values, sampled, non_finite;
+  };
+  BatchBuffers place_batch();
+  ForwardBatch upload(const HostBatch& batch);
+  void plan_scratch();
+  SampleArgs sample_args(const HostBatch& batch, const Tensor& logits);
+
+  RunnerOptions options_;
+  Exec exec_;
+  SelfCommunicator comm_;
+  Model model_;
+  KvCache kv_;
+  Buffer batch_memory_;
+  BatchBuffers batch_;
+};
+
+}  // namespace dsr
