@@ -30,7 +30,9 @@ class Tokenizer {
 
   // The ids of `text`; no BOS is added. Added tokens in the text are recognised, except those that
   // touch a byte of one of the `literal` ranges (ascending, disjoint): what a user typed stays
-  // text. Throws Error(kUsage) with the byte offset if `text` is not valid UTF-8.
+  // text. (Added tokens of one character are recognised everywhere: they are letters that a base
+  // vocabulary lacks, like the u umlaut of DeepSeek LLM.) Throws Error(kUsage) with the byte
+  // offset if `text` is not valid UTF-8.
   std::vector<TokenId> encode(std::string_view text, std::span<const ByteRange> literal = {}) const;
 
   // The ids of arbitrary bytes: as `encode`, but bytes that are not UTF-8 become their byte tokens.
