@@ -23,11 +23,13 @@ struct ChatMessage {
 enum class Thinking { kAuto, kOn, kOff };
 
 struct RenderedPrompt {
-  std::string text;  // everything, BOS included
+  std::string text;  // everything, BOS included (but see add_bos)
   // The bytes of `text` that came from messages: no control token may begin or end inside them.
   std::vector<ByteRange> literal;
   // The prompt ends inside a reasoning block (`<think>` is already open).
   bool starts_in_reasoning = false;
+  // The format has no control tokens (plain): BOS is added as for raw text (Tokenizer::add_bos).
+  bool add_bos = false;
 };
 
 // How one family of checkpoints writes a conversation. Stateless.
@@ -48,22 +50,35 @@ class ChatFormat {
   static const ChatFormat* detect(std::string_view architecture, const Tokenizer& tokenizer);
 };
 
-// Splits generated text at `<think>` and `</think>` as it streams.
+// Splits generated text at `<think>` and `</think>` as it streams. A reasoning block is one at the
+// very start (white space may come before it); tags later in an answer are text like any other.
 class ReasoningSplitter {
  public:
-  explicit ReasoningSplitter(bool starts_in_reasoning) : inside_(starts_in_reasoning) {}
+  explicit ReasoningSplitter(bool starts_in_reasoning)
+      : state_(starts_in_reasoning ? State::kOpened : State::kStart) {}
   struct Piece {
     std::string text;
     bool reasoning;
   };
   // The pieces that are certain after `text`; a tag that may still be completed is held back. The
-  // tags themselves and the line breaks that belong to them are not part of any piece.
+  // tags themselves and the line breaks around them are not part of any piece.
   std::vector<Piece> push(std::string_view text);
   std::vector<Piece> finish();
 
  private:
-  bool inside_;
-  bool strip_newlines_ = false;
+  enum class State {
+    kStart,      // nothing but white space so far
+    kOpened,     // after <think>, nothing but line breaks so far
+    kReasoning,  // inside
+    kClosed,     // after </think>, nothing but line breaks so far
+    kAnswer,
+  };
+  bool step(std::vector<Piece>& out, bool at_end);
+  bool step_before_text(bool at_end);
+  bool step_reasoning(std::vector<Piece>& out, bool at_end);
+  void emit(std::vector<Piece>& out, size_t size, bool reasoning);
+
+  State state_;
   std::string pending_;
 };
 

@@ -1,0 +1,137 @@
+#include "text/chat_format.h"
+
+#include "base/error.h"
+
+namespace dsr {
+namespace {
+
+const char* name_of(Role role) {
+  switch (role) {
+    case Role::kSystem:
+      return "system";
+    case Role::kUser:
+      return "user";
+    case Role::kAssistant:
+      return "assistant";
+  }
+  return "?";
+}
+
+// How many system messages come first; checks that the rest is user, assistant, ..., user.
+size_t count_system(std::span<const ChatMessage> messages) {
+  size_t n = 0;
+  while (n < messages.size() && messages[n].role == Role::kSystem) ++n;
+  for (size_t i = n; i < messages.size(); ++i) {
+    const Role expected = (i - n) % 2 == 0 ? Role::kUser : Role::kAssistant;
+    if (messages[i].role != expected)
+      fail_usage("messages[", i, "] has the role ", name_of(messages[i].role), ", expected ",
+                 name_of(expected), ": system messages first, then user and assistant in turn");
+  }
+  if ((messages.size() - n) % 2 == 0) fail_usage("messages: the last one must be a user message");
+  return n;
+}
+
+// The system messages with `separator` between them. False if there are none.
+bool add_system(PromptBuilder& prompt, std::span<const ChatMessage> system,
+                std::string_view separator) {
+  for (size_t i = 0; i < system.size(); ++i)
+    prompt.control(i == 0 ? "" : separator).message(system[i].content);
+  return !system.empty();
+}
+
+}  // namespace
+
+PromptBuilder& PromptBuilder::message(std::string_view text) {
+  const int64_t begin = std::ssize(prompt_.text);
+  prompt_.text += text;
+  if (!text.empty()) prompt_.literal.push_back({begin, std::ssize(prompt_.text)});
+  return *this;
+}
+
+// Earlier reasoning is not shown to the model again. R1 cuts after the last </think>, V3.1 after
+// the first; their templates differ in this too.
+std::string_view MarkerFormat::answer_in_history(std::string_view content) const {
+  if (style_ == ReasoningStyle::kNone) return content;
+  const size_t tag =
+      style_ == ReasoningStyle::kAlways ? content.rfind(kThinkClose) : content.find(kThinkClose);
+  return tag == content.npos ? content : content.substr(tag + kThinkClose.size());
+}
+
+RenderedPrompt MarkerFormat::render(std::span<const ChatMessage> messages,
+                                    Thinking thinking) const {
+  const size_t n_system = count_system(messages);
+  PromptBuilder prompt;
+  prompt.control(kBosText);
+  add_system(prompt, messages.first(n_system), "\n\n");
+  for (const ChatMessage& m : messages.subspan(n_system)) {
+    if (m.role == Role::kUser) {
+      prompt.control(kUserText).message(m.content);
+    } else {
+      prompt.control(kAssistantText);
+      if (style_ == ReasoningStyle::kSwitch) prompt.control(kThinkClose);
+      prompt.message(answer_in_history(m.content)).control(kEosText);
+    }
+  }
+  prompt.control(kAssistantText);
+  bool reasons = false;
+  if (style_ == ReasoningStyle::kAlways) {
+    prompt.control(kThinkOpen).control("\n");
+    reasons = true;
+  } else if (style_ == ReasoningStyle::kSwitch) {
+    reasons = thinking == Thinking::kOn;  // the released template is off unless asked
+    prompt.control(reasons ? kThinkOpen : kThinkClose);
+  }
+  RenderedPrompt out = prompt.finish();
+  out.starts_in_reasoning = reasons;
+  return out;
+}
+
+RenderedPrompt TranscriptFormat::render(std::span<const ChatMessage> messages, Thinking) const {
+  const size_t n_system = count_system(messages);
+  PromptBuilder prompt;
+  prompt.control(kBosText);
+  if (add_system(prompt, messages.first(n_system), "\n\n")) prompt.control("\n\n");
+  for (const ChatMessage& m : messages.subspan(n_system)) {
+    if (m.role == Role::kUser) {
+      prompt.control("User: ").message(m.content).control("\n\n");
+    } else {
+      prompt.control("Assistant: ").message(m.content).control(kEosText);
+    }
+  }
+  return prompt.control("Assistant:").finish();
+}
+
+RenderedPrompt InstructionFormat::render(std::span<const ChatMessage> messages, Thinking) const {
+  constexpr std::string_view kSystem =
+      "You are an AI programming assistant, utilizing the Deepseek Coder model, developed by "
+      "Deepseek Company, and you only answer questions related to computer science. For "
+      "politically sensitive questions, security and privacy issues, and other non-computer "
+      "science questions, you will refuse to answer\n";
+  const size_t n_system = count_system(messages);
+  PromptBuilder prompt;
+  prompt.control(kBosText);
+  if (!add_system(prompt, messages.first(n_system), "")) prompt.control(kSystem);
+  for (const ChatMessage& m : messages.subspan(n_system)) {
+    if (m.role == Role::kUser) {
+      prompt.control("### Instruction:\n").message(m.content).control("\n");
+    } else {
+      prompt.control("### Response:\n").message(m.content).control("\n<|EOT|>\n");
+    }
+  }
+  return prompt.control("### Response:\n").finish();
+}
+
+RenderedPrompt PlainFormat::render(std::span<const ChatMessage> messages, Thinking) const {
+  const size_t n_system = count_system(messages);
+  PromptBuilder prompt;
+  if (add_system(prompt, messages.first(n_system), "\n\n")) prompt.control("\n\n");
+  for (const ChatMessage& m : messages.subspan(n_system)) {
+    const bool is_user = m.role == Role::kUser;
+    prompt.control(is_user ? "User: " : "Assistant: ").message(m.content).control("\n\n");
+  }
+  RenderedPrompt out = prompt.control("Assistant:").finish();
+  out.add_bos = true;
+  return out;
+}
+
+}  // namespace dsr
