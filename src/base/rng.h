@@ -26,9 +26,10 @@ constexpr PhiloxBlock philox4x32(uint64_t key, PhiloxBlock counter) {
   return counter;
 }
 
-// A 32-bit word as a float in the open interval (0, 1): (w >> 8 + 1/2) * 2^-24.
+// A 32-bit word as a float in the open interval (0, 1): (w >> 9 + 1/2) * 2^-23. 23 bits and the
+// half are the 24 that a float holds: with one more, the largest words would round to 1.
 inline float uniform_open(uint32_t word) {
-  return (static_cast<float>(word >> 8) + 0.5f) * 0x1p-24f;
+  return (static_cast<float>(word >> 9) + 0.5f) * 0x1p-23f;
 }
 
 // A sequence of numbers for fixtures and random weights; each stream is independent.

@@ -47,26 +47,27 @@ Checkpoint Checkpoint::open(const std::string& directory, const WarningSink& war
   if (is_there(directory + "/generation_config.json"))
     out.generation_config_ = read_json_object(directory, "generation_config.json");
   const ShardList shards = list_shards(directory, warn);
-  // Names are kept as views of what the files own: the vector must not grow under them.
-  out.files_.reserve(shards.files.size());
   for (const std::string& file : shards.files)
-    out.add_file(SafetensorsFile::open(directory + "/" + file));
+    out.files_.push_back(SafetensorsFile::open(directory + "/" + file));
+  out.index_names();
   out.put_in_order(shards, warn);
   return out;
 }
 
-void Checkpoint::add_file(SafetensorsFile file) {
-  files_.push_back(std::move(file));
-  const SafetensorsFile& added = files_.back();
-  const auto file_index = static_cast<int64_t>(files_.size() - 1);
-  by_name_.reserve(by_name_.size() + added.tensors().size());
-  for (const StoredTensor& t : added.tensors()) {
-    const auto [it, is_new] = by_name_.try_emplace(t.name, Place{&t, file_index, false});
-    if (!is_new)
-      fail_model("tensor ", quoted(t.name), " is in ", escaped(it->second.tensor->tensor.file),
-                 " and in ", escaped(added.file_name()), ", expected in one file");
+void Checkpoint::index_names() {
+  size_t n_tensors = 0;
+  for (const SafetensorsFile& file : files_) n_tensors += file.tensors().size();
+  by_name_.reserve(n_tensors);
+  for (size_t i = 0; i < files_.size(); ++i) {
+    for (const StoredTensor& t : files_[i].tensors()) {
+      const Place place{&t, static_cast<int64_t>(i), false};
+      const auto [it, is_new] = by_name_.try_emplace(t.name, place);
+      if (!is_new)
+        fail_model("tensor ", quoted(t.name), " is in ", escaped(it->second.tensor->tensor.file),
+                   " and in ", escaped(t.tensor.file), ", expected in one file");
+    }
+    total_bytes_ += files_[i].data_bytes();
   }
-  total_bytes_ += added.data_bytes();
 }
 
 void Checkpoint::put_in_order(const ShardList& shards, const WarningSink& warn) {

@@ -45,7 +45,7 @@ class Checkpoint : public WeightSource {
     bool listed;   // in the order already
   };
 
-  void add_file(SafetensorsFile file);
+  void index_names();
   void put_in_order(const ShardList& shards, const WarningSink& warn);
 
   std::string directory_;
