@@ -17,10 +17,10 @@ namespace {
 constexpr int64_t kLengthBytes = 8;
 constexpr uint64_t kMaxHeaderBytes = 100'000'000;  // the limit of the reference implementation
 constexpr size_t kMaxStoredRank = 8;
-// Four keys and at most fourteen values for each of 2^19 tensors: more than five times the largest
+// Room for 2^19 tensors of four keys and eight values each: more than five times what the largest
 // published checkpoint of the family has in all its shards together.
 constexpr JsonLimits kHeaderLimits{
-    .max_depth = 8, .max_keys = 1 << 21, .max_values = 1 << 23, .max_key_bytes = 4096};
+    .max_depth = 8, .max_keys = 1 << 21, .max_values = 1 << 22, .max_key_bytes = 4096};
 
 struct StoredType {
   std::string_view name;

@@ -54,13 +54,16 @@ bool is_plain(std::string_view text) {
              "._/+-") == std::string_view::npos;
 }
 
-// "a, b and 3 more", each name escaped.
-std::string name_list(const std::vector<std::string>& names) {
+// "a, b and 3 more", each name escaped. `count` is how many there are, if `names` holds only some.
+std::string name_list(const std::vector<std::string>& names, size_t count) {
   std::string out;
   const size_t shown = std::min(names.size(), kNamesShown);
   for (size_t i = 0; i < shown; ++i) out += (i > 0 ? ", " : "") + escaped(names[i]);
-  if (names.size() > shown) out += str(" and ", names.size() - shown, " more");
+  if (count > shown) out += str(" and ", count - shown, " more");
   return out;
+}
+std::string name_list(const std::vector<std::string>& names) {
+  return name_list(names, names.size());
 }
 
 // "\n  try: hf download ...", for text that a user may paste into a shell: a name that a shell
@@ -98,10 +101,13 @@ std::string incomplete_note(const std::string& directory) {
   return found.empty() ? "" : "; a download was interrupted: " + name_list(found);
 }
 
+// `place` ends with its punctuation. `missing` holds the names, or the first of them if there are
+// more than can be shown.
 [[noreturn]] void fail_missing(const std::string& place, const std::string& directory,
-                               const std::vector<std::string>& missing, size_t total) {
-  fail_model(place, ": ", missing.size(), " of ", total, total == 1 ? " file is" : " files are",
-             " missing: ", name_list(missing), incomplete_note(directory),
+                               const std::vector<std::string>& missing, size_t n_missing,
+                               size_t total) {
+  fail_model(place, n_missing, " of ", total, total == 1 ? " file is" : " files are",
+             " missing: ", name_list(missing, n_missing), incomplete_note(directory),
              download_hint(directory, missing));
 }
 
@@ -146,7 +152,8 @@ ShardList from_index(const std::string& directory) {
   std::vector<std::string> missing;
   for (const std::string& file : out.files)
     if (!exists(directory + "/" + file)) missing.push_back(file);
-  if (!missing.empty()) fail_missing(kIndexFileName, directory, missing, out.files.size());
+  if (!missing.empty())
+    fail_missing(str(kIndexFileName, ": "), directory, missing, missing.size(), out.files.size());
   return out;
 }
 
@@ -186,46 +193,44 @@ std::string shard_file_name(const ShardName& like, int64_t number) {
   return str("model-", digits, "-of-", like.total_text, kExtension);
 }
 
+// The first names that a set lacks: one more than can be shown, so that "1 of 999999999" is cheap.
+std::vector<std::string> first_missing(const ShardName& like,
+                                       const std::vector<std::string>& present) {
+  std::vector<std::string> out;
+  for (int64_t i = 1; i <= like.total && out.size() <= kNamesShown; ++i) {
+    std::string name = shard_file_name(like, i);
+    if (!std::binary_search(present.begin(), present.end(), name)) out.push_back(std::move(name));
+  }
+  return out;
+}
+
 // The shards found are the only witnesses: a set is taken if all n of "i of n" are there.
 ShardList from_shard_names(const std::string& directory, const std::vector<std::string>& names,
                            const WarningSink& warn) {
-  std::map<std::string, std::vector<std::string>> sets;  // by "-of-N"
-  std::map<std::string, ShardName> one_of;
+  struct Set {
+    ShardName like;  // any of them
+    std::vector<std::string> present;
+  };
+  std::map<std::string, Set> sets;  // by "-of-N"
   for (const std::string& name : names) {
     const std::optional<ShardName> shard = parse_shard_name(name);
     if (!shard) continue;
-    sets[shard->total_text].push_back(name);
-    one_of[shard->total_text] = *shard;
+    Set& set = sets[shard->total_text];
+    set.like = *shard;
+    set.present.push_back(name);
   }
   if (sets.empty()) return {};
+  const auto& [like, present] = sets.begin()->second;
+  const std::string place = str(escaped(directory), ": no ", kIndexFileName);
   if (sets.size() > 1)
-    fail_model(escaped(directory), ": no ", kIndexFileName, ", and shards of ", sets.size(),
-               " different sets (",
-               name_list({sets.begin()->second.front(), std::next(sets.begin())->second.front()}),
+    fail_model(place, ", and shards of ", sets.size(), " different sets (",
+               name_list({present.front(), std::next(sets.begin())->second.present.front()}),
                "), expected one set", download_hint(directory, {}));
-  const ShardName& like = one_of.begin()->second;
-  const std::vector<std::string>& present = sets.begin()->second;
-  // Listing at most what can be shown keeps "1 of 999999999" cheap.
-  std::vector<std::string> missing;
-  int64_t n_missing = like.total - static_cast<int64_t>(present.size());
-  for (int64_t i = 1; i <= like.total && missing.size() < kNamesShown + 1 && n_missing > 0; ++i) {
-    const std::string name = shard_file_name(like, i);
-    if (!std::binary_search(present.begin(), present.end(), name)) missing.push_back(name);
-  }
-  if (n_missing > 0) {
-    const std::string more =
-        n_missing > static_cast<int64_t>(kNamesShown)
-            ? str(" and ", n_missing - static_cast<int64_t>(kNamesShown), " more")
-            : "";
-    std::vector<std::string> shown = missing;
-    if (shown.size() > kNamesShown) shown.resize(kNamesShown);
-    fail_model(escaped(directory), ": no ", kIndexFileName, ", and ", n_missing, " of ", like.total,
-               " files are missing: ", name_list(shown), more, incomplete_note(directory),
-               download_hint(directory, missing));
-  }
-  if (warn)
-    warn(str(escaped(directory), ": no ", kIndexFileName, ": using the headers of the ", like.total,
-             " shards"));
+  const int64_t n_missing = like.total - static_cast<int64_t>(present.size());
+  if (n_missing > 0)
+    fail_missing(place + ", and ", directory, first_missing(like, present),
+                 static_cast<size_t>(n_missing), static_cast<size_t>(like.total));
+  if (warn) warn(str(place, ": using the headers of the ", like.total, " shards"));
   ShardList out;
   out.files = present;
   return out;
