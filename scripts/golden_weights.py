@@ -23,8 +23,8 @@ FP8: with block (bi, bj) and lift = 4 * ((bi + bj) mod 4), so that normal, small
 all occur:
 
     code   e4m3(s * 2^-lift), saturating at 448
-    scale  (1 + (w >> 9) * 2^-23) * 2^(lift + gain - 8 - h)   F32; w are the words of NAME_scale_inv
-           2^(w mod 2)            * 2^(lift + gain - 8 - h)   F8_E8M0
+    scale  f * 2^(lift + 2 gain - 8 - h)                      w: the words of NAME_scale_inv;
+           f = 1 + (w >> 9) * 2^-23 as F32, f = 2^(w mod 2) as F8_E8M0
 """
 
 import json
@@ -151,7 +151,7 @@ def fp8_scales(spec: Spec, name: str, shape: tuple) -> Stored:
     """Of the weight `name` with `shape`."""
     lift = lifts(shape, spec.block)
     w = words(spec.seed, name + "_scale_inv", lift.size).reshape(lift.shape)
-    exponent = lift + gain_of(name) - 8 - half_log(shape[1])
+    exponent = lift + 2 * gain_of(name) - 8 - half_log(shape[1])
     if spec.scale_dtype == "F32":
         return store((1 + (w >> np.uint32(9)).astype(np.float64) * 2.0**-23) * 2.0**exponent, "F32")
     exponent = exponent + (w % np.uint32(2)).astype(np.int64)

@@ -27,7 +27,7 @@ Where transformers 5.23.0 and models.md could differ, and what was found:
 
   * Groups that are dropped get -inf, as models.md 7.3 says. Early versions used 0 (trap 12), which
     differs where a chosen biased score is negative. v3-bf16 has a bias that makes it so: `Margins`
-    counts 729 such choices there (none in the others), so a 0 mask fails its golden.
+    counts 646 such choices there (none in the others), so a 0 mask fails its golden.
   * q_a_layernorm and kv_a_layernorm are built without eps: 1e-6 whatever rms_norm_eps says. Same.
     v3-noqlora has rms_norm_eps 1e-3, so it tells the two apart.
   * Without mscale or mscale_all_dim in rope_scaling, transformers multiplies cos and sin by
@@ -60,8 +60,8 @@ ROOT = Path(__file__).resolve().parent.parent
 GOLDENS = ROOT / "tests" / "data" / "goldens"
 PROMPT_TOKENS = 96
 NEW_TOKENS = 64
-MIN_CHOICE_MARGIN = 2e-5  # of biased scores; float32 noise here is about 1e-6
-MIN_GREEDY_MARGIN = 1e-3  # of logits
+MIN_CHOICE_MARGIN = 1e-4  # of biased scores; float32 noise here is about 1e-6
+MIN_GREEDY_MARGIN = 5e-3  # of logits
 
 # models.md 2.4: inv_freq[10], [16], [31], softmax scale.
 ROPE_TABLE = {

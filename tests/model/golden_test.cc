@@ -31,7 +31,6 @@ void expect_rows(const std::vector<float>& got, const std::vector<float>& want, 
     if (!(e < kMaxNmse)) break;
   }
   testing::Test::RecordProperty("worst_nmse", str(worst));
-  std::printf("worst NMSE %.2e\n", worst);
 }
 
 class Goldens : public testing::TestWithParam<const char*> {};

@@ -119,7 +119,7 @@ std::string scale_bytes(const TinySpec& spec, const std::string& name, const Wei
   for (int64_t r = 0; r < shape[0]; ++r)
     for (int64_t c = 0; c < shape[1]; ++c) {
       const uint32_t word = words.next();
-      const int exponent = lift_of(r, c) + gain_of(name) - 8 - half_log(w.shape[1]);
+      const int exponent = lift_of(r, c) + 2 * gain_of(name) - 8 - half_log(w.shape[1]);
       if (spec.scale_dtype == "F32") {
         const auto v =
             static_cast<float>(std::ldexp(1 + static_cast<double>(word >> 9) * 0x1p-23, exponent));
