@@ -1,0 +1,120 @@
+#include "deepseek_run/inspect.h"
+
+#include <algorithm>
+#include <charconv>
+#include <map>
+#include <string_view>
+#include <tuple>
+
+#include "app/inspect_report.h"
+#include "base/error.h"
+#include "base/mapped_file.h"
+#include "io/checkpoint.h"
+#include "model/transformer.h"
+
+namespace dsr {
+namespace {
+
+constexpr int64_t kMaxConfigBytes = int64_t{1} << 20;
+
+// The number after "model.layers.", or -1.
+int64_t layer_of(std::string_view name) {
+  constexpr std::string_view kPrefix = "model.layers.";
+  int64_t layer = -1;
+  if (name.starts_with(kPrefix))
+    std::from_chars(name.data() + kPrefix.size(), name.data() + name.size(), layer);
+  return layer;
+}
+
+// The first row whose words the name holds.
+struct PartRow {
+  std::string_view words;
+  Part part;
+};
+constexpr std::array kPartRows = {
+    PartRow{"model.embed_tokens.", Part::kEmbedding},
+    PartRow{"lm_head.", Part::kHead},
+    PartRow{".rotary_emb.", Part::kOther},
+    PartRow{".self_attn.", Part::kAttention},
+    PartRow{".mlp.experts.", Part::kExperts},
+    PartRow{".mlp.shared_experts.", Part::kSharedExperts},
+    PartRow{".mlp.gate.", Part::kRouter},
+    PartRow{".mlp.", Part::kDense},
+    PartRow{"norm.", Part::kNorms},
+};
+
+Part part_of(std::string_view name, const ModelConfig& config) {
+  if (layer_of(name) >= config.num_hidden_layers) return Part::kMtp;
+  if (name.ends_with("_scale_inv")) return Part::kScales;
+  const auto row = std::find_if(kPartRows.begin(), kPartRows.end(),
+                                [&](const PartRow& r) { return name.find(r.words) != name.npos; });
+  if (row != kPartRows.end()) return row->part;
+  return name.find("layernorm.") != name.npos ? Part::kNorms : Part::kOther;
+}
+
+// "model.layers.3.mlp" -> "model.layers.*.mlp"
+std::string pattern_of(std::string_view name) {
+  std::string out;
+  while (!name.empty()) {
+    const size_t end = std::min(name.find('.'), name.size());
+    const std::string_view word = name.substr(0, end);
+    const bool number = !word.empty() && word.find_first_not_of("0123456789") == word.npos;
+    out += number ? "*" : word;
+    if (end < name.size()) out += '.';
+    name.remove_prefix(std::min(end + 1, name.size()));
+  }
+  return out;
+}
+
+void count_tensors(const Checkpoint& checkpoint, Inspection& out) {
+  std::map<std::tuple<std::string, std::string, std::vector<int64_t>>, size_t> index;
+  for (const std::string& name : checkpoint.names()) {
+    const SourceTensor& t = *checkpoint.find(name);
+    int64_t elements = 1;
+    for (const int64_t d : t.shape) elements *= d;
+    const int64_t bytes = t.dtype ? elements * size_bytes(*t.dtype) : 0;
+
+    PartSize& part = out.parts[static_cast<size_t>(part_of(name, out.config))];
+    ++part.tensors;
+    if (!name.ends_with("_scale_inv")) part.parameters += elements;
+    part.bytes += bytes;
+
+    const auto [at, is_new] =
+        index.try_emplace({pattern_of(name), t.dtype_name, t.shape}, out.patterns.size());
+    if (is_new) out.patterns.push_back({std::get<0>(at->first), t.dtype_name, t.shape, 0, 0});
+    ++out.patterns[at->second].count;
+    out.patterns[at->second].bytes += bytes;
+  }
+}
+
+Inspection inspect(const std::string& model_dir, const WarningSink& warn) {
+  const Checkpoint checkpoint = Checkpoint::open(model_dir, warn);
+  Inspection out;
+  out.directory = model_dir;
+  out.config = parse_config(checkpoint.config(), warn);
+  out.n_files = std::ssize(checkpoint.files());
+  // A dry run: checks every tensor and scale as loading does, and allocates nothing.
+  Exec exec(Backend::kReference, /*dry_run=*/true);
+  const Model model(exec, out.config, checkpoint, /*max_positions=*/1);
+  out.has_mtp = !model.weights().mtp.empty();
+  for (const CacheType type : {CacheType::kF32, CacheType::kBF16, CacheType::kFP8})
+    out.kv.push_back({type, model.kv_layout(type).bytes_per_token()});
+  count_tensors(checkpoint, out);
+  return out;
+}
+
+}  // namespace
+
+std::string inspect_text(const std::string& model_dir, const WarningSink& warn) {
+  return report_text(inspect(model_dir, warn));
+}
+std::string inspect_json(const std::string& model_dir, const WarningSink& warn) {
+  return report_json(inspect(model_dir, warn));
+}
+
+std::string checkpoint_architecture(const std::string& model_dir) {
+  const std::string text = read_file(model_dir + "/config.json", kMaxConfigBytes);
+  return parse_config(parse_json(text, "config.json"), {}).architecture;
+}
+
+}  // namespace dsr
