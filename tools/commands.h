@@ -1,0 +1,13 @@
+// The commands. Each gives the exit code; failures are thrown.
+#pragma once
+
+#include "tools/options.h"
+
+namespace dsr {
+
+int run_one_shot(const Options& options);
+int run_tokenize(const Options& options);
+int run_logits(const Options& options);
+int run_inspect(const Options& options);
+
+}  // namespace dsr

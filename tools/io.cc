@@ -1,0 +1,141 @@
+#include "tools/io.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "deepseek_run/error.h"
+#include "tools/terminal.h"
+
+namespace dsr {
+namespace {
+
+constexpr size_t kReadBytes = size_t{1} << 16;
+constexpr size_t kMaxInputBytes = size_t{1} << 30;  // no context is as long
+constexpr size_t kMaxLineBytes = size_t{64} << 20;
+constexpr mode_t kMode = 0666;  // less the umask
+
+std::string name_of(const std::string& path) {
+  return path == "-" ? "standard input" : visible_line(path);
+}
+
+[[noreturn]] void fail_input(const std::string& path, const std::string& what) {
+  throw Error(ErrorKind::kUsage, name_of(path) + ": " + what);
+}
+
+int open_input(const std::string& path) {
+  if (path == "-") return STDIN_FILENO;
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) fail_input(path, std::string("cannot be opened: ") + std::strerror(errno));
+  return fd;
+}
+
+void close_input(int fd) {
+  if (fd != STDIN_FILENO) ::close(fd);
+}
+
+// Appends what one read gives; false at the end.
+bool read_some(int fd, const std::string& path, std::string& buffer) {
+  const size_t before = buffer.size();
+  buffer.resize(before + kReadBytes);
+  ssize_t n = 0;
+  do n = ::read(fd, buffer.data() + before, kReadBytes);
+  while (n < 0 && errno == EINTR);
+  const int error = errno;
+  buffer.resize(before + static_cast<size_t>(n > 0 ? n : 0));
+  if (n < 0) fail_input(path, std::string("cannot be read: ") + std::strerror(error));
+  return n > 0;
+}
+
+void write_all(int fd, std::string_view bytes) {
+  while (!bytes.empty()) {
+    const ssize_t n = ::write(fd, bytes.data(), bytes.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return;
+    bytes.remove_prefix(static_cast<size_t>(n));
+  }
+}
+
+WarningSink prefixed(const char* prefix, bool quiet) {
+  if (quiet) return [](const std::string&) {};
+  return [prefix](const std::string& line) { print_line(prefix + line); };
+}
+
+}  // namespace
+
+std::string read_all(const std::string& path) {
+  const int fd = open_input(path);
+  std::string out;
+  try {
+    while (read_some(fd, path, out))
+      if (out.size() > kMaxInputBytes) fail_input(path, "is longer than 1 GiB");
+  } catch (...) {
+    close_input(fd);
+    throw;
+  }
+  close_input(fd);
+  return out;
+}
+
+LineReader::LineReader(const std::string& path) : path_(path), fd_(open_input(path)) {}
+LineReader::~LineReader() { close_input(fd_); }
+
+bool LineReader::next(std::string& line) {
+  size_t end = buffer_.find('\n', at_);
+  while (end == buffer_.npos && !ended_) {
+    buffer_.erase(0, at_);
+    at_ = 0;
+    const size_t searched = buffer_.size();
+    ended_ = !read_some(fd_, path_, buffer_);
+    if (buffer_.size() > kMaxLineBytes) fail_input(path_, "has a line longer than 64 MiB");
+    end = buffer_.find('\n', searched);
+  }
+  if (end == buffer_.npos && at_ == buffer_.size()) return false;
+  line = buffer_.substr(at_, end == buffer_.npos ? end : end - at_);
+  at_ = end == buffer_.npos ? buffer_.size() : end + 1;
+  return true;
+}
+
+Output::Output(const std::string& path)
+    : name_(path.empty() || path == "-" ? "standard output" : visible_line(path)),
+      fd_(STDOUT_FILENO),
+      owned_(!path.empty() && path != "-") {
+  if (!owned_) return;
+  fd_ = ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, kMode);
+  if (fd_ < 0) fail_io("created");
+}
+
+Output::~Output() {
+  if (owned_ && fd_ >= 0) ::close(fd_);
+}
+
+void Output::fail_io(const char* what) const {
+  throw Error(ErrorKind::kOutput, name_ + ": cannot be " + what + ": " + std::strerror(errno));
+}
+
+void Output::write(std::string_view bytes) {
+  while (!bytes.empty()) {
+    const ssize_t n = ::write(fd_, bytes.data(), bytes.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) fail_io("written");
+    bytes.remove_prefix(static_cast<size_t>(n));
+  }
+}
+
+void Output::close() {
+  if (!owned_) return;
+  // What cannot be synced (a device, a pipe) says EINVAL.
+  if (::fsync(fd_) != 0 && errno != EINVAL && errno != EROFS) fail_io("written");
+  const int closed = ::close(fd_);
+  fd_ = -1;
+  if (closed != 0) fail_io("written");
+}
+
+void print(const std::string& text) { write_all(STDERR_FILENO, visible(text)); }
+void print_line(const std::string& line) { print(line + "\n"); }
+WarningSink warnings(bool quiet) { return prefixed("warning: ", quiet); }
+WarningSink notes(bool quiet) { return prefixed("note: ", quiet); }
+
+}  // namespace dsr

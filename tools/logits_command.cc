@@ -1,0 +1,28 @@
+#include "deepseek_run/error.h"
+#include "deepseek_run/logits.h"
+#include "tools/commands.h"
+#include "tools/io.h"
+#include "tools/model_dir.h"
+#include "tools/prompt.h"
+
+namespace dsr {
+
+int run_logits(const Options& options) {
+  if (options.output.empty())
+    throw Error(ErrorKind::kUsage, "logits needs -o FILE: the output is binary");
+  const std::string dir = find_model_dir(options.model, notes(options.quiet));
+  PromptInput input = read_prompt(options);
+  const std::unique_ptr<Tokenizer> tokenizer =
+      input.ids ? load_tokenizer(dir) : require_tokenizer(dir);
+  const Prompt prompt = make_raw_prompt(tokenizer.get(), std::move(input), /*bytes=*/false);
+  const auto engine = Engine::create({.model_dir = dir,
+                                      .device = options.device,
+                                      .ctx_size = options.ctx_size,
+                                      .chunk = options.chunk,
+                                      .cache_type = options.cache_type,
+                                      .warn = warnings(options.quiet)});
+  write_logits_npy(*engine, prompt.ids, options.output);
+  return 0;
+}
+
+}  // namespace dsr

@@ -1,0 +1,17 @@
+// Which model to run.
+#pragma once
+
+#include <string>
+
+#include "deepseek_run/log.h"
+
+namespace dsr {
+
+// -m, else $DEEPSEEK_RUN_MODEL, else the small model that ships with the program, which is said to
+// `note`. Throws Error(kModel) if there is no such directory.
+std::string find_model_dir(const std::string& flag, const WarningSink& note);
+
+// The last part of the path, for the `model` field of an answer.
+std::string model_name(const std::string& directory);
+
+}  // namespace dsr

@@ -1,0 +1,282 @@
+// The flags, as rows of one table: it makes the parser and the help.
+#include "tools/options.h"
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <array>
+#include <limits>
+
+#include "tools/arguments.h"
+#include "tools/values.h"
+
+namespace dsr {
+namespace {
+
+constexpr int64_t kMaxInt = std::numeric_limits<int32_t>::max();
+
+// Which commands have a flag: bits.
+constexpr unsigned kAnswer = 1, kTokenize = 2, kLogits = 4, kInspect = 8;
+constexpr unsigned kRuns = kAnswer | kLogits, kAll = kAnswer | kTokenize | kLogits | kInspect;
+
+struct Row {
+  unsigned commands;
+  const char* group;
+  const char* names;  // as CLI11 takes them
+  const char* value;  // what stands for the value in the help; nullptr: the flag takes none
+  const char* help;
+  void (*apply)(Options& o, const std::string& value);
+};
+
+void set_seed(Options& o, const std::string& v) {
+  if (v == "-1") {
+    o.sampling.seed.reset();
+    return;
+  }
+  o.sampling.seed =
+      static_cast<uint64_t>(parse_int("--seed", v, 0, std::numeric_limits<int64_t>::max()));
+}
+
+void set_predict(Options& o, const std::string& v) {
+  o.predict = v == "-1" ? -1 : parse_int("--predict", v, 1, kMaxInt);
+}
+
+void set_think(Options& o, const std::string& v) {
+  constexpr std::array kModes = {Thinking::kAuto, Thinking::kOn, Thinking::kOff};
+  o.think = kModes[parse_choice("--think", v, {"auto", "on", "off"})];
+}
+
+void set_reasoning(Options& o, const std::string& v) {
+  constexpr std::array kModes = {ReasoningMode::kShow, ReasoningMode::kHide,
+                                 ReasoningMode::kSeparate};
+  o.reasoning = kModes[parse_choice("--reasoning", v, {"show", "hide", "separate"})];
+}
+
+void set_format(Options& o, const std::string& v) {
+  o.format = parse_choice("--format", v, {"text", "json"}) == 0 ? Format::kText : Format::kJson;
+}
+
+void set_cache_type(Options& o, const std::string& v) {
+  parse_choice("--cache-type", v, {"auto", "f32", "bf16", "fp8"});
+  o.cache_type = v;
+}
+
+using Text = const std::string&;
+
+const std::array kRows = {
+    Row{kAll, "Model", "-m,--model", "DIR",
+        "checkpoint directory (default: $DEEPSEEK_RUN_MODEL, else models/tiny)",
+        [](Options& o, Text v) { o.model = v; }},
+    Row{kRuns, "Model", "-c,--ctx-size", "N",
+        "context in tokens (default: the model's, at most 32K, as far as it fits)",
+        [](Options& o, Text v) { o.ctx_size = parse_int("--ctx-size", v, 1, kMaxInt); }},
+    Row{kRuns, "Model", "--device", "NAME", "auto or reference (default: auto)",
+        [](Options& o, Text v) { o.device = v; }},
+    Row{kRuns, "Model", "--cache-type", "TYPE",
+        "KV cache: auto, f32, bf16 or fp8 (default: auto, which is f32)", set_cache_type},
+    Row{kRuns, "Model", "--chunk", "N", "prompt tokens computed in one step (default: 512)",
+        [](Options& o, Text v) { o.chunk = parse_int("--chunk", v, 1, 1 << 16); }},
+
+    Row{kAnswer | kTokenize | kLogits, "Prompt", "-p,--prompt", "TEXT",
+        "the prompt; - reads standard input", [](Options& o, Text v) { o.prompt = v; }},
+    Row{kAnswer | kTokenize | kLogits, "Prompt", "-f,--file", "FILE",
+        "the prompt from a file, less one line break at its end",
+        [](Options& o, Text v) { o.file = v; }},
+    Row{kRuns, "Prompt", "--prompt-ids", "IDS", "the prompt as token ids: 1,2,3 or @FILE",
+        [](Options& o, Text v) { o.prompt_ids = v; }},
+    Row{kAnswer, "Prompt", "--system", "TEXT", "system prompt (default: none)",
+        [](Options& o, Text v) { o.system = v; }},
+    Row{kAnswer, "Prompt", "--raw", nullptr, "no chat format: continue the prompt",
+        [](Options& o, Text) { o.raw = true; }},
+    Row{kAnswer, "Prompt", "--chat-format", "NAME", "chat format (default: from the model)",
+        [](Options& o, Text v) { o.chat_format = v; }},
+    Row{kAnswer, "Prompt", "--think", "MODE",
+        "reason before answering: auto, on or off (default: auto)", set_think},
+    Row{kAnswer, "Prompt", "--bytes", nullptr, "the prompt may be any bytes; implies --raw",
+        [](Options& o, Text) { o.bytes = o.raw = true; }},
+    Row{kAnswer, "Prompt", "--allow-special", nullptr,
+        "control tokens in the prompt's text are control tokens",
+        [](Options& o, Text) { o.allow_special = true; }},
+    Row{kAnswer, "Prompt", "--show-prompt", nullptr,
+        "print the prompt as the model gets it and its ids, and leave",
+        [](Options& o, Text) { o.show_prompt = true; }},
+
+    Row{kAnswer, "Sampling", "-n,--predict", "N", "most new tokens; -1: to the end (default: -1)",
+        set_predict},
+    Row{kAnswer, "Sampling", "--temp", "T",
+        "temperature; 0: greedy (default: the model's, else 0.6)",
+        [](Options& o, Text v) { o.sampling.temperature = parse_real("--temp", v); }},
+    Row{kAnswer, "Sampling", "--top-k", "N", "0: off (default: the model's, else 0)",
+        [](Options& o, Text v) { o.sampling.top_k = parse_int("--top-k", v, 0, kMaxInt); }},
+    Row{kAnswer, "Sampling", "--top-p", "P", "1: off (default: the model's, else 0.95)",
+        [](Options& o, Text v) { o.sampling.top_p = parse_real("--top-p", v); }},
+    Row{kAnswer, "Sampling", "--min-p", "P", "0: off (default: 0)",
+        [](Options& o, Text v) { o.sampling.min_p = parse_real("--min-p", v); }},
+    Row{kAnswer, "Sampling", "-s,--seed", "N", "-1: random (default: -1; -v shows it)", set_seed},
+    Row{kAnswer, "Sampling", "--repeat-penalty", "X", "1: off (default: the model's, else 1)",
+        [](Options& o, Text v) {
+          o.sampling.repetition_penalty = parse_real("--repeat-penalty", v);
+        }},
+    Row{kAnswer, "Sampling", "--repeat-last-n", "N",
+        "tokens the penalties look back on; -1: all (default: 64)",
+        [](Options& o, Text v) {
+          o.sampling.penalty_window = parse_int("--repeat-last-n", v, -1, kMaxInt);
+        }},
+    Row{kAnswer, "Sampling", "--presence-penalty", "X", "0: off (default: 0)",
+        [](Options& o, Text v) {
+          o.sampling.presence_penalty = parse_real("--presence-penalty", v);
+        }},
+    Row{kAnswer, "Sampling", "--frequency-penalty", "X", "0: off (default: 0)",
+        [](Options& o, Text v) {
+          o.sampling.frequency_penalty = parse_real("--frequency-penalty", v);
+        }},
+    Row{kAnswer, "Sampling", "-l,--logit-bias", "ID+B",
+        "add B to the logit of a token; ID-B subtracts; repeatable",
+        [](Options& o,
+           Text v) { o.sampling.logit_bias.push_back(parse_logit_bias("--logit-bias", v)); }},
+    Row{kAnswer, "Sampling", "--stop", "TEXT", "end the answer before this text; repeatable",
+        [](Options& o, Text v) { o.stop.push_back(v); }},
+
+    Row{kTokenize, "Output", "--count", nullptr, "print how many tokens there are",
+        [](Options& o, Text) { o.count = true; }},
+    Row{kTokenize, "Output", "--json", nullptr, "print {count, ids, pieces}",
+        [](Options& o, Text) { o.format = Format::kJson; }},
+    Row{kTokenize, "Output", "--jsonl", nullptr, "lines {\"text\"} in, lines {\"ids\"} out",
+        [](Options& o, Text) { o.jsonl = true; }},
+    Row{kTokenize, "Output", "--add-bos", nullptr, "put the begin-of-sequence token in front",
+        [](Options& o, Text) { o.add_bos = true; }},
+    Row{kRuns, "Output", "-o", "FILE", "write to a file (default: standard output)",
+        [](Options& o, Text v) { o.output = v; }},
+    Row{kAnswer | kInspect, "Output", "--format", "FORMAT", "text or json (default: text)",
+        set_format},
+    Row{kAnswer, "Output", "--reasoning", "MODE",
+        "show, hide or separate (default: show; with json separate)", set_reasoning},
+    Row{kAnswer, "Output", "--no-timings", nullptr, "no line of timings",
+        [](Options& o, Text) { o.timings = false; }},
+    Row{kAnswer, "Output", "-v", nullptr, "also show the seed and what the memory is used for",
+        [](Options& o, Text) { o.verbose = true; }},
+    Row{kAll, "Output", "-q", nullptr, "nothing on standard error but errors",
+        [](Options& o, Text) { o.quiet = true; }},
+    Row{kAll, "Information", "-h,--help", nullptr, "print this help",
+        [](Options& o, Text) { o.wants_help = true; }},
+    Row{kAnswer, "Information", "--version", nullptr, "print the version",
+        [](Options& o, Text) { o.version = true; }},
+};
+
+struct CommandRow {
+  const char* name;  // "" for the command without a name
+  Command command;
+  unsigned bit;
+  const char* help;
+  const char* usage;
+};
+constexpr std::array kCommands = {
+    CommandRow{"", Command::kAnswer, kAnswer,
+               "Runs a DeepSeek checkpoint as published and prints the answer to a prompt, which\n"
+               "comes from -p, -f or standard input.\n"
+               "Other commands, each with --help: tokenize, logits, inspect.",
+               "deepseek-run [-m DIR] -p TEXT [flags]"},
+    CommandRow{"tokenize", Command::kTokenize, kTokenize,
+               "Prints the token ids of a text and their pieces, one token a line. The model\n"
+               "directory needs no more than tokenizer.json.",
+               "deepseek-run tokenize [-m DIR] -p TEXT [flags]"},
+    CommandRow{"logits", Command::kLogits, kLogits,
+               "Writes the logits of every position of a prompt: float32 [tokens, vocabulary] in\n"
+               "NumPy's .npy format. Text is not put in a chat format.",
+               "deepseek-run logits [-m DIR] --prompt-ids IDS -o FILE [flags]"},
+    CommandRow{"inspect", Command::kInspect, kInspect,
+               "Prints what a checkpoint holds: architecture, sizes by part, tensors.",
+               "deepseek-run inspect [-m DIR] [flags]"},
+};
+
+const CommandRow& command_of(const std::vector<std::string>& arguments) {
+  for (const CommandRow& row : kCommands)
+    if (!arguments.empty() && *row.name != '\0' && arguments[0] == row.name) return row;
+  return kCommands[0];
+}
+
+void add_rows(CLI::App& app, const CommandRow& command, Options& out) {
+  for (const Row& row : kRows) {
+    if ((row.commands & command.bit) == 0) continue;
+    const auto apply = [&row, &out](const std::string& value) { row.apply(out, value); };
+    CLI::Option* option =
+        row.value == nullptr
+            ? app.add_flag_callback(row.names, [apply] { apply(""); })
+            : app.add_option_function<std::string>(row.names, apply)->trigger_on_parse();
+    option->take_last();
+  }
+}
+
+// "-m,--model" and "DIR" -> "-m, --model DIR"
+std::string flag_text(const Row& row) {
+  std::string out = row.names;
+  if (const size_t comma = out.find(','); comma != out.npos) out.insert(comma + 1, " ");
+  if (out[1] == '-') out.insert(0, "    ");  // long names in one column
+  return row.value == nullptr ? out : out + " " + row.value;
+}
+
+std::string help_text(const CommandRow& command) {
+  constexpr size_t kColumn = 30;
+  std::string out = std::string(command.help) + "\n\nUsage: " + command.usage + "\n";
+  std::string group;
+  for (const Row& row : kRows) {
+    if ((row.commands & command.bit) == 0) continue;
+    if (group != row.group) out += std::string("\n") + row.group + ":\n";
+    group = row.group;
+    std::string line = "  " + flag_text(row);
+    line.resize(std::max(kColumn, line.size() + 1), ' ');
+    out += line + row.help + "\n";
+  }
+  return out;
+}
+
+KnownFlags known_flags(const CLI::App& app) {
+  KnownFlags out;
+  for (const CLI::Option* option : app.get_options()) {
+    for (const std::string& name : option->get_lnames()) out.names.push_back("--" + name);
+    for (const std::string& name : option->get_snames()) out.names.push_back("-" + name);
+  }
+  out.takes_value = [&app](const std::string& name) -> std::optional<bool> {
+    const CLI::Option* option = app.get_option_no_throw(name);
+    if (name.empty() || name[0] != '-' || option == nullptr) return std::nullopt;
+    return option->get_items_expected_max() > 0;
+  };
+  return out;
+}
+
+}  // namespace
+
+void SamplingFlags::apply_to(SamplingParams& p) const {
+  p.temperature = temperature.value_or(p.temperature);
+  p.top_k = top_k.value_or(p.top_k);
+  p.top_p = top_p.value_or(p.top_p);
+  p.min_p = min_p.value_or(p.min_p);
+  p.repetition_penalty = repetition_penalty.value_or(p.repetition_penalty);
+  p.presence_penalty = presence_penalty.value_or(p.presence_penalty);
+  p.frequency_penalty = frequency_penalty.value_or(p.frequency_penalty);
+  p.penalty_window = penalty_window.value_or(p.penalty_window);
+  if (!logit_bias.empty()) p.logit_bias = logit_bias;
+  p.seed = seed.value_or(p.seed);
+}
+
+Options parse_options(const std::vector<std::string>& arguments) {
+  const CommandRow& command = command_of(arguments);
+  const bool named = *command.name != '\0';
+  Options out;
+  out.command = command.command;
+  CLI::App app;
+  app.set_help_flag();  // ours is a row like the others
+  add_rows(app, command, out);
+
+  const std::vector<std::string> rest(arguments.begin() + (named ? 1 : 0), arguments.end());
+  std::vector<std::string> reversed = normalised(rest, known_flags(app));
+  std::reverse(reversed.begin(), reversed.end());  // as CLI11 wants them
+  try {
+    app.parse(reversed);
+  } catch (const CLI::ParseError& e) {
+    throw Error(ErrorKind::kUsage, e.what());
+  }
+  if (out.wants_help) out.help = help_text(command);
+  return out;
+}
+
+}  // namespace dsr

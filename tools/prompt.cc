@@ -1,0 +1,137 @@
+#include "tools/prompt.h"
+
+#include <unistd.h>
+
+#include <filesystem>
+
+#include "deepseek_run/chat.h"
+#include "deepseek_run/inspect.h"
+#include "tools/io.h"
+#include "tools/terminal.h"
+#include "tools/values.h"
+
+namespace dsr {
+namespace {
+
+[[noreturn]] void fail_usage(const std::string& message) {
+  throw Error(ErrorKind::kUsage, message);
+}
+
+// `echo` and editors end a text with a line break that is not part of it.
+void drop_last_line_break(std::string& text) {
+  if (text.ends_with('\n')) text.pop_back();
+  if (text.ends_with('\r')) text.pop_back();
+}
+
+std::string read_text(const std::string& path, const Options& options) {
+  std::string text = read_all(path);
+  if (!options.bytes) drop_last_line_break(text);
+  return text;
+}
+
+void check_utf8(const std::string& what, const std::string& text) {
+  if (const size_t at = invalid_utf8_at(text); at != text.npos)
+    fail_usage(what + " is not UTF-8 at byte " + std::to_string(at) +
+               "\n  try: --bytes, which takes any bytes");
+}
+
+void add_bos(const Tokenizer& tokenizer, Prompt& prompt) {
+  const std::optional<TokenId> bos = tokenizer.bos_id();
+  if (!tokenizer.add_bos() || !bos) return;
+  if (!prompt.ids.empty() && prompt.ids.front() == *bos) return;  // it is in the text
+  prompt.ids.insert(prompt.ids.begin(), *bos);
+  prompt.text.insert(0, tokenizer.token_bytes(*bos));
+}
+
+// The format to use; null for plain completion.
+const ChatFormat* chat_format(const Options& options, const std::string& model_dir,
+                              const Tokenizer& tokenizer) {
+  if (options.raw) return nullptr;
+  if (!options.chat_format.empty()) return &ChatFormat::by_name(options.chat_format);
+  const ChatFormat* format = ChatFormat::detect(checkpoint_architecture(model_dir), tokenizer);
+  if (format == nullptr)
+    notes(options.quiet)("the model has no chat template: continuing the prompt as --raw does");
+  return format;
+}
+
+void check_flags(const Options& options) {
+  if (!options.raw) return;
+  if (options.system) fail_usage("--system needs a chat format, and --raw is none");
+  if (!options.chat_format.empty()) fail_usage("--chat-format and --raw exclude each other");
+}
+
+}  // namespace
+
+PromptInput read_prompt(const Options& options) {
+  const int given =
+      options.prompt.has_value() + options.file.has_value() + options.prompt_ids.has_value();
+  if (given > 1) fail_usage("more than one prompt: give one of -p, -f and --prompt-ids");
+  if (options.prompt_ids) {
+    const std::string& ids = *options.prompt_ids;
+    return {"", parse_ids("--prompt-ids", ids.starts_with('@') ? read_all(ids.substr(1)) : ids)};
+  }
+  if (options.prompt && *options.prompt != "-") return {*options.prompt, {}};
+  if (options.file) return {read_text(*options.file, options), {}};
+  if (!options.prompt && is_terminal(STDIN_FILENO))
+    fail_usage(
+        "no prompt, and this version has no chat on the terminal\n"
+        "  try: -p TEXT, -f FILE, or text on standard input");
+  std::string text = read_text("-", options);
+  if (text.empty()) fail_usage("no prompt: standard input is empty\n  try: -p TEXT, -f FILE");
+  return {std::move(text), {}};
+}
+
+std::unique_ptr<Tokenizer> load_tokenizer(const std::string& model_dir) {
+  std::error_code ignored;
+  if (!std::filesystem::exists(model_dir + "/tokenizer.json", ignored)) return nullptr;
+  return Tokenizer::load(model_dir);
+}
+
+std::unique_ptr<Tokenizer> require_tokenizer(const std::string& model_dir) {
+  std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(model_dir);
+  if (tokenizer == nullptr)
+    throw Error(ErrorKind::kModel, visible_line(model_dir) +
+                                       ": has no tokenizer.json, and text needs one\n"
+                                       "  try: --prompt-ids with --format json");
+  return tokenizer;
+}
+
+Prompt make_raw_prompt(const Tokenizer* tokenizer, PromptInput input, bool bytes) {
+  Prompt out;
+  if (input.ids) {
+    out.ids = std::move(*input.ids);
+    if (tokenizer != nullptr) out.text = tokenizer->decode(out.ids);
+    return out;
+  }
+  if (!bytes) check_utf8("the prompt", input.text);
+  out.text = std::move(input.text);
+  out.ids = bytes ? tokenizer->encode_bytes(out.text) : tokenizer->encode(out.text);
+  add_bos(*tokenizer, out);
+  return out;
+}
+
+Prompt make_prompt(const Options& options, const std::string& model_dir, const Tokenizer* tokenizer,
+                   PromptInput input) {
+  check_flags(options);
+  const ChatFormat* format = input.ids ? nullptr : chat_format(options, model_dir, *tokenizer);
+  if (format == nullptr) return make_raw_prompt(tokenizer, std::move(input), options.bytes);
+
+  check_utf8("the prompt", input.text);
+  std::vector<ChatMessage> messages;
+  if (options.system) {
+    check_utf8("the system prompt", *options.system);
+    messages.push_back({Role::kSystem, *options.system});
+  }
+  messages.push_back({Role::kUser, std::move(input.text)});
+  RenderedPrompt rendered = format->render(messages, options.think);
+  if (options.allow_special) rendered.literal.clear();
+  Prompt out;
+  out.ids = tokenizer->encode(rendered.text, rendered.literal);
+  out.text = std::move(rendered.text);
+  out.chat = true;
+  out.starts_in_reasoning = rendered.starts_in_reasoning;
+  if (rendered.add_bos) add_bos(*tokenizer, out);
+  return out;
+}
+
+}  // namespace dsr

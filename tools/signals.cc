@@ -1,0 +1,155 @@
+#include "tools/signals.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+#include <cstdint>
+#include <cstring>
+
+namespace dsr {
+namespace {
+
+constexpr int kGraceUs = 400'000;
+constexpr int kModelExit = 3;
+
+volatile sig_atomic_t g_stop_signal = 0;
+
+void set_timer(int us) {
+  itimerval timer{};
+  timer.it_value.tv_usec = us;
+  ::setitimer(ITIMER_REAL, &timer, nullptr);
+}
+
+void on_stop(int signal) {
+  if (g_stop_signal != 0) ::_exit(128 + signal);
+  g_stop_signal = signal;
+  set_timer(kGraceUs);
+}
+
+void on_timer(int) { ::_exit(128 + g_stop_signal); }
+
+// --- SIGBUS: only calls that are safe in a signal handler --------------------------------------
+
+// A line of text of limited length, without allocation.
+struct Line {
+  char text[4600];
+  size_t size = 0;
+
+  void add(char c) {
+    if (size < sizeof text) text[size++] = c;
+  }
+  void add(const char* s) {
+    while (*s != '\0') add(*s++);
+  }
+  void add(uint64_t value) {
+    char digits[20];
+    int n = 0;
+    do digits[n++] = static_cast<char>('0' + value % 10);
+    while ((value /= 10) > 0);
+    while (n > 0) add(digits[--n]);
+  }
+};
+
+const char* skip_spaces(const char* s) {
+  while (*s == ' ') ++s;
+  return s;
+}
+
+const char* read_hex(const char* s, uint64_t& value) {
+  value = 0;
+  for (;; ++s) {
+    const int digit = *s >= '0' && *s <= '9'   ? *s - '0'
+                      : *s >= 'a' && *s <= 'f' ? *s - 'a' + 10
+                                               : -1;
+    if (digit < 0) return s;
+    value = value * 16 + static_cast<uint64_t>(digit);
+  }
+}
+
+// "begin-end perms offset device inode   path", the form of /proc/self/maps. If it holds `address`
+// and is a file: the path and how far into the file the address is.
+const char* file_at(const char* line, uint64_t address, uint64_t& offset) {
+  uint64_t begin = 0, end = 0, start = 0;
+  const char* s = read_hex(line, begin);
+  if (*s != '-') return nullptr;
+  s = read_hex(s + 1, end);
+  if (address < begin || address >= end) return nullptr;
+  s = skip_spaces(s);
+  while (*s != ' ' && *s != '\0') ++s;  // permissions
+  s = read_hex(skip_spaces(s), start);
+  offset = start + (address - begin);
+  return std::strchr(s, '/');  // device and inode hold none
+}
+
+// Finds the mapped file that holds `address` and describes it in `message`.
+bool describe(uint64_t address, Line& message) {
+  const int fd = ::open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return false;
+  char line[4500];
+  size_t size = 0;
+  char c = 0;
+  bool found = false;
+  while (!found && ::read(fd, &c, 1) == 1) {
+    if (c != '\n') {
+      if (size + 1 < sizeof line) line[size++] = c;
+      continue;
+    }
+    line[size] = '\0';
+    size = 0;
+    uint64_t offset = 0;
+    const char* path = file_at(line, address, offset);
+    if (path == nullptr) continue;
+    found = true;
+    message.add("error: ");
+    for (; *path != '\0'; ++path)
+      message.add(static_cast<unsigned char>(*path) < 0x20 || *path == 0x7f ? '?' : *path);
+    message.add(": cannot be read at byte ");
+    message.add(offset);
+    message.add(": the file became shorter while it was used, or its disk failed\n");
+  }
+  ::close(fd);
+  return found;
+}
+
+void on_bus_error(int, siginfo_t* info, void*) {
+  Line message;
+  if (describe(reinterpret_cast<uint64_t>(info->si_addr), message)) {
+    if (::write(STDERR_FILENO, message.text, message.size) < 0) ::_exit(kModelExit);
+    ::_exit(kModelExit);
+  }
+  ::signal(SIGBUS, SIG_DFL);  // not a file: a bug of ours; the access repeats and ends the process
+}
+
+void install(int signal, void (*handler)(int)) {
+  struct sigaction action {};
+  action.sa_handler = handler;
+  ::sigaction(signal, &action, nullptr);
+}
+
+// Unless whoever started us wants it ignored (nohup, a shell's background job).
+void install_stop(int signal) {
+  struct sigaction before {};
+  ::sigaction(signal, nullptr, &before);
+  if (before.sa_handler != SIG_IGN) install(signal, on_stop);
+}
+
+}  // namespace
+
+void install_signal_handlers() {
+  install_stop(SIGINT);
+  install_stop(SIGTERM);
+  install_stop(SIGHUP);
+  install(SIGALRM, on_timer);
+  install(SIGPIPE, SIG_DFL);
+  struct sigaction action {};
+  action.sa_sigaction = on_bus_error;
+  action.sa_flags = SA_SIGINFO;
+  ::sigaction(SIGBUS, &action, nullptr);
+}
+
+int stop_signal() { return g_stop_signal; }
+void acknowledge_stop() { set_timer(0); }
+
+}  // namespace dsr

@@ -1,0 +1,96 @@
+#include "tools/terminal.h"
+
+#include <unistd.h>
+
+#include <cstdlib>
+
+namespace dsr {
+namespace {
+
+constexpr size_t kMaxLineBytes = 200;
+
+void append_hex(std::string& out, std::string_view bytes) {
+  constexpr std::string_view kHex = "0123456789abcdef";
+  for (const char c : bytes) {
+    const auto byte = static_cast<unsigned char>(c);
+    out += "\\x";
+    out += kHex[byte >> 4];
+    out += kHex[byte & 15];
+  }
+}
+
+// C0, DEL, and C1, which UTF-8 writes as C2 80 to C2 9F.
+bool is_control(std::string_view character) {
+  const auto first = static_cast<unsigned char>(character[0]);
+  if (character.size() == 1) return first < 0x20 || first == 0x7f;
+  return first == 0xC2 && static_cast<unsigned char>(character[1]) < 0xA0;
+}
+
+std::string escape(std::string_view text, std::string_view kept) {
+  std::string out;
+  while (!text.empty()) {
+    const size_t n = utf8_length(text);
+    const std::string_view character = text.substr(0, n == 0 ? 1 : n);
+    const bool keep = n == 1 && kept.find(character[0]) != kept.npos;
+    if (n == 0 || (is_control(character) && !keep))
+      append_hex(out, n == 2 ? character.substr(1) : character);
+    else
+      out += character;
+    text.remove_prefix(character.size());
+  }
+  return out;
+}
+
+}  // namespace
+
+bool is_terminal(int fd) { return ::isatty(fd) == 1; }
+
+bool has_colour(int fd) {
+  const char* no_colour = std::getenv("NO_COLOR");
+  const char* term = std::getenv("TERM");
+  return is_terminal(fd) && (no_colour == nullptr || *no_colour == '\0') && term != nullptr &&
+         std::string_view(term) != "dumb";
+}
+
+// Unicode 15, table 3-7: no overlong forms, no surrogates, at most U+10FFFF.
+size_t utf8_length(std::string_view text) {
+  const auto byte = [&](size_t i) -> unsigned {
+    return i < text.size() ? static_cast<unsigned char>(text[i]) : 0;
+  };
+  const auto continues = [&](size_t i) { return (byte(i) & 0xC0) == 0x80; };
+  if (text.empty()) return 0;
+  const unsigned b0 = byte(0), b1 = byte(1);
+  if (b0 < 0x80) return 1;
+  if (b0 >= 0xC2 && b0 <= 0xDF) return continues(1) ? 2 : 0;
+  if (b0 >= 0xE0 && b0 <= 0xEF) {
+    const bool bad = (b0 == 0xE0 && b1 < 0xA0) || (b0 == 0xED && b1 > 0x9F);
+    return continues(1) && continues(2) && !bad ? 3 : 0;
+  }
+  if (b0 >= 0xF0 && b0 <= 0xF4) {
+    const bool bad = (b0 == 0xF0 && b1 < 0x90) || (b0 == 0xF4 && b1 > 0x8F);
+    return continues(1) && continues(2) && continues(3) && !bad ? 4 : 0;
+  }
+  return 0;
+}
+
+size_t invalid_utf8_at(std::string_view text) {
+  for (size_t at = 0; at < text.size();) {
+    const size_t n = utf8_length(text.substr(at));
+    if (n == 0) return at;
+    at += n;
+  }
+  return text.npos;
+}
+
+std::string visible(std::string_view text) { return escape(text, "\n\t"); }
+
+std::string visible_line(std::string_view text) {
+  if (text.size() <= kMaxLineBytes) return escape(text, "");
+  size_t end = kMaxLineBytes;
+  while (end > kMaxLineBytes - 3 && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) --end;
+  return escape(text.substr(0, end), "") + "...";
+}
+
+std::string dimmed(const std::string& text) { return "\x1b[2m" + text + "\x1b[22m"; }
+
+}  // namespace dsr

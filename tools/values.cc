@@ -1,0 +1,86 @@
+#include "tools/values.h"
+
+#include <charconv>
+#include <limits>
+
+#include "tools/terminal.h"
+
+namespace dsr {
+namespace {
+
+template <typename Number>
+bool read_whole(std::string_view text, Number& out) {
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), out);
+  return error == std::errc() && end == text.data() + text.size();
+}
+
+}  // namespace
+
+void fail_value(std::string_view flag, std::string_view value, const std::string& expected) {
+  throw Error(ErrorKind::kUsage,
+              std::string(flag) + " is \"" + visible_line(value) + "\", expected " + expected);
+}
+
+int64_t parse_int(std::string_view flag, std::string_view text, int64_t min, int64_t max) {
+  std::string_view digits = text;
+  int64_t unit = 1;
+  if (!digits.empty() && (digits.back() == 'K' || digits.back() == 'k')) {
+    unit = digits.back() == 'K' ? 1024 : 1000;
+    digits.remove_suffix(1);
+  }
+  int64_t value = 0;
+  if (!read_whole(digits, value) || __builtin_mul_overflow(value, unit, &value) || value < min ||
+      value > max)
+    fail_value(flag, text,
+               "a whole number from " + std::to_string(min) + " to " + std::to_string(max));
+  return value;
+}
+
+double parse_real(std::string_view flag, std::string_view text) {
+  double value = 0;
+  if (!read_whole(text, value)) fail_value(flag, text, "a number");
+  return value;
+}
+
+size_t parse_choice(std::string_view flag, std::string_view text,
+                    std::initializer_list<std::string_view> names) {
+  std::string list;
+  size_t index = 0;
+  for (const std::string_view name : names) {
+    if (text == name) return index;
+    list += (index == 0 ? "" : index + 1 == names.size() ? " or " : ", ") + std::string(name);
+    ++index;
+  }
+  fail_value(flag, text, list);
+}
+
+std::pair<TokenId, double> parse_logit_bias(std::string_view flag, std::string_view text) {
+  const size_t sign = text.find_first_of("+-", 1);
+  TokenId id = 0;
+  double bias = 0;
+  // from_chars reads a minus but no plus.
+  if (sign == text.npos || !read_whole(text.substr(0, sign), id) ||
+      !read_whole(text.substr(text[sign] == '+' ? sign + 1 : sign), bias))
+    fail_value(flag, text, "ID+B or ID-B, for example 1234+1.5");
+  return {id, bias};
+}
+
+std::vector<TokenId> parse_ids(std::string_view flag, std::string_view text) {
+  constexpr std::string_view kSeparators = ", \t\r\n";
+  std::vector<TokenId> ids;
+  while (true) {
+    text.remove_prefix(std::min(text.find_first_not_of(kSeparators), text.size()));
+    if (text.empty()) break;
+    const std::string_view word = text.substr(0, text.find_first_of(kSeparators));
+    TokenId id = 0;
+    if (!read_whole(word, id) || id < 0)
+      fail_value(flag, word,
+                 "token ids from 0 to " + std::to_string(std::numeric_limits<TokenId>::max()));
+    ids.push_back(id);
+    text.remove_prefix(word.size());
+  }
+  if (ids.empty()) throw Error(ErrorKind::kUsage, std::string(flag) + " holds no ids");
+  return ids;
+}
+
+}  // namespace dsr
