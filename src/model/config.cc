@@ -18,9 +18,11 @@ constexpr std::array kCommonInts = {
     IntField{
         "max_position_embeddings", &ModelConfig::max_position_embeddings, 1, kMaxPositions, {}},
 };
+// At 1 every frequency is 1 and YaRN's ramp divides by ln(rope_theta) = 0.
+constexpr double kMinRopeTheta = 2, kMaxRopeTheta = 1e12;
 constexpr std::array kCommonDoubles = {
     DoubleField{"rms_norm_eps", &ModelConfig::rms_norm_eps, 0, 1, {}},
-    DoubleField{"rope_theta", &ModelConfig::rope_theta, 1, 1e12, 10000.0},
+    DoubleField{"rope_theta", &ModelConfig::rope_theta, kMinRopeTheta, kMaxRopeTheta, 10000.0},
 };
 constexpr std::array kCommonBools = {
     BoolField{"tie_word_embeddings", &ModelConfig::tie_word_embeddings, false},
@@ -31,10 +33,20 @@ constexpr std::array kCommonFixed = {
 };
 // Training, serving and bookkeeping: nothing in the forward pass depends on them.
 constexpr std::array kCommonIgnored = {
-    "architectures",        "model_type",        "torch_dtype",  "dtype",
-    "transformers_version", "use_cache",         "pad_token_id", "initializer_range",
-    "pretraining_tp",       "attention_dropout", "auto_map",     "num_key_value_heads",
+    "architectures",
+    "model_type",
+    "torch_dtype",
+    "dtype",
+    "transformers_version",
+    "use_cache",
+    "pad_token_id",
+    "initializer_range",
+    "pretraining_tp",
+    "attention_dropout",
+    "auto_map",
+    "num_key_value_heads",
     "_name_or_path",
+    "output_router_logits",
 };
 
 constexpr ArchitectureFields kCommon{kCommonInts, kCommonDoubles, kCommonBools, kCommonFixed,
@@ -65,14 +77,13 @@ void read_token_ids(JsonReader& reader, ModelConfig& c) {
       fail_model(reader.place(), ": eos_token_id ", id, " is not below vocab_size ", c.vocab_size);
 }
 
-RopeScaling read_rope_scaling(const Json& json, const std::string& place) {
-  JsonReader r(json, place + ": rope_scaling");
+RopeScaling read_rope_scaling(JsonReader& r) {
   RopeScaling s;
   // Two spellings of one key; files saved by transformers 4.43 and later may hold both.
   const std::string type = r.get_string("rope_type", r.get_string("type", ""));
   if (type == "default") return s;
   if (type != "yarn")
-    fail_model(place, ": rope_scaling.type ", quoted(type), " is not supported (supported: yarn)");
+    fail_model(r.place(), ".type ", quoted(type), " is not supported (supported: yarn)");
   s.type = RopeScalingType::kYarn;
   s.factor = r.require_double("factor", 1, 1e6);
   s.original_max_position_embeddings =
@@ -81,10 +92,27 @@ RopeScaling read_rope_scaling(const Json& json, const std::string& place) {
   s.beta_slow = r.get_double("beta_slow", 1e-6, 1e6, 1);
   s.mscale = r.get_double("mscale", 0, 100, 1);
   s.mscale_all_dim = r.get_double("mscale_all_dim", 0, 100, 0);
-  r.ignore({"type", "rope_type", "rope_theta"});
+  r.ignore({"type"});
   for (const std::string& key : r.unread_keys())
-    fail_model(place, ": rope_scaling.", escaped(key), " is not supported");
+    fail_model(r.place(), ".", escaped(key), " is not supported");
   return s;
+}
+
+// `rope_scaling`, or `rope_parameters`: what transformers 5 saves in its place, with rope_theta
+// inside.
+void read_rope(JsonReader& reader, ModelConfig& c) {
+  const Json* scaling = reader.optional("rope_scaling");
+  const Json* parameters = reader.optional("rope_parameters");
+  if (scaling != nullptr && parameters != nullptr)
+    fail_model(reader.place(), ": has both rope_scaling and rope_parameters, expected one");
+  if (scaling == nullptr && parameters == nullptr) return;
+  JsonReader r(scaling != nullptr ? *scaling : *parameters,
+               reader.place() + (scaling != nullptr ? ": rope_scaling" : ": rope_parameters"));
+  const double theta = r.get_double("rope_theta", kMinRopeTheta, kMaxRopeTheta, c.rope_theta);
+  if (reader.has("rope_theta") && theta != c.rope_theta)
+    fail_model(r.place(), ".rope_theta is ", theta, ", rope_theta is ", c.rope_theta);
+  c.rope_theta = theta;
+  c.rope_scaling = read_rope_scaling(r);
 }
 
 QuantScheme read_quantization(const Json& json, const std::string& place) {
@@ -132,8 +160,7 @@ ModelConfig parse_config(const Json& json, const WarningSink& warn) {
   const Architecture& arch = architecture(c.architecture);
   read_fields(reader, kCommon, c);
   read_token_ids(reader, c);
-  if (const Json* s = reader.optional("rope_scaling"); s != nullptr)
-    c.rope_scaling = read_rope_scaling(*s, reader.place());
+  read_rope(reader, c);
   if (const Json* q = reader.optional("quantization_config"); q != nullptr)
     c.quant = read_quantization(*q, reader.place());
   arch.read_config(reader, c);

@@ -40,7 +40,11 @@ constexpr std::array kFixed = {
 };
 constexpr std::array kIgnored = {"aux_loss_alpha", "ep_size", "seq_aux", "head_dim", "qk_head_dim"};
 
-void check_experts(const std::string& place, const ModelConfig& c) {
+void check_experts(JsonReader& reader, const ModelConfig& c) {
+  const std::string& place = reader.place();
+  // The modelling code's own defaults are V3's (8 groups, 4 kept, 2.5): a value of ours for an
+  // absent key would be wrong logits, and nothing else would show it.
+  for (const char* key : {"n_group", "topk_group", "routed_scaling_factor"}) reader.require(key);
   if (c.num_experts_per_tok < 1 || c.moe_intermediate_size < 1)
     fail_model(place, ": n_routed_experts is ", c.n_routed_experts,
                " but num_experts_per_tok or moe_intermediate_size is missing");
@@ -64,7 +68,7 @@ void read_deepseek_v3_config(JsonReader& reader, ModelConfig& c) {
   c.has_correction_bias = true;
   if (c.qk_rope_head_dim % 2 != 0)
     fail_model(reader.place(), ": qk_rope_head_dim ", c.qk_rope_head_dim, " is odd");
-  if (c.n_routed_experts > 0) check_experts(reader.place(), c);
+  if (c.n_routed_experts > 0) check_experts(reader, c);
 }
 
 }  // namespace dsr
