@@ -33,6 +33,16 @@ bool is_known_leftover(const std::string& name) {
   return name.ends_with(kInvFreq);
 }
 
+// A checkpoint may have been published, or stripped, without its MTP layers.
+bool has_mtp(const ModelConfig& config, const WeightSource& source) {
+  if (config.num_nextn_predict_layers == 0) return false;
+  const std::string prefix = "model.layers." + std::to_string(config.num_hidden_layers) + ".";
+  const std::vector<std::string> names = source.names();
+  return std::any_of(names.begin(), names.end(), [&](const std::string& name) {
+    return name.starts_with(prefix) && !is_known_leftover(name);
+  });
+}
+
 // Pass one: every tensor is there, has its shape and a usable type; nothing else is there.
 class Validator {
  public:
@@ -127,11 +137,7 @@ Tensor view_of(const SourceTensor& t) { return Tensor::of(t.data, *t.dtype, Shap
 }  // namespace
 
 LoadedWeights::LoadedWeights(Exec& exec, const ModelConfig& config, const WeightSource& source) {
-  // A checkpoint may have been published, or stripped, without its MTP layers.
-  const std::string first_mtp =
-      "model.layers." + std::to_string(config.num_hidden_layers) + ".eh_proj.weight";
-  const bool with_mtp = config.num_nextn_predict_layers > 0 && source.find(first_mtp) != nullptr;
-
+  const bool with_mtp = has_mtp(config, source);
   Validator validator(config, source);
   int64_t vector_bytes = 0;
   ModelWeights scratch;
