@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Shared by scripts/run, scripts/test and .ci/run; sourced, never run. Everything here speaks on
 # stderr: stdout belongs to the caller.
 set -euo pipefail
