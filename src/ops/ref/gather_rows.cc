@@ -5,8 +5,11 @@
 namespace dsr {
 
 void ref::gather_rows(Exec&, const GatherRowsArgs& a) {
-  for (int64_t i = 0; i < a.out.shape[0]; ++i)
-    store_row(a.out, i, load_row(a.x, *a.row_ids.ptr<int32_t>(i)));
+  for (int64_t i = 0; i < a.out.shape[0]; ++i) {
+    const int32_t id = *a.row_ids.ptr<int32_t>(i);
+    DSR_CHECK(id >= 0 && id < a.x.shape[0], id);
+    store_row(a.out, i, load_row(a.x, id));
+  }
 }
 
 }  // namespace dsr

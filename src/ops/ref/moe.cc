@@ -127,9 +127,11 @@ void ref::moe_experts(Exec& exec, const MoeExpertsArgs& a) {
   const auto E = static_cast<int64_t>(a.down.segments.size());
   std::vector<std::vector<Routed>> wanted_by(static_cast<size_t>(E));
   for (int64_t t = 0; t < T; ++t)
-    for (int64_t k = 0; k < K; ++k)
-      wanted_by[static_cast<size_t>(a.expert_ids.ptr<int32_t>(t)[k])].push_back(
-          {t, a.expert_weights.ptr<float>(t)[k]});
+    for (int64_t k = 0; k < K; ++k) {
+      const int32_t e = a.expert_ids.ptr<int32_t>(t)[k];
+      DSR_CHECK(e >= 0 && e < E, e);
+      wanted_by[static_cast<size_t>(e)].push_back({t, a.expert_weights.ptr<float>(t)[k]});
+    }
 
   std::vector<Row> sum(static_cast<size_t>(T), Row(static_cast<size_t>(D), 0.0f));
   for (int64_t e = 0; e < E; ++e) {

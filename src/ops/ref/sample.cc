@@ -106,8 +106,11 @@ void ref::sample(Exec&, const SampleArgs& a) {
     SampleRow row;
     std::memcpy(&row, a.rows.at(r), sizeof row);
     if (row.history_end > row.history_begin) apply_penalties(logits, row, a.history);
-    for (int32_t i = row.bias_begin; i < row.bias_end; ++i)
-      logits[static_cast<size_t>(a.bias_ids.ptr<int32_t>()[i])] += a.bias_values.ptr<float>()[i];
+    for (int32_t i = row.bias_begin; i < row.bias_end; ++i) {
+      const int32_t id = a.bias_ids.ptr<int32_t>()[i];
+      DSR_CHECK(id >= 0 && static_cast<size_t>(id) < logits.size(), id);
+      logits[static_cast<size_t>(id)] += a.bias_values.ptr<float>()[i];
+    }
     *a.token_ids.ptr<int32_t>(r) = draw(logits, row, a.allowed);
   }
 }
