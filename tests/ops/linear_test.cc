@@ -1,0 +1,151 @@
+#include "ops/linear.h"
+
+#include "ops/formulas.h"
+#include "support/backends_under_test.h"
+#include "support/expect_error.h"
+
+namespace dsr::test {
+namespace {
+
+struct Case {
+  int64_t T;
+  std::vector<int64_t> rows;  // of the segments
+  int64_t K;
+  DType dtype;
+  QuantScheme quant = {128, 128};
+  DType scales = DType::kF32;
+};
+
+// V3's kv_a (its last block of rows is half full) behind a part of its q_a, V2-Lite's widths,
+// edges.
+std::vector<Case> cases() {
+  return {{1, {128, 576}, 7168, DType::kF8E4M3},
+          {3, {64, 576}, 1536, DType::kF8E4M3},
+          {129, {70, 64, 1}, 200, DType::kF8E4M3},
+          {3, {100, 30}, 130, DType::kF8E4M3, {128, 128}, DType::kF8E8M0},
+          {3, {33, 7}, 50, DType::kF8E4M3, {32, 48}, DType::kF32},
+          {1, {576}, 2048, DType::kBF16},
+          {129, {64}, 576, DType::kBF16},
+          {3, {10, 3}, 5, DType::kF16},
+          {1, {1}, 1, DType::kF32},
+          {3, {257}, 129, DType::kF32}};
+}
+
+std::string text(const Case& c) {
+  return str("T=", c.T, " N=", c.rows.front(), "+ K=", c.K, " ", name(c.dtype));
+}
+
+// x ~ N(0, 1) and w ~ N(0, 1/K), so that outputs are of order 1.
+float sigma(int64_t K) { return 1 / std::sqrt(static_cast<float>(K)); }
+
+class LinearTest : public OpTest {
+ protected:
+  Weight weight(const Case& c) {
+    return make.weight(c.dtype, c.rows, c.K, sigma(c.K), c.quant, c.scales);
+  }
+};
+
+TEST_P(LinearTest, MatchesTheFormula) {
+  for (const Case& c : cases()) {
+    const Weight w = weight(c);
+    const Tensor x = random_activation({c.T, c.K});
+    const Matrix want = times_transposed(Matrix(x), dense(w));
+    const Tensor out = empty_activation({c.T, w.rows()}), wide = make.empty(DType::kF32, out.shape);
+    ops::linear(exec, {.out = out, .x = x, .w = w, .bias = {}});
+    EXPECT_TRUE(close(out, want.values, sum_of(c.K, activation(), 4))) << text(c);
+    ops::linear(exec, {.out = wide, .x = x, .w = w, .bias = {}});
+    EXPECT_TRUE(close(wide, want.values, sum_of(c.K, DType::kF32, 4))) << text(c);
+  }
+}
+
+TEST_P(LinearTest, AddsTheBias) {
+  const int64_t T = 3, N = 96, K = 576;
+  const Weight w = make.weight(DType::kBF16, {N}, K, sigma(K));
+  const Tensor x = random_activation({T, K}), bias = make.normal(DType::kF32, {N});
+  Matrix want = times_transposed(Matrix(x), dense(w));
+  for (int64_t t = 0; t < T; ++t)
+    for (int64_t n = 0; n < N; ++n) want(t, n) += static_cast<double>(bias.ptr<float>()[n]);
+  const Tensor out = empty_activation({T, N});
+  ops::linear(exec, {.out = out, .x = x, .w = w, .bias = bias});
+  Tolerance tol = sum_of(K, activation(), 4);
+  tol.abs += 0x1p-22;  // the product, at most 4, is rounded to float32 before the bias is added
+  EXPECT_TRUE(close(out, want.values, tol));
+}
+
+TEST_P(LinearTest, InputAndOutputMayBeColumns) {
+  const int64_t T = 5, N = 40, K = 192;
+  const Weight w = make.weight(DType::kF8E4M3, {24, 16}, K, sigma(K), {16, 64});
+  const Tensor x = make.strided(random_activation({T, K + 33}), 11, K);
+  const Tensor wide = empty_activation({T, N + 8});
+  const Tensor before = make.copy(wide);
+  ops::linear(exec, {.out = columns(wide, 5, N), .x = x, .w = w, .bias = {}});
+  const Matrix want = times_transposed(Matrix(x), dense(w));
+  EXPECT_TRUE(close(columns(wide, 5, N), want.values, sum_of(K, activation(), 4)));
+  EXPECT_TRUE(same_bits(columns(wide, 0, 5), columns(before, 0, 5)));
+  EXPECT_TRUE(same_bits(columns(wide, 5 + N, 3), columns(before, 5 + N, 3)));
+}
+
+TEST_P(LinearTest, ARowDoesNotDependOnItsNeighbours) {
+  const int64_t T = 7, K = 320;
+  const Weight w = make.weight(DType::kF8E4M3, {70}, K, sigma(K));
+  const Tensor x = random_activation({T, K}), out = empty_activation({T, 70});
+  ops::linear(exec, {.out = out, .x = x, .w = w, .bias = {}});
+  for (int64_t t = 0; t < T; ++t) {
+    const Tensor alone = empty_activation({1, 70});
+    ops::linear(exec, {.out = alone, .x = rows(x, t, 1), .w = w, .bias = {}});
+    EXPECT_TRUE(same_bits(alone, rows(out, t, 1)));
+  }
+}
+
+TEST_P(LinearTest, NoTokensIsNothingToDo) {
+  const Weight w = make.weight(DType::kBF16, {4}, 8, 1);
+  ops::linear(exec,
+              {.out = empty_activation({0, 4}), .x = empty_activation({0, 8}), .w = w, .bias = {}});
+  ops::swiglu(exec, {.out = empty_activation({0, 2}), .x = empty_activation({0, 8}), .gate_up = w});
+}
+
+TEST_P(LinearTest, WrongArgumentsAreNamed) {
+  const auto kind = ErrorKind::kInternal;
+  const std::string type = name(activation());
+  const Tensor x = random_activation({2, 8}), out = empty_activation({2, 6});
+  const Weight narrow = make.weight(DType::kBF16, {4, 2}, 7, 1);
+  const auto linear = [&](Tensor to, Tensor from, Weight w, Tensor bias) {
+    return error_of([&] { ops::linear(exec, {.out = to, .x = from, .w = w, .bias = bias}); }, kind);
+  };
+  EXPECT_EQ(linear(out, x, narrow, {}), "linear: w is [6, 7] in 2 segments, expected [N=6, K=8]");
+  const Weight good = make.weight(DType::kBF16, {4, 2}, 8, 1);
+  EXPECT_EQ(linear(make.i32({2, 6}, std::vector<int32_t>(12)), x, good, {}),
+            "linear: out is i32 [2, 6], expected " + type + " or f32 [T=2, N]");
+  EXPECT_EQ(linear(out, x, good, make.normal(DType::kF32, {5})),
+            "linear: bias is f32 [5], expected f32 [N=6]");
+  Weight scales = make.weight(DType::kF8E4M3, {4, 2}, 8, 1, {2, 4});
+  scales.segments[0].scales = make.normal(DType::kF32, {1, 2});
+  EXPECT_EQ(linear(out, x, scales, {}), "linear: w is f32 [1, 2], expected f32 or f8_e8m0 [2, 2]");
+  EXPECT_EQ(error_of([&] { ops::swiglu(exec, {.out = out, .x = x, .gate_up = good}); }, kind),
+            "swiglu: gate_up is [6, 8] in 2 segments, expected [12, K=8]");
+}
+
+TEST_P(LinearTest, SwigluMatchesTheFormula) {
+  for (const Case& c : cases()) {
+    if (c.rows.size() == 1) continue;
+    const int64_t F = c.rows.front();
+    const Weight w = make.weight(c.dtype, {F, F}, c.K, sigma(c.K), c.quant, c.scales);
+    const Tensor x = random_activation({c.T, c.K}), out = empty_activation({c.T, F});
+    const Matrix both = times_transposed(Matrix(x), dense(w));
+    Matrix want(c.T, F);
+    for (int64_t t = 0; t < c.T; ++t)
+      for (int64_t f = 0; f < F; ++f) want(t, f) = silu(both(t, f)) * both(t, F + f);
+    ops::swiglu(exec, {.out = out, .x = x, .gate_up = w});
+    // gate and up are rounded to float32 and silu takes three steps there; an error of the gate
+    // grows by 1 + |gate| at most: fewer than 16 roundings for |gate| < 8.
+    Tolerance tol = sum_of(c.K, activation(), 16);
+    tol.rel += 16 * 0x1p-24;
+    EXPECT_TRUE(close(out, want.values, tol)) << text(c);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Backends, LinearTest, testing::ValuesIn(backends_under_test()),
+                         backend_name);
+
+}  // namespace
+}  // namespace dsr::test

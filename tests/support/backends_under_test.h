@@ -1,0 +1,76 @@
+// The backends that op tests run on.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <ostream>
+#include <string>
+#include <vector>
+
+#include "device/exec.h"
+#include "support/close.h"
+#include "support/tensor_maker.h"
+
+namespace dsr::test {
+
+struct BackendUnderTest {
+  Backend backend;
+  DType activation;
+};
+inline std::ostream& operator<<(std::ostream& out, const BackendUnderTest& b) {
+  return out << name(b.backend) << " " << name(b.activation);
+}
+
+// `reference` on both activation types: on bf16 it is what a GPU is compared with.
+inline std::vector<BackendUnderTest> backends_under_test() {
+  return {{Backend::kReference, DType::kF32},
+          {Backend::kReference, DType::kBF16},
+          {Backend::kCpu, DType::kF32}};
+}
+
+inline std::string backend_name(const testing::TestParamInfo<BackendUnderTest>& info) {
+  return std::string(name(info.param.backend)) + "_" + name(info.param.activation);
+}
+
+inline Exec make_exec(const BackendUnderTest& b) {
+  if (b.backend == Backend::kReference) return Exec::reference_with(b.activation);
+  return Exec(b.backend);
+}
+
+// Gives the arena its memory, and poisons what it hands out.
+inline void give_scratch(Exec& exec, int64_t bytes) {
+  exec.scratch().reserve(Buffer(exec, MemoryKind::kActivations, bytes));
+  exec.scratch().set_poison(true);
+}
+
+// A test on one backend: class XTest : public OpTest {}; and, with the suite's name,
+//   INSTANTIATE_TEST_SUITE_P(Backends, XTest, testing::ValuesIn(backends_under_test()),
+//                            backend_name);
+class OpTest : public testing::TestWithParam<BackendUnderTest> {
+ protected:
+  OpTest() { give_scratch(exec, 1 << 20); }
+
+  DType activation() const { return GetParam().activation; }
+  Tensor random_activation(const Shape& shape) { return make.normal(activation(), shape); }
+  Tensor empty_activation(const Shape& shape) { return make.empty(activation(), shape); }
+
+  // Half an ulp of the stored type; a little more, as values pass through float32 on the way.
+  static double rounding(DType dtype) {
+    return dtype == DType::kBF16 ? 0x1.02p-8 : dtype == DType::kF16 ? 0x1.02p-11 : 0x1.02p-24;
+  }
+  // A sum of n products whose running total is of the order of `size`, rounded to `dtype`.
+  // reference sums in float64. Elsewhere n float32 additions each err by at most 2^-24 of the
+  // total: a random walk of sqrt(n / 3) such steps; six standard deviations are below
+  // 4 sqrt(n) 2^-24.
+  Tolerance sum_of(int64_t n, DType dtype, double size = 1) const {
+    const double walk = 4 * std::sqrt(static_cast<double>(n)) * 0x1p-24;
+    const bool exact = GetParam().backend == Backend::kReference;
+    return {.rel = rounding(dtype), .abs = size * (exact ? 1e-12 : walk)};
+  }
+
+  Exec exec = make_exec(GetParam());
+  TensorMaker make{20241226};
+};
+
+}  // namespace dsr::test
