@@ -1,0 +1,298 @@
+#include "ops/sample.h"
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <map>
+#include <set>
+
+#include "base/rng.h"
+#include "ops/formulas.h"
+#include "support/backends_under_test.h"
+#include "support/expect_error.h"
+
+namespace dsr::test {
+namespace {
+
+struct Drawn {
+  std::vector<int32_t> tokens, non_finite;
+};
+
+class SampleTest : public OpTest {
+ protected:
+  // All ids may be drawn, unless `masked`.
+  Tensor allowed(int64_t V, const std::set<int64_t>& masked = {}) {
+    std::vector<int32_t> words(static_cast<size_t>(ceil_div(V, 32)), 0);
+    for (int64_t id = 0; id < V; ++id)
+      if (!masked.contains(id))
+        words[static_cast<size_t>(id / 32)] |= static_cast<int32_t>(1u << (id % 32));
+    return make.i32({static_cast<int64_t>(words.size())}, words);
+  }
+
+  Drawn sample(const Tensor& logits, const std::vector<SampleRow>& rows,
+               const std::set<int64_t>& masked = {}) {
+    const auto R = static_cast<int64_t>(rows.size());
+    const Tensor bytes = make.empty(DType::kU8, {R, int64_t{sizeof(SampleRow)}});
+    if (R > 0) std::memcpy(bytes.data, rows.data(), rows.size() * sizeof(SampleRow));
+    const Tensor ids = make.empty(DType::kI32, {R}), flags = make.empty(DType::kI32, {R});
+    ops::sample(exec, {.token_ids = ids,
+                       .non_finite = flags,
+                       .logits = logits,
+                       .rows = bytes,
+                       .allowed = allowed(logits.shape[1], masked),
+                       .history = history,
+                       .bias_ids = bias_ids,
+                       .bias_values = bias_values});
+    return {{ids.ptr<int32_t>(), ids.ptr<int32_t>() + R},
+            {flags.ptr<int32_t>(), flags.ptr<int32_t>() + R}};
+  }
+
+  // The same logits n times, drawn at the positions 0..n-1.
+  std::vector<int32_t> draws(const std::vector<float>& logits, SampleRow row, int64_t n) {
+    std::vector<int32_t> out;
+    const int64_t kBatch = 1000;
+    std::vector<float> all;
+    for (int64_t i = 0; i < kBatch; ++i) all.insert(all.end(), logits.begin(), logits.end());
+    const Tensor t = make.f32({kBatch, static_cast<int64_t>(logits.size())}, all);
+    while (static_cast<int64_t>(out.size()) < n) {
+      std::vector<SampleRow> rows(static_cast<size_t>(kBatch), row);
+      for (SampleRow& r : rows) r.position = row.position++;
+      const Drawn d = sample(t, rows);
+      out.insert(out.end(), d.tokens.begin(), d.tokens.end());
+    }
+    out.resize(static_cast<size_t>(n));
+    return out;
+  }
+
+  Tensor history, bias_ids, bias_values;
+};
+
+// The kept ids and their probabilities, stage by stage.
+std::map<int32_t, double> kept(const std::vector<float>& logits, const SampleRow& row) {
+  std::vector<std::pair<double, int32_t>> p;  // (-weight, id): largest first, then the lower id
+  for (size_t i = 0; i < logits.size(); ++i)
+    p.push_back({-std::exp(static_cast<double>(logits[i]) / static_cast<double>(row.temperature)),
+                 static_cast<int32_t>(i)});
+  std::sort(p.begin(), p.end());
+  if (row.top_k > 0) p.resize(std::min(p.size(), static_cast<size_t>(row.top_k)));
+  double total = 0, sum = 0;
+  for (const auto& [weight, id] : p) total -= weight;
+  size_t n = 0;
+  while (n < p.size() && (row.top_p >= 1 || sum < static_cast<double>(row.top_p) * total))
+    sum -= p[n++].first;
+  p.resize(n);
+  std::erase_if(p, [&, best = p.front().first](const auto& c) {
+    return c.first > static_cast<double>(row.min_p) * best;  // both are negative
+  });
+  total = 0;
+  for (const auto& [weight, id] : p) total -= weight;
+  std::map<int32_t, double> out;
+  for (const auto& [weight, id] : p) out[id] = -weight / total;
+  return out;
+}
+
+TEST_P(SampleTest, GreedyTakesTheLargestAndTheLowestIdOfEquals) {
+  const Tensor logits = make.f32({3, 4}, {1, 3, 2, 3, -5, -7, -5, -5, 0, 0, 0, 0.5f});
+  EXPECT_EQ(sample(logits, std::vector<SampleRow>(3)).tokens, (std::vector<int32_t>{1, 0, 3}));
+  EXPECT_EQ(sample(logits, std::vector<SampleRow>(3), {0, 1, 3}).tokens,
+            (std::vector<int32_t>{2, 2, 2}));
+}
+
+TEST_P(SampleTest, ALogitThatIsNotFiniteSetsTheFlagOfItsRowOnly) {
+  const float inf = std::numeric_limits<float>::infinity();
+  const Tensor logits = make.f32({4, 3}, {0, 1, 0, 0, std::nanf(""), 9, 0, inf, 0, 0, -inf, 5});
+  for (const float temperature : {0.0f, 1.0f}) {
+    std::vector<SampleRow> rows(4);
+    for (SampleRow& r : rows) r.temperature = temperature;
+    const Drawn d = sample(logits, rows);
+    EXPECT_EQ(d.non_finite, (std::vector<int32_t>{0, 1, 1, 1}));
+    EXPECT_GE(d.tokens[0], 0);
+    EXPECT_EQ(std::vector<int32_t>(d.tokens.begin() + 1, d.tokens.end()),
+              (std::vector<int32_t>{-1, -1, -1}));
+  }
+}
+
+TEST_P(SampleTest, MaskedIdsAreNeverDrawn) {
+  const int64_t V = 129280;  // V3's vocabulary; ids without a token stand at its end
+  const Tensor logits = make.normal(DType::kF32, {8, V});
+  std::set<int64_t> masked;
+  for (int64_t id = 0; id < V; ++id)
+    if (id % 3 != 1 || id >= V - 500) masked.insert(id);
+  for (int64_t r = 0; r < 8; ++r) logits.ptr<float>(r)[V - 1] = 100;  // the likeliest by far
+  std::vector<SampleRow> rows(8);
+  for (size_t r = 0; r < rows.size(); ++r) rows[r] = {.temperature = r % 2 == 0 ? 0.0f : 1.0f};
+  for (const int32_t id : sample(logits, rows, masked).tokens) EXPECT_FALSE(masked.contains(id));
+}
+
+// token = argmax over the kept set of logit / T + g(id): the definition itself, restated.
+TEST_P(SampleTest, IsTheGumbelArgmaxOfItsPhiloxNumbers) {
+  const int64_t R = 64, V = 1000;
+  const Tensor logits = make.normal(DType::kF32, {R, V}, 2);
+  std::vector<SampleRow> rows;
+  std::vector<int32_t> want;
+  for (int64_t r = 0; r < R; ++r) {
+    rows.push_back({.temperature = 0.7f,
+                    .top_k = r % 2 == 0 ? 0 : 20,
+                    .sample_index = static_cast<int32_t>(r % 3),
+                    .seed = 0x123456789abcdefull + static_cast<uint64_t>(r),
+                    .position = (int64_t{1} << 33) + r});
+    const std::vector<float> row(logits.ptr<float>(r), logits.ptr<float>(r) + V);
+    double best = -1e300;
+    for (const auto& [id, p] : kept(row, rows.back())) {
+      const PhiloxBlock block =
+          philox4x32(rows.back().seed, {static_cast<uint32_t>(r), 2,  // the position's two words
+                                        static_cast<uint32_t>(r % 3), static_cast<uint32_t>(id)});
+      const double u = static_cast<double>(uniform_open(block[0]));
+      const double value =
+          static_cast<double>(row[static_cast<size_t>(id)]) / 0.7 - std::log(-std::log(u));
+      if (value > best) {
+        best = value;
+        if (static_cast<int64_t>(want.size()) <= r) want.push_back(0);
+        want.back() = id;
+      }
+    }
+  }
+  EXPECT_EQ(sample(logits, rows).tokens, want);
+}
+
+TEST_P(SampleTest, CutsKeepThePromisedSet) {
+  const std::vector<float> logits = {0.1f, 2.0f, -1.0f, 1.5f, 2.0f, 0.9f, -3.0f, 1.0f, 1.5f, 0.0f};
+  const SampleRow cuts[] = {{.temperature = 1, .top_k = 3},
+                            {.temperature = 1, .top_k = 1},
+                            {.temperature = 1, .top_k = 100},
+                            {.temperature = 1, .top_p = 0.5f},
+                            {.temperature = 0.5f, .top_p = 0.9f},
+                            {.temperature = 1, .top_p = 1e-6f},
+                            {.temperature = 1, .min_p = 0.3f},
+                            {.temperature = 2, .min_p = 1},
+                            {.temperature = 1, .top_p = 0.8f, .min_p = 0.2f, .top_k = 6}};
+  for (const SampleRow& row : cuts) {
+    std::set<int32_t> want, got;
+    for (const auto& [id, p] : kept(logits, row)) want.insert(id);
+    for (const int32_t id : draws(logits, row, 4000)) got.insert(id);
+    EXPECT_EQ(got, want) << "top_k " << row.top_k << " top_p " << row.top_p << " min_p "
+                         << row.min_p;
+  }
+}
+
+// 10^6 draws in all, over the backends of a build without CUDA.
+TEST_P(SampleTest, DrawsFollowTheSoftmax) {
+  std::vector<float> logits;
+  for (int i = 0; i < 24; ++i) logits.push_back(std::sin(static_cast<float>(i) * 1.7f) * 2);
+  const SampleRow rows[] = {{.temperature = 1},
+                            {.temperature = 0.6f, .top_p = 0.95f},
+                            {.temperature = 1.5f, .top_k = 10, .seed = 1},
+                            {.temperature = 1, .min_p = 0.1f, .seed = uint64_t{1} << 63}};
+  const int64_t n = 1000000 / 12;
+  for (const SampleRow& row : rows) {
+    const std::map<int32_t, double> p = kept(logits, row);
+    std::map<int32_t, double> count;
+    for (const int32_t id : draws(logits, row, n)) ++count[id];
+    double chi_square = 0;
+    for (const auto& [id, probability] : p) {
+      const double expected = probability * static_cast<double>(n);
+      chi_square += (count[id] - expected) * (count[id] - expected) / expected;
+    }
+    EXPECT_EQ(count.size(), p.size());
+    // Mean df, variance 2 df; five standard deviations, about one in a million.
+    const auto df = static_cast<double>(p.size() - 1);
+    EXPECT_LT(chi_square, df + 5 * std::sqrt(2 * df)) << "temperature " << row.temperature;
+  }
+}
+
+TEST_P(SampleTest, TheDrawDependsOnSeedPositionAndIndexOnly) {
+  const int64_t V = 200;
+  const Tensor one = make.normal(DType::kF32, {1, V});
+  std::vector<float> logits(one.ptr<float>(), one.ptr<float>() + V);
+  std::vector<SampleRow> rows;
+  std::vector<float> all;
+  for (int i = 0; i < 9; ++i) {
+    rows.push_back({.temperature = 1, .seed = 5, .position = 77});
+    all.insert(all.end(), logits.begin(), logits.end());
+  }
+  rows[1].temperature = 0;  // other rows' parameters do not matter
+  rows[3].seed = 6;         // the draw's own do
+  rows[4].position = 78;
+  rows[5].sample_index = 1;
+  rows[6].position = 77 + (int64_t{1} << 32);
+  rows[7].seed = 5 + (uint64_t{1} << 32);
+  const std::vector<int32_t> tokens = sample(make.f32({9, V}, all), rows).tokens;
+  EXPECT_EQ(sample(one, {rows[0]}).tokens[0], tokens[0]);
+  EXPECT_EQ(tokens[2], tokens[0]);
+  EXPECT_EQ(tokens[8], tokens[0]);
+  // Five draws from 200: that one of them agrees by chance is likely; that all do is not.
+  EXPECT_FALSE(std::all_of(tokens.begin() + 3, tokens.begin() + 8,
+                           [&](int32_t id) { return id == tokens[0]; }));
+}
+
+// A cut that removes nothing near the winner leaves the draw as it was: every id has its own
+// number.
+TEST_P(SampleTest, TheDrawDoesNotDependOnTheCandidatesOrder) {
+  const Tensor logits = make.normal(DType::kF32, {200, 300});
+  std::vector<SampleRow> plain, cut;
+  for (int i = 0; i < 200; ++i) {
+    plain.push_back({.temperature = 1, .seed = 3, .position = i});
+    cut.push_back(plain.back());
+    cut.back().top_k = 299;
+    cut.back().top_p = 0.9999f;
+  }
+  const std::vector<int32_t> a = sample(logits, plain).tokens, b = sample(logits, cut).tokens;
+  int different = 0;
+  for (size_t i = 0; i < a.size(); ++i) different += a[i] != b[i] ? 1 : 0;
+  EXPECT_LE(different, 1);  // the tail that was cut has a probability of 1e-4
+}
+
+// Repetition, then presence and frequency over the window, then biases: what greedy then takes.
+TEST_P(SampleTest, PenaltiesAndBiasesMoveTheLogits) {
+  const int64_t R = 300, V = 40;
+  const Tensor logits = make.normal(DType::kF32, {R, V});
+  std::vector<int32_t> earlier, ids;
+  std::vector<float> values;
+  std::vector<SampleRow> rows;
+  std::vector<int32_t> want;
+  for (int64_t r = 0; r < R; ++r) {
+    SampleRow row{.repetition_penalty = 1.3f, .presence_penalty = 0.4f, .frequency_penalty = 0.2f};
+    std::vector<float> l(logits.ptr<float>(r), logits.ptr<float>(r) + V);
+    row.history_begin = static_cast<int32_t>(earlier.size());
+    std::map<int32_t, int> window;
+    for (int i = 0; i < 20; ++i) ++window[earlier.emplace_back(make.below(V))];
+    row.history_end = static_cast<int32_t>(earlier.size());
+    for (const auto& [id, times] : window) {
+      float& logit = l[static_cast<size_t>(id)];
+      logit = logit > 0 ? logit / 1.3f : logit * 1.3f;
+      logit -= 0.4f + 0.2f * static_cast<float>(times);
+    }
+    row.bias_begin = static_cast<int32_t>(ids.size());
+    for (int i = 0; i < 3; ++i) {
+      ids.push_back(make.below(V));
+      values.push_back(make.random().next_normal());
+      l[static_cast<size_t>(ids.back())] += values.back();
+    }
+    row.bias_end = static_cast<int32_t>(ids.size());
+    rows.push_back(row);
+    want.push_back(static_cast<int32_t>(std::max_element(l.begin(), l.end()) - l.begin()));
+  }
+  history = make.i32({static_cast<int64_t>(earlier.size())}, earlier);
+  bias_ids = make.i32({static_cast<int64_t>(ids.size())}, ids);
+  bias_values = make.f32({static_cast<int64_t>(values.size())}, values);
+  EXPECT_EQ(sample(logits, rows).tokens, want);
+}
+
+TEST_P(SampleTest, NoRowsAndWrongArguments) {
+  EXPECT_TRUE(sample(make.empty(DType::kF32, {0, 7}), {}).tokens.empty());
+  const Tensor logits = make.normal(DType::kF32, {1, 7});
+  bias_ids = make.i32({1}, {7});
+  bias_values = make.f32({1}, {1});
+  const std::string outside =
+      error_of([&] { sample(logits, {{.bias_end = 1}}); }, ErrorKind::kInternal);
+  EXPECT_NE(outside.find("with 7"), std::string::npos) << outside;
+  bias_values = make.f32({2}, {1, 1});
+  EXPECT_EQ(error_of([&] { sample(logits, {{}}); }, ErrorKind::kInternal),
+            "sample: bias_values is f32 [2], expected f32 [B=1]");
+}
+
+INSTANTIATE_TEST_SUITE_P(Backends, SampleTest, testing::ValuesIn(backends_under_test()),
+                         backend_name);
+
+}  // namespace
+}  // namespace dsr::test
