@@ -4,10 +4,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cstdio>
+#include <ctime>
 #include <string>
 #include <vector>
 
-#include "base/timer.h"
 #include "io/safetensors.h"
 #include "support/expect_error.h"
 #include "support/safetensors_writer.h"
@@ -86,7 +87,8 @@ TEST(SafetensorsHostileTest, F2LengthOfTheHeader) {
 }
 
 // Opens `path` in a child that may use `limit_bytes` more address space than it has; returns the
-// child's exit status: 3 refused, 0 accepted, 99 out of memory.
+// child's exit status: 3 refused, 0 accepted, 99 out of memory, 96 refused after more than 50 ms of
+// processor time.
 int open_in_child(const std::string& path, int64_t limit_bytes) {
   const pid_t child = fork();
   if (child == 0) {
@@ -99,11 +101,13 @@ int open_in_child(const std::string& path, int64_t limit_bytes) {
     const rlimit limit = {used + static_cast<rlim_t>(limit_bytes),
                           used + static_cast<rlim_t>(limit_bytes)};
     if (setrlimit(RLIMIT_AS, &limit) != 0) _exit(97);
+    const std::clock_t start = std::clock();
     try {
       SafetensorsFile::open(path);
       _exit(0);
     } catch (const Error& e) {
-      _exit(e.exit_code());
+      const bool quick = std::clock() - start < CLOCKS_PER_SEC / 20;
+      _exit(quick ? e.exit_code() : 96);
     } catch (const std::bad_alloc&) {
       _exit(99);
     }
@@ -118,9 +122,7 @@ TEST(SafetensorsHostileTest, F2HugeLengthIsRefusedBeforeAnythingIsAllocated) {
   SafetensorsWriter w;
   w.raw_header(std::string(1 << 20, '{')).raw_length(uint64_t{1} << 40);
   w.write(dir.file("m.safetensors"));
-  Timer timer;
   EXPECT_EQ(open_in_child(dir.file("m.safetensors"), 32'000'000), 3);
-  EXPECT_LT(timer.seconds(), 0.05 * 10);  // the promise is 0.05 s; a shared machine may be busy
 }
 
 // --- F3 -----------------------------------------------------------------------------------------
@@ -180,9 +182,9 @@ TEST(SafetensorsHostileTest, F3NestingAndNameLengthAndKeyCount) {
   std::string arrays = "{\"a\":";
   arrays.append(10'000'000, '[');
   deep.raw_header(arrays);
-  Timer timer;
+  const std::clock_t start = std::clock();
   EXPECT_EQ(refusal_of(deep.bytes()), "m.safetensors: the header: nested deeper than 8 levels");
-  EXPECT_LT(timer.seconds(), 2);
+  EXPECT_LT(std::clock() - start, 2 * CLOCKS_PER_SEC);
 
   SafetensorsWriter fits, long_name;
   fits.add(std::string(4096, 'n'), "U8", {0}, "");
