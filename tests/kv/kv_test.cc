@@ -1,0 +1,126 @@
+#include <cstring>
+#include <map>
+#include <set>
+
+#include "base/rng.h"
+#include "kv/block_pool.h"
+#include "kv/kv_cache.h"
+#include "support/expect_error.h"
+
+namespace dsr::test {
+namespace {
+
+constexpr KvLayout kV3{61, {CacheType::kBF16, 512, 64}};
+
+TEST(KvLayoutTest, DeepSeekV3) {
+  EXPECT_EQ(kV3.mla.row_bytes(), 1152);
+  EXPECT_EQ(kV3.bytes_per_token(), 70272);  // 61 x 576 x 2
+  EXPECT_EQ(kV3.bytes_per_block(), 70272 * 64);
+  const KvLayout fp8{61, {CacheType::kFP8, 512, 64}};
+  EXPECT_EQ(fp8.mla.groups(), 4);
+  EXPECT_EQ(fp8.mla.row_bytes(), 656);  // 512 + 4 x 4 + 64 x 2
+  EXPECT_EQ(fp8.bytes_per_token(), 61 * 656);
+  const KvLayout f32{27, {CacheType::kF32, 512, 64}};  // V2-Lite
+  EXPECT_EQ(f32.bytes_per_token(), 27 * 2304);
+}
+
+TEST(KvLayoutTest, BlocksForTokens) {
+  EXPECT_EQ(blocks_for(0), 0);
+  EXPECT_EQ(blocks_for(1), 1);
+  EXPECT_EQ(blocks_for(64), 1);
+  EXPECT_EQ(blocks_for(65), 2);
+  EXPECT_EQ(blocks_for(163840), 2560);
+}
+
+TEST(KvCacheTest, LayersAreViewsBesideEachOther) {
+  Exec exec(Backend::kReference);
+  {
+    const KvLayout layout{3, {CacheType::kFP8, 130, 6}};
+    const KvCache cache(exec, layout, 5);
+    EXPECT_EQ(cache.n_blocks(), 5);
+    const int64_t bytes = 5 * layout.bytes_per_block();
+    EXPECT_GE(exec.memory().bytes(MemoryKind::kKvCache), bytes);
+    EXPECT_LT(exec.memory().bytes(MemoryKind::kKvCache), bytes + kAlignBytes);
+    const std::byte* end = nullptr;
+    for (int64_t layer = 0; layer < 3; ++layer) {
+      const MlaCacheView view = cache.mla(layer);
+      EXPECT_EQ(view.format.kv_lora_rank, 130);
+      EXPECT_EQ(view.pages.shape, (Shape{5, layout.mla.page_bytes()}));
+      EXPECT_TRUE(layer == 0 || view.pages.data == end);
+      end = view.pages.ptr<std::byte>() + view.pages.size_bytes();
+      std::memset(view.pages.data, static_cast<int>(layer), 1);  // all of it is ours to write
+      std::memset(view.pages.ptr<std::byte>(4) + layout.mla.page_bytes() - 1, 1, 1);
+    }
+    EXPECT_FALSE(error_of([&] { cache.mla(3); }, ErrorKind::kInternal).empty());
+    EXPECT_FALSE(error_of([&] { cache.mla(-1); }, ErrorKind::kInternal).empty());
+  }
+  EXPECT_EQ(exec.memory().total_bytes(), 0);
+}
+
+TEST(KvCacheTest, ADryRunCountsTheSame) {
+  Exec real(Backend::kReference), dry(Backend::kReference, /*dry_run=*/true);
+  const KvLayout layout{2, {CacheType::kBF16, 512, 64}};
+  const KvCache a(real, layout, 3), b(dry, layout, 3);
+  EXPECT_EQ(real.memory().total_bytes(), dry.memory().total_bytes());
+  EXPECT_EQ(b.mla(1).pages.data, nullptr);
+  EXPECT_EQ(b.mla(1).pages.shape, a.mla(1).pages.shape);
+}
+
+TEST(BlockPoolTest, HandsOutEveryBlockOnce) {
+  BlockPool pool(5);
+  EXPECT_EQ(pool.n_blocks(), 5);
+  std::set<int32_t> taken;
+  for (int i = 0; i < 5; ++i) taken.insert(pool.take());
+  EXPECT_EQ(taken, (std::set<int32_t>{0, 1, 2, 3, 4}));
+  EXPECT_EQ(pool.n_free(), 0);
+  EXPECT_EQ(pool.take(), -1);
+  pool.release(2);
+  EXPECT_EQ(pool.take(), 2);
+  EXPECT_EQ(BlockPool(0).take(), -1);
+}
+
+TEST(BlockPoolTest, AFreeBlockCannotBeReleasedOrRetained) {
+  BlockPool pool(2);
+  const int32_t block = pool.take();
+  pool.release(block);
+  EXPECT_FALSE(error_of([&] { pool.release(block); }, ErrorKind::kInternal).empty());
+  EXPECT_FALSE(error_of([&] { pool.retain(block); }, ErrorKind::kInternal).empty());
+  EXPECT_EQ(pool.n_free(), 2);
+}
+
+// Against a model that is a map of counts: 20,000 random steps on pools of several sizes.
+TEST(BlockPoolTest, CountsReferencesLikeAMap) {
+  for (const int64_t size : {1, 2, 7, 64}) {
+    BlockPool pool(size);
+    PhiloxStream random(11, static_cast<uint64_t>(size));
+    std::map<int32_t, int> held;
+    const auto any_held = [&] {
+      auto it = held.begin();
+      std::advance(it, random.next_u32() % held.size());
+      return it;
+    };
+    for (int step = 0; step < 20000; ++step) {
+      const uint32_t what = random.next_u32() % 5;
+      if (what < 2) {
+        const int32_t block = pool.take();
+        ASSERT_EQ(block < 0, static_cast<int64_t>(held.size()) == size);
+        if (block >= 0) {
+          ASSERT_LT(block, size);
+          ASSERT_TRUE(held.emplace(block, 1).second);
+        }
+      } else if (what == 2 && !held.empty()) {
+        const auto it = any_held();
+        pool.retain(it->first);
+        ++it->second;
+      } else if (!held.empty()) {
+        const auto it = any_held();
+        pool.release(it->first);
+        if (--it->second == 0) held.erase(it);
+      }
+      ASSERT_EQ(pool.n_free() + static_cast<int64_t>(held.size()), size);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace dsr::test
