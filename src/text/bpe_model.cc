@@ -1,11 +1,10 @@
 #include "text/bpe_model.h"
 
 #include <algorithm>
-#include <functional>
-#include <queue>
 
 #include "base/error.h"
 #include "text/byte_alphabet.h"
+#include "text/merge_queue.h"
 
 namespace dsr {
 namespace {
@@ -70,6 +69,7 @@ void BpeModel::read_vocabulary(const Json& json, const std::string& place) {
     fail_model(place, ".vocab has ", with_commas(static_cast<int64_t>(members.size())),
                " entries, at most ", with_commas(kMaxVocabulary), " are accepted");
   std::vector<TokenId> others;  // not written in the byte alphabet, so BPE cannot produce them
+  std::string decoded;
   for (const auto& [written, value] : members) {
     if (!value.is_int() || value.as_int() < 0 || value.as_int() > kMaxId)
       fail_model(place, ".vocab: the id of ", quoted(written), " must be an integer from 0 to ",
@@ -78,13 +78,14 @@ void BpeModel::read_vocabulary(const Json& json, const std::string& place) {
     if (bytes_.has(id))
       fail_model(place, ".vocab: ", quoted(written), " has the id ", id, " of another entry");
     if (written.empty()) fail_model(place, ".vocab: the entry with id ", id, " is empty");
-    const std::optional<std::string> decoded = bytes_of_written(written);
-    bytes_.add(id, decoded ? std::string_view(*decoded) : written);
-    if (decoded) {
+    decoded.clear();
+    const bool is_byte_level = append_bytes_of_written(decoded, written);
+    bytes_.add(id, is_byte_level ? decoded : written);
+    if (is_byte_level) {
       by_bytes_.insert(id);
       is_byte_level_.resize(static_cast<size_t>(bytes_.limit()));
       is_byte_level_[static_cast<size_t>(id)] = true;
-      if (decoded->size() == 1) byte_ids_[static_cast<unsigned char>((*decoded)[0])] = id;
+      if (decoded.size() == 1) byte_ids_[static_cast<unsigned char>(decoded[0])] = id;
     } else {
       others.push_back(id);
     }
@@ -99,22 +100,31 @@ void BpeModel::read_merges(const Json& json, const std::string& place) {
   if (list.size() > kMaxMerges)
     fail_model(place, ".merges has ", with_commas(static_cast<int64_t>(list.size())),
                " entries, at most ", with_commas(kMaxMerges), " are accepted");
-  const auto token_of = [&](std::string_view written, size_t index) {
-    const std::optional<std::string> decoded = bytes_of_written(written);
-    const TokenId id = decoded ? find(*decoded) : -1;
-    if (id < 0 || !is_byte_level_[static_cast<size_t>(id)])
-      fail_model(place, ".merges[", index, "]: ", quoted(written), " is not in the vocabulary");
-    return id;
-  };
-  std::string merged;
+  std::string bytes;  // of the merged token
   for (size_t i = 0; i < list.size(); ++i) {
     const auto [left, right] = merge_pair(list[i], place, i);
-    const TokenId left_id = token_of(left, i), right_id = token_of(right, i);
-    merged.assign(left);
-    merged += right;
-    const TokenId merged_id = token_of(merged, i);
+    const auto fail_unknown = [&, l = left, r = right](bool is_left, bool is_right) {
+      fail_model(place, ".merges[", i, "]: ", quoted(str(is_left ? l : "", is_right ? r : "")),
+                 " is not in the vocabulary");
+    };
+    bytes.clear();
+    if (!append_bytes_of_written(bytes, left)) fail_unknown(true, false);
+    const size_t left_size = bytes.size();
+    if (!append_bytes_of_written(bytes, right)) fail_unknown(false, true);
+    const std::string_view merged = bytes;
+    const TokenId left_id = find_byte_level(merged.substr(0, left_size));
+    const TokenId right_id = find_byte_level(merged.substr(left_size));
+    const TokenId merged_id = find_byte_level(merged);
+    if (left_id < 0) fail_unknown(true, false);
+    if (right_id < 0) fail_unknown(false, true);
+    if (merged_id < 0) fail_unknown(true, true);
     merges_.insert(left_id, right_id, {static_cast<uint32_t>(i), merged_id});
   }
+}
+
+TokenId BpeModel::find_byte_level(std::string_view bytes) const {
+  const TokenId id = find(bytes);
+  return id >= 0 && is_byte_level_[static_cast<size_t>(id)] ? id : -1;
 }
 
 // Marks the entries that merging their own bytes gives back. A piece that is such an entry needs no
@@ -142,19 +152,14 @@ int64_t BpeModel::encode(std::string_view piece, std::vector<TokenId>& out) cons
   return piece.size() <= kShortPiece ? merge_short(piece, out) : merge_long(piece, out);
 }
 
-int64_t BpeModel::start(std::string_view piece, TokenId* ids) const {
-  for (size_t i = 0; i < piece.size(); ++i) {
-    ids[i] = byte_ids_[static_cast<unsigned char>(piece[i])];
-    if (ids[i] < 0) return static_cast<int64_t>(i);
-  }
-  return -1;
-}
-
 int64_t BpeModel::merge_short(std::string_view piece, std::vector<TokenId>& out) const {
   TokenId ids[kShortPiece];
   MergeTable::Merge merges[kShortPiece];  // merges[i]: of ids[i] and ids[i + 1]
-  if (const int64_t missing = start(piece, ids); missing >= 0) return missing;
   size_t n = piece.size();
+  for (size_t i = 0; i < n; ++i) {
+    ids[i] = byte_ids_[static_cast<unsigned char>(piece[i])];
+    if (ids[i] < 0) return static_cast<int64_t>(i);
+  }
   for (size_t i = 0; i + 1 < n; ++i) merges[i] = merges_.find(ids[i], ids[i + 1]);
   while (n > 1) {
     size_t best = 0;
@@ -175,46 +180,49 @@ int64_t BpeModel::merge_short(std::string_view piece, std::vector<TokenId>& out)
   return -1;
 }
 
-// A heap of the possible merges, by rank and then position; stale ones are recognised when they
+// A queue of the possible merges, by rank and then position; stale ones are recognised when they
 // come up, because the pair at their position no longer has their rank.
 int64_t BpeModel::merge_long(std::string_view piece, std::vector<TokenId>& out) const {
   const size_t n = piece.size();
   DSR_CHECK(n < 0xFFFFFFFF, n);
-  std::vector<TokenId> ids(n);  // -1: merged into the one before
-  if (const int64_t missing = start(piece, ids.data()); missing >= 0) return missing;
-  std::vector<uint32_t> previous(n), next(n);  // of the tokens that are left; n: none
-  std::vector<uint64_t> candidates;
-  const auto pack = [](uint32_t rank, size_t at) { return uint64_t{rank} << 32 | at; };
-  for (size_t i = 0; i < n; ++i) {
-    previous[i] = static_cast<uint32_t>(i == 0 ? n : i - 1);
-    next[i] = static_cast<uint32_t>(i + 1);
-    const MergeTable::Merge m = i + 1 < n ? merges_.find(ids[i], ids[i + 1]) : MergeTable::Merge{};
-    if (m.rank != MergeTable::kNever) candidates.push_back(pack(m.rank, i));
-  }
-  std::priority_queue<uint64_t, std::vector<uint64_t>, std::greater<>> heap(std::greater<>(),
-                                                                            std::move(candidates));
-  const auto offer = [&](size_t at) {
-    const uint32_t rank = merges_.find(ids[at], ids[next[at]]).rank;
-    if (rank != MergeTable::kNever) heap.push(pack(rank, at));
+  struct Node {
+    TokenId id;               // -1: merged into the one before
+    uint32_t previous, next;  // of the tokens that are left; n: none
   };
-  while (!heap.empty()) {
-    const auto rank = static_cast<uint32_t>(heap.top() >> 32);
-    const size_t at = heap.top() & 0xFFFFFFFF;
-    heap.pop();
-    if (ids[at] < 0 || next[at] == n) continue;
-    const size_t right = next[at];
-    const MergeTable::Merge m = merges_.find(ids[at], ids[right]);
-    if (m.rank != rank) continue;
-    ids[at] = m.merged;
-    ids[right] = -1;
-    next[at] = next[right];
-    if (next[at] < n) {
-      previous[next[at]] = static_cast<uint32_t>(at);
+  std::vector<Node> nodes(n);
+  for (size_t i = 0; i < n; ++i) {
+    const TokenId id = byte_ids_[static_cast<unsigned char>(piece[i])];
+    if (id < 0) return static_cast<int64_t>(i);
+    nodes[i] = {id, static_cast<uint32_t>(i == 0 ? n : i - 1), static_cast<uint32_t>(i + 1)};
+  }
+  const auto pack = [](uint32_t rank, size_t at) { return uint64_t{rank} << 32 | at; };
+  std::vector<uint64_t> candidates;
+  for (size_t i = 0; i + 1 < n; ++i) {
+    const uint32_t rank = merges_.find(nodes[i].id, nodes[i + 1].id).rank;
+    if (rank != MergeTable::kNever) candidates.push_back(pack(rank, i));
+  }
+  MergeQueue queue(std::move(candidates));
+  const auto offer = [&](size_t at) {
+    const uint32_t rank = merges_.find(nodes[at].id, nodes[nodes[at].next].id).rank;
+    if (rank != MergeTable::kNever) queue.push(pack(rank, at));
+  };
+  for (uint64_t key; queue.pop(key);) {
+    const size_t at = key & 0xFFFFFFFF;
+    Node& left = nodes[at];
+    if (left.id < 0 || left.next == n) continue;
+    Node& right = nodes[left.next];
+    const MergeTable::Merge m = merges_.find(left.id, right.id);
+    if (m.rank != key >> 32) continue;
+    left.id = m.merged;
+    left.next = right.next;
+    right.id = -1;
+    if (left.next < n) {
+      nodes[left.next].previous = static_cast<uint32_t>(at);
       offer(at);
     }
-    if (previous[at] < n) offer(previous[at]);
+    if (left.previous < n) offer(left.previous);
   }
-  for (size_t i = 0; i < n; i = next[i]) out.push_back(ids[i]);
+  for (size_t i = 0; i < n; i = nodes[i].next) out.push_back(nodes[i].id);
   return -1;
 }
 

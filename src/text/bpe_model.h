@@ -30,7 +30,7 @@ class BpeModel {
   void read_vocabulary(const Json& json, const std::string& place);
   void read_merges(const Json& json, const std::string& place);
   void find_whole_entries();
-  int64_t start(std::string_view piece, TokenId* ids) const;
+  TokenId find_byte_level(std::string_view bytes) const;  // one that BPE can produce, or -1
   int64_t merge_short(std::string_view piece, std::vector<TokenId>& out) const;
   int64_t merge_long(std::string_view piece, std::vector<TokenId>& out) const;
 

@@ -33,16 +33,14 @@ constexpr std::array<int16_t, kAlphabetEnd> kInverse = make_inverse();
 
 }  // namespace
 
-std::optional<std::string> bytes_of_written(std::string_view written) {
-  std::string out;
-  out.reserve(written.size());
+bool append_bytes_of_written(std::string& out, std::string_view written) {
   while (!written.empty()) {
     const Utf8Char c = decode_utf8(written);
-    if (!c.valid || c.code_point >= kAlphabetEnd || kInverse[c.code_point] < 0) return std::nullopt;
+    if (!c.valid || c.code_point >= kAlphabetEnd || kInverse[c.code_point] < 0) return false;
     out += static_cast<char>(kInverse[c.code_point]);
     written.remove_prefix(static_cast<size_t>(c.bytes));
   }
-  return out;
+  return true;
 }
 
 std::string written_byte(unsigned char byte) {

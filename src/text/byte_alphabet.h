@@ -3,14 +3,13 @@
 // themselves; the other 68 are U+0100, U+0101, ... in order of the byte.
 #pragma once
 
-#include <optional>
 #include <string>
 #include <string_view>
 
 namespace dsr {
 
-// The bytes that `written` stands for; nothing if it holds a character outside the alphabet.
-std::optional<std::string> bytes_of_written(std::string_view written);
+// Appends the bytes that `written` stands for; false if it holds a character outside the alphabet.
+bool append_bytes_of_written(std::string& out, std::string_view written);
 
 // One byte as it is written.
 std::string written_byte(unsigned char byte);
