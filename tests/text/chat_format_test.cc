@@ -240,5 +240,18 @@ TEST(ChatFormat, ReleasedCheckpointsAreDetected) {
   EXPECT_EQ(ChatFormat::detect("Qwen2ForCausalLM", *r1)->name(), "deepseek-r1");
 }
 
+TEST(ChatFormat, TheShippedModelIsDetected) {
+  const std::string directory = DSR_SOURCE_DIR "/models/tiny";
+  if (!std::filesystem::exists(directory + "/tokenizer.json")) GTEST_SKIP() << "no models/tiny";
+  const auto t = Tokenizer::load(directory);
+  const ChatFormat* format = ChatFormat::detect("DeepseekV3ForCausalLM", *t);
+  ASSERT_NE(format, nullptr);
+  EXPECT_EQ(format->name(), "deepseek-v3");
+  const RenderedPrompt p = format->render(std::vector<ChatMessage>{kQ}, Thinking::kAuto);
+  const std::vector<TokenId> ids = t->encode(p.text, p.literal);
+  EXPECT_EQ(ids, (std::vector<TokenId>{*t->bos_id(), *t->find(kUserText), *t->find("q"),
+                                       *t->find(kAssistantText)}));
+}
+
 }  // namespace
 }  // namespace dsr

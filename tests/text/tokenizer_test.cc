@@ -1,11 +1,15 @@
 #include "deepseek_run/tokenizer.h"
 
 #include <gtest/gtest.h>
+#include <pthread.h>
 
+#include <ctime>
 #include <numeric>
+#include <set>
 
 #include "base/rng.h"
 #include "base/utf8.h"
+#include "text/merge_queue.h"
 #include "text/text_fixture.h"
 
 namespace dsr {
@@ -179,6 +183,67 @@ TEST(Tokenizer, ReadsMergesWrittenAsPairs) {
   const std::string json =
       test::replaced(test::fixture_tokenizer().dump(), R"("h e")", R"(["h","e"])");
   EXPECT_EQ(test::load_text(json)->encode("hello"), Ids{259});
+}
+
+TEST(MergeQueue, GivesTheSmallestKeyFirst) {
+  PhiloxStream random(4, 0);
+  for (int round = 0; round < 200; ++round) {
+    std::vector<uint64_t> keys;
+    for (uint32_t n = random.next_u32() % 20; n > 0; --n) keys.push_back(random.next_u32() % 50);
+    std::multiset<uint64_t> expected(keys.begin(), keys.end());
+    MergeQueue queue(std::move(keys));
+    uint64_t key = 0;
+    for (int step = 0; step < 300; ++step) {
+      if (random.next_u32() % 5 < 3) {
+        // Half ascending, as repetitive text makes them, half anything.
+        key = step % 2 == 0 ? static_cast<uint64_t>(step) : random.next_u32() % 300;
+        queue.push(key);
+        expected.insert(key);
+      } else if (expected.empty()) {
+        EXPECT_FALSE(queue.pop(key));
+      } else {
+        ASSERT_TRUE(queue.pop(key));
+        ASSERT_EQ(key, *expected.begin());
+        expected.erase(expected.begin());
+      }
+    }
+  }
+}
+
+struct LongTexts {
+  const Tokenizer* tokenizer;
+  std::string wrong;
+};
+
+void* encode_long_texts(void* argument) {
+  auto& task = *static_cast<LongTexts*>(argument);
+  for (const char* unit : {"a", " ", "\n", "7", "!", "\u4f60", "\u0301", "<", "hello", "\x01"}) {
+    std::string text;
+    while (text.size() < 1 << 20) text += unit;
+    if (task.tokenizer->decode(task.tokenizer->encode(text)) != text) task.wrong += unit;
+  }
+  return nullptr;
+}
+
+// 1 MiB of anything needs neither a deep stack nor quadratic time (which would be minutes).
+TEST(Tokenizer, LongTextsNeedLittleStack) {
+#ifdef __SANITIZE_ADDRESS__
+  constexpr size_t kStackBytes = 512 << 10;  // the sanitizer's frames are larger
+#else
+  constexpr size_t kStackBytes = 64 << 10;
+#endif
+  const auto t = test::load_fixture();
+  LongTexts task{t.get(), ""};
+  const std::clock_t start = std::clock();
+  pthread_attr_t attributes;
+  ASSERT_EQ(pthread_attr_init(&attributes), 0);
+  ASSERT_EQ(pthread_attr_setstacksize(&attributes, kStackBytes), 0);
+  pthread_t thread;
+  ASSERT_EQ(pthread_create(&thread, &attributes, encode_long_texts, &task), 0);
+  ASSERT_EQ(pthread_join(thread, nullptr), 0);
+  pthread_attr_destroy(&attributes);
+  EXPECT_EQ(task.wrong, "");
+  EXPECT_LT((std::clock() - start) / CLOCKS_PER_SEC, 60);
 }
 
 TEST(Tokenizer, ReadsItsConfig) {
