@@ -103,7 +103,7 @@ Output::Output(const std::string& path)
       fd_(STDOUT_FILENO),
       owned_(!path.empty() && path != "-") {
   if (!owned_) return;
-  fd_ = ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, kMode);
+  fd_ = ::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, kMode);
   if (fd_ < 0) fail_io("created");
 }
 
@@ -115,7 +115,15 @@ void Output::fail_io(const char* what) const {
   throw Error(ErrorKind::kOutput, name_ + ": cannot be " + what + ": " + std::strerror(errno));
 }
 
+// What was in the file stays until there is something to put in its place.
+void Output::empty_file() {
+  // A device or a pipe says EINVAL.
+  if (owned_ && !emptied_ && ::ftruncate(fd_, 0) != 0 && errno != EINVAL) fail_io("written");
+  emptied_ = true;
+}
+
 void Output::write(std::string_view bytes) {
+  empty_file();
   while (!bytes.empty()) {
     const ssize_t n = ::write(fd_, bytes.data(), bytes.size());
     if (n < 0 && errno == EINTR) continue;
@@ -126,6 +134,7 @@ void Output::write(std::string_view bytes) {
 
 void Output::close() {
   if (!owned_) return;
+  empty_file();
   // What cannot be synced (a device, a pipe) says EINVAL.
   if (::fsync(fd_) != 0 && errno != EINVAL && errno != EROFS) fail_io("written");
   const int closed = ::close(fd_);

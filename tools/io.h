@@ -33,8 +33,8 @@ class LineReader {
   bool ended_ = false;
 };
 
-// Where results go: standard output or a file that is replaced. Nothing is held back. Throws
-// Error(kOutput).
+// Where results go: standard output, or a file whose contents are replaced with the first write.
+// Nothing is held back. Throws Error(kOutput).
 class Output {
  public:
   explicit Output(const std::string& path);  // empty or "-": standard output
@@ -48,11 +48,13 @@ class Output {
   void close();
 
  private:
+  void empty_file();
   [[noreturn]] void fail_io(const char* what) const;
 
   std::string name_;
   int fd_;
   bool owned_;
+  bool emptied_ = false;
 };
 
 // One line on standard error, made safe for a terminal; failures are ignored, there is nowhere to

@@ -41,6 +41,7 @@ class TextPrinter {
 
   void piece(const AnswerPiece& p) {
     if (p.text.empty()) return;
+    any_ = true;
     if (!p.reasoning) {
       if (in_reasoning_) reasoning("\n</think>\n\n");
       in_reasoning_ = false;
@@ -51,9 +52,10 @@ class TextPrinter {
     reasoning(p.text);
   }
 
-  // The answer ends with a line break.
-  void end() {
-    if (!at_line_start_) out_.write("\n");
+  // The answer ends with a line break, unless there is none because the model failed.
+  void end(FinishReason finish) {
+    const bool nothing = finish == FinishReason::kError && !any_;
+    if (!at_line_start_ && !nothing) out_.write("\n");
     if (errors_used_) print_line("");
   }
 
@@ -77,7 +79,7 @@ class TextPrinter {
   Output& out_;
   ReasoningMode mode_;
   bool escape_, dim_;
-  bool in_reasoning_ = false, at_line_start_ = false, errors_used_ = false;
+  bool any_ = false, in_reasoning_ = false, at_line_start_ = false, errors_used_ = false;
 };
 
 void show_prompt(const Options& options, const Prompt& prompt) {
@@ -115,7 +117,7 @@ Answer print_text(const Options& options, Engine& engine, const Tokenizer& token
     return stop_signal() == 0;
   });
   acknowledge_stop();
-  printer.end();
+  printer.end(answer.finish);
   out.close();
   return answer;
 }

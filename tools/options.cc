@@ -67,7 +67,7 @@ const std::array kRows = {
         "checkpoint directory (default: $DEEPSEEK_RUN_MODEL, else models/tiny)",
         [](Options& o, Text v) { o.model = v; }},
     Row{kRuns, "Model", "-c,--ctx-size", "N",
-        "context in tokens (default: the model's, at most 32K, as far as it fits)",
+        "context in tokens (default: the model's, at most 32K, if it fits)",
         [](Options& o, Text v) { o.ctx_size = parse_int("--ctx-size", v, 1, kMaxInt); }},
     Row{kRuns, "Model", "--device", "NAME", "auto or reference (default: auto)",
         [](Options& o, Text v) { o.device = v; }},

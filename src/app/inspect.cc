@@ -85,6 +85,9 @@ void count_tensors(const Checkpoint& checkpoint, Inspection& out) {
     ++out.patterns[at->second].count;
     out.patterns[at->second].bytes += bytes;
   }
+  std::stable_sort(
+      out.patterns.begin(), out.patterns.end(),
+      [](const TensorPattern& a, const TensorPattern& b) { return a.pattern < b.pattern; });
 }
 
 Inspection inspect(const std::string& model_dir, const WarningSink& warn) {

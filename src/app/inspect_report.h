@@ -49,7 +49,7 @@ struct Inspection {
   int64_t n_files = 0;
   bool has_mtp = false;  // the checkpoint holds the MTP layers that config.json speaks of
   std::array<PartSize, kParts> parts;
-  std::vector<TensorPattern> patterns;  // in the order of the checkpoint
+  std::vector<TensorPattern> patterns;  // sorted
   struct KvBytes {
     CacheType type;
     int64_t bytes_per_token;  // all layers

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: MIT
+"""Where output goes, what terminals get, and signals."""
+
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import time
+import unittest
+from pathlib import Path
+
+from cli import BINARY, MODEL, SCRATCH, CliTest, environment, say
+from random_model import EOS, FIRST_BYTE, write_model
+
+
+def run_on_terminal(*args: str, **env: str) -> tuple[str, int]:
+    """Runs it with stdout on a pseudo-terminal; what arrived there, and the exit code."""
+    parent, child = pty.openpty()
+    process = subprocess.Popen([BINARY, "-m", MODEL, "-q", *args], stdin=subprocess.DEVNULL,
+                               stdout=child, env=environment(**{"TERM": "xterm", **env}))
+    os.close(child)
+    out = b""
+    while True:
+        try:
+            part = os.read(parent, 4096)
+        except OSError:  # how Linux says that the other end is closed
+            break
+        if not part:
+            break
+        out += part
+    os.close(parent)
+    return out.decode().replace("\r\n", "\n"), process.wait()
+
+
+class Files(CliTest):
+    def test_an_answer_in_a_file(self):
+        path = SCRATCH / "answer.txt"
+        path.write_text("what was there before, longer than the answer")
+        run = self.run_cli(*say("a", "-p", "hi", "-n", "3", "-q", "-o", str(path)))
+        self.assertEqual((run.stdout, run.stderr), (b"", b""))
+        self.assertEqual(path.read_text(), "aaa\n")
+        self.run_cli(*say("a", "-p", "hi", "-n", "3", "--format", "json", "-o", str(path)))
+        json.loads(path.read_text())
+
+    def test_a_file_is_left_alone_if_there_is_no_answer(self):
+        path = SCRATCH / "kept.txt"
+        path.write_text("kept")
+        self.failure("-p", "hi", "-o", path, model=Path("/no/such"), code=3)
+        self.failure("-p", "x" * 100, "-c", "10", "-o", path, code=2)
+        self.assertEqual(path.read_text(), "kept")
+
+    def test_output_that_cannot_be_written(self):
+        args = say("a", "-p", "hi", "-n", "3")
+        self.assertEqual(self.failure(*args, "-o", "/dev/full", code=6),
+                         "/dev/full: cannot be written: No space left on device")
+        self.assertEqual(self.failure(*args, "-o", "/no/such/dir/x", code=6),
+                         "/no/such/dir/x: cannot be created: No such file or directory")
+        with open("/dev/full", "wb") as full:
+            for args in [args, ["--help"], ["--version"], [*args, "--format", "json"],
+                         ["-p", "hi", "--show-prompt"]]:
+                self.assertEqual(self.failure(*args, stdout=full, code=6),
+                                 "standard output: cannot be written: No space left on device")
+
+    def test_a_closed_pipe_ends_it_quietly(self):
+        script = f'"$0" -m "$1" -p hi -l {EOS}-100 -c 100000 2>/dev/null | head -c 1; ' \
+                 'echo ":${PIPESTATUS[0]}"'
+        start = time.monotonic()
+        run = subprocess.run(["bash", "-c", script, BINARY, MODEL], capture_output=True,
+                             env=environment(), timeout=60, check=True)
+        self.assertTrue(run.stdout.endswith(b":141\n"), run.stdout)
+        self.assertEqual(run.stderr, b"")
+        self.assertLess(time.monotonic() - start, 5)
+
+    def test_closed_descriptors(self):
+        script = '"$0" -m "$1" -p hi -n 1 >&-'
+        run = subprocess.run(["bash", "-c", script, BINARY, MODEL], capture_output=True,
+                             env=environment(), timeout=60, check=False)
+        self.assertEqual(run.returncode, 6)
+        run = subprocess.run(["bash", "-c", '"$0" -m "$1" <&-', BINARY, MODEL], capture_output=True,
+                             env=environment(), timeout=60, check=False)
+        self.assertEqual(run.returncode, 2)
+
+
+class Terminals(CliTest):
+    def test_control_characters_are_shown(self):
+        for byte, shown in [(0x1b, r"\x1b"), (0x07, r"\x07"), (0x08, r"\x08"), (0x0d, r"\x0d"),
+                            (0x7f, r"\x7f"), (0x00, r"\x00"), (0x09, "\t"), (0x41, "A")]:
+            args = ["-p", "hi", "-n", "2", "--temp", "0", "-l", f"{FIRST_BYTE + byte}+100"]
+            self.assertEqual(run_on_terminal(*args), (shown * 2 + "\n", 0))
+            self.assertEqual(run_on_terminal(*args, "--raw")[0].rstrip("\n"), chr(byte) * 2)
+            self.assertEqual(self.run_cli(*args).stdout, bytes([byte, byte]) + b"\n")
+
+    def test_nothing_a_model_says_controls_a_terminal(self):
+        for seed in range(4):
+            text, code = run_on_terminal("-p", "hi", "-n", "200", "--temp", "5", "-s", str(seed))
+            self.assertEqual(code, 0)
+            self.assertNotRegex(text, r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+    def test_reasoning_is_dimmed(self):
+        args = say("a", "-p", "hi", "--chat-format", "deepseek-r1", "-n", "2")
+        dim = "\x1b[2m{}\x1b[22m"
+        self.assertEqual(run_on_terminal(*args)[0],
+                         dim.format("<think>\n") + dim.format("a") * 2 + "\n")
+        for env in [{"NO_COLOR": "1"}, {"TERM": "dumb"}]:
+            self.assertEqual(run_on_terminal(*args, **env)[0], "<think>\naa\n")
+        self.assertEqual(run_on_terminal(*args, NO_COLOR="")[0].count("\x1b"), 6)
+
+    def test_a_terminal_without_a_prompt(self):
+        parent, child = pty.openpty()
+        run = subprocess.run([BINARY, "-m", MODEL], stdin=child, capture_output=True,
+                             env=environment(), timeout=60, check=False)
+        os.close(child)
+        os.close(parent)
+        self.assertEqual((run.returncode, run.stdout), (2, b""))
+        self.assertIn(b"no chat on the terminal", run.stderr)
+
+
+class Signals(CliTest):
+    def start(self, *args: str, model: Path = MODEL,
+              prompt: tuple[str, ...] = ("-p", "hi")) -> subprocess.Popen:
+        """Generating without end; whoever ignores signals around us does not matter."""
+        def default_signals() -> None:
+            for number in [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]:
+                signal.signal(number, signal.SIG_DFL)
+
+        line = [BINARY, "-m", model, *prompt, "-c", "100000", *say("a"), "-l", f"{EOS}-100", *args]
+        return subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                stderr=subprocess.PIPE, env=environment(),
+                                preexec_fn=default_signals)
+
+    def wait_for_output(self, process: subprocess.Popen) -> bytes:
+        self.assertTrue(select.select([process.stdout], [], [], 10)[0], "no output in 10 s")
+        return os.read(process.stdout.fileno(), 100)
+
+    def test_they_end_the_answer_and_what_was_said_is_out(self):
+        for number in [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]:
+            process = self.start()
+            first = self.wait_for_output(process)
+            start = time.monotonic()
+            process.send_signal(number)
+            out, err = process.communicate(timeout=10)
+            self.assertLess(time.monotonic() - start, 0.5)
+            self.assertEqual(process.returncode, 128 + number)
+            self.assertRegex(first + out, rb"^a+\n$")
+            self.assertRegex(err, rb"^prompt \d+ tok, .*\n$")
+
+    def test_text_that_was_held_back_is_flushed(self):
+        # All of the answer may still become the stop string.
+        process = self.start("--stop", "a" * 100_000 + "b", "-v")
+        self.assertTrue(process.stderr.readline().startswith(b"seed"))
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=10)
+        self.assertEqual(process.returncode, 130)
+        self.assertRegex(out, rb"^a+\n$")
+
+    def test_json_is_whole(self):
+        process = self.start("--format", "json", "-v")
+        self.assertTrue(process.stderr.readline().startswith(b"seed"))
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=10)
+        self.assertEqual(process.returncode, 130)
+        choice = json.loads(out)["choices"][0]
+        self.assertEqual(choice["finish_reason"], "cancelled")
+        self.assertEqual(choice["message"]["content"], "a" * len(choice["ids"]))
+
+    def test_a_long_prompt_is_not_waited_for(self):
+        (SCRATCH / "long.txt").write_text("x" * 60_000)
+        # One step for all of it: seconds in which nothing looks at the signal.
+        process = self.start("-v", "--chunk", "60K", prompt=("-f", str(SCRATCH / "long.txt")))
+        self.assertTrue(process.stderr.readline().startswith(b"seed"))
+        time.sleep(0.1)
+        start = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=10)
+        self.assertLess(time.monotonic() - start, 0.5)
+        self.assertEqual(process.returncode, 130)
+
+    def test_a_second_signal_ends_it_at_once(self):
+        process = self.start("--chunk", "8")
+        self.wait_for_output(process)
+        process.send_signal(signal.SIGSTOP)  # both arrive before it can react
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGCONT)
+        process.communicate(timeout=10)
+        self.assertIn(process.returncode, [130, 143])
+
+    def test_a_weight_file_that_becomes_shorter(self):
+        model = write_model(SCRATCH / "shrinking")
+        process = self.start(model=model)
+        self.wait_for_output(process)
+        os.truncate(model / "model.safetensors", 0)
+        _, err = process.communicate(timeout=10)
+        self.assertEqual(process.returncode, 3)
+        self.assertRegex(err.decode(), r"^error: .*/model\.safetensors: cannot be read at byte \d+: ")
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: MIT
+"""tokenize, logits and inspect."""
+
+import ast
+import json
+import math
+import os
+import struct
+import subprocess
+import unittest
+from pathlib import Path
+
+from cli import BINARY, MODEL, SCRATCH, CliTest, environment
+from random_model import BOS, FIRST_BYTE, THINK, VOCAB_SIZE, shapes, write_model
+
+
+def ids_of(text: str) -> list[int]:
+    return [FIRST_BYTE + b for b in text.encode()]
+
+
+class Tokenize(CliTest):
+    def tokenize(self, *args: str, **kwargs) -> str:
+        return self.output(*args, command="tokenize", **kwargs)
+
+    def test_text(self):
+        self.assertEqual(self.tokenize("-p", "a\n<think>é"),
+                         f'{ids_of("a")[0]}\t"a"\n{ids_of(chr(10))[0]}\t"\\x0a"\n{THINK}\t"<think>"\n'
+                         f'{FIRST_BYTE + 0xc3}\t"\\xc3"\n{FIRST_BYTE + 0xa9}\t"\\xa9"\n')
+
+    def test_count_and_json(self):
+        self.assertEqual(self.tokenize("-p", "abc", "--count"), "3\n")
+        self.assertEqual(json.loads(self.tokenize("--json", stdin=b"ab\n")),
+                         {"count": 2, "ids": ids_of("ab"), "pieces": ["a", "b"]})
+        self.assertEqual(json.loads(self.tokenize("-p", "a", "--json", "--add-bos"))["ids"],
+                         [BOS, *ids_of("a")])
+
+    def test_only_a_tokenizer_is_needed(self):
+        directory = SCRATCH / "tokenizer-only"
+        directory.mkdir()
+        (directory / "tokenizer.json").symlink_to(MODEL / "tokenizer.json")
+        self.assertEqual(self.tokenize("-p", "abc", "--count", model=directory), "3\n")
+        self.assertIn("bos", self.failure("-p", "abc", "--add-bos", model=directory,
+                                          command="tokenize", code=2))
+
+    def test_jsonl(self):
+        texts = ["hi", "", "é\u2028\U0001f600", "<think>", "a\x00b"]
+        lines = "".join(json.dumps({"text": t, "more": 1}) + "\n" for t in texts)
+        out = self.tokenize("--jsonl", stdin=lines.encode())
+        self.assertEqual([json.loads(line)["ids"] for line in out.splitlines()],
+                         [[THINK] if t == "<think>" else ids_of(t) for t in texts])
+        path = SCRATCH / "lines.jsonl"
+        path.write_text(lines.rstrip("\n"))  # the last line may lack its end
+        self.assertEqual(self.tokenize("--jsonl", "-f", str(path)), out)
+        self.assertEqual(json.loads(self.tokenize("--jsonl", "--add-bos", stdin=b'{"text":"a"}')),
+                         {"ids": [BOS, *ids_of("a")]})
+        self.assertEqual(self.tokenize("--jsonl"), "")
+
+    def test_bad_lines_do_not_stop_the_rest(self):
+        lines = b'{"text":"a"}\nnot json\n\n{"no":1}\n{"text":5}\n{"text":"\xff"}\n{"text":"b"}\n'
+        run = self.run_cli("--jsonl", command="tokenize", stdin=lines, code=7)
+        rows = [json.loads(line) for line in run.stdout.splitlines()]
+        self.assertEqual([list(row) for row in rows], [["ids"]] + [["error"]] * 5 + [["ids"]])
+
+    def test_a_coprocess_gets_each_answer_at_once(self):
+        process = subprocess.Popen([BINARY, "tokenize", "-m", MODEL, "--jsonl"], env=environment(),
+                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        for text in ["a", "bc"]:
+            process.stdin.write(json.dumps({"text": text}).encode() + b"\n")
+            process.stdin.flush()
+            self.assertEqual(json.loads(process.stdout.readline())["ids"], ids_of(text))
+        process.stdin.close()
+        self.assertEqual(process.wait(10), 0)
+        process.stdout.close()
+
+    def test_errors(self):
+        self.assertIn("not valid UTF-8 at byte offset 1", self.failure(
+            command="tokenize", stdin=b"a\xff", code=2))
+        for args in [["--jsonl", "-p", "x"], ["--jsonl", "--count"], ["--jsonl", "--json"]]:
+            self.failure(*args, command="tokenize", code=2)
+        with open("/dev/full", "wb") as full:
+            self.failure("-p", "hi", command="tokenize", stdout=full, code=6)
+
+
+def read_npy(path: Path) -> tuple[tuple[int, ...], list[float]]:
+    raw = path.read_bytes()
+    assert raw[:8] == b"\x93NUMPY\x01\x00", raw[:8]
+    (length,) = struct.unpack("<H", raw[8:10])
+    assert (10 + length) % 64 == 0 and raw[9 + length] == ord("\n")
+    header = ast.literal_eval(raw[10:10 + length].decode("ascii"))
+    assert header["descr"] == "<f4" and header["fortran_order"] is False
+    count = math.prod(header["shape"])
+    return header["shape"], list(struct.unpack(f"<{count}f", raw[10 + length:]))
+
+
+class Logits(CliTest):
+    def logits(self, *args: str) -> tuple[tuple[int, ...], list[float]]:
+        path = SCRATCH / "logits.npy"
+        path.unlink(missing_ok=True)
+        self.assertEqual(self.output(*args, "-o", str(path), command="logits"), "")
+        return read_npy(path)
+
+    def test_rows(self):
+        shape, values = self.logits("--prompt-ids", "0,5,6,7")
+        self.assertEqual(shape, (4, VOCAB_SIZE))
+        # a row depends on what came before it alone, and the last one is what greedy takes
+        self.assertEqual(self.logits("--prompt-ids", "0,5")[1], values[:2 * VOCAB_SIZE])
+        self.assertEqual(self.logits("--prompt-ids", "0,5,6,7", "--chunk", "1")[1], values)
+        last = values[3 * VOCAB_SIZE:]
+        answer = json.loads(self.output("--prompt-ids", "0,5,6,7", "--temp", "0", "-n", "1",
+                                        "--format", "json"))
+        allowed = [v for i, v in enumerate(last) if i < 263]  # ids without an entry are not sampled
+        self.assertEqual(answer["choices"][0]["ids"] or [1], [allowed.index(max(allowed))])
+
+    def test_text_is_raw(self):
+        ids = ",".join(map(str, [BOS, *ids_of("hi")]))
+        self.assertEqual(self.logits("-p", "hi"), self.logits("--prompt-ids", ids))
+
+    def test_the_file_appears_whole_or_not_at_all(self):
+        directory = SCRATCH / "out"
+        directory.mkdir()
+        self.failure("--prompt-ids", "999", "-o", directory / "x.npy", command="logits", code=2)
+        self.failure("-p", "x" * 100, "-c", "5", "-o", directory / "x.npy", command="logits", code=2)
+        self.assertEqual(os.listdir(directory), [])
+        self.failure("-p", "hi", "-o", directory / "no" / "x.npy", command="logits", code=6)
+        self.failure("-p", "hi", "-o", "/dev/full", command="logits", code=6)
+        self.assertTrue(os.path.exists("/dev/full"))
+        self.failure("-p", "hi", command="logits", code=2)
+
+
+class Inspect(CliTest):
+    def test_json(self):
+        report = json.loads(self.output("--format", "json", command="inspect"))
+        elements = {name: math.prod(shape) for name, shape in shapes().items()}
+        self.assertEqual(report["total"], {"tensors": len(elements), "bytes": 2 * sum(elements.values()),
+                                           "parameters": sum(elements.values())})
+        experts = sum(n for name, n in elements.items() if ".experts." in name)
+        self.assertEqual(report["parts"]["experts"]["parameters"], experts)
+        self.assertEqual(report["active_parameters"], sum(elements.values()) - experts // 2 -
+                         elements["model.embed_tokens.weight"])
+        self.assertEqual(sum(p["tensors"] for p in report["parts"].values()), len(elements))
+        self.assertEqual(sum(t["count"] for t in report["tensors"]), len(elements))
+        self.assertIn({"pattern": "model.layers.*.mlp.experts.*.up_proj.weight", "count": 4,
+                       "dtype": "BF16", "shape": [16, 32], "bytes": 4096}, report["tensors"])
+        self.assertEqual(report["kv_bytes_per_token"]["f32"], 2 * 4 * (16 + 8))
+        self.assertEqual(report["architecture"], "DeepseekV3ForCausalLM")
+
+    def test_text(self):
+        text = self.output(command="inspect")
+        for words in ["DeepseekV3ForCausalLM", "2 (1 dense, 1 with experts)", "2 of 4", "200,000 tokens",
+                      "model.layers.*.self_attn.q_proj.weight", "shared experts", "100.0 %"]:
+            self.assertIn(words, text)
+
+    def test_damaged(self):
+        broken = write_model(SCRATCH / "broken")
+        os.truncate(broken / "model.safetensors", 5000)
+        for args in [[], ["--format", "json"]]:
+            self.failure(*args, model=broken, command="inspect", code=3)
+        other = write_model(SCRATCH / "other", hidden_size=64)
+        self.failure(model=other, command="inspect", code=3)
+
+
+if __name__ == "__main__":
+    unittest.main()
