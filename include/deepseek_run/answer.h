@@ -10,8 +10,8 @@
 namespace dsr {
 
 struct AnswerRequest {
-  Request request;
-  std::vector<std::string> stop;     // the answer ends before the first of these; each not empty
+  Request request = {};
+  std::vector<std::string> stop = {};  // the answer ends before the first of these; each not empty
   bool split_reasoning = false;      // chat formats: text between <think> and </think> is reasoning
   bool starts_in_reasoning = false;  // RenderedPrompt::starts_in_reasoning
 };
@@ -42,8 +42,8 @@ Answer run_to_end(Engine& engine, const Tokenizer* tokenizer, const AnswerReques
 
 // How an answer is to be written as JSON.
 struct AnswerJsonOptions {
-  std::string model;               // name for the `model` field
-  std::string id;                  // e.g. "cmpl-..."
+  std::string model = {};          // name for the `model` field
+  std::string id = {};             // e.g. "cmpl-..."
   bool chat = true;                // choices[].message, else choices[].text
   bool separate_reasoning = true;  // message.reasoning_content, else inside content
   bool timings = true;

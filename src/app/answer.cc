@@ -4,54 +4,12 @@
 #include <utility>
 
 #include "app/format.h"
+#include "app/text_stream.h"
 #include "base/error.h"
 #include "base/timer.h"
-#include "deepseek_run/chat.h"
-#include "sampling/stop_matcher.h"
 
 namespace dsr {
 namespace {
-
-// From token ids to pieces of an answer: bytes to characters, stop strings, reasoning.
-class TextStream {
- public:
-  TextStream(const Tokenizer& tokenizer, const AnswerRequest& request,
-             std::function<void(AnswerPiece)> sink)
-      : tokenizer_(tokenizer), decoder_(tokenizer), stop_(request.stop), sink_(std::move(sink)) {
-    if (request.split_reasoning) splitter_.emplace(request.starts_in_reasoning);
-  }
-
-  void push(TokenId id) {
-    if (!hidden(id)) give(stop_.push(decoder_.push(id)));
-  }
-  void finish() {
-    give(stop_.push(decoder_.finish()));
-    give(stop_.finish());
-    if (!splitter_) return;
-    for (ReasoningSplitter::Piece& p : splitter_->finish()) sink_({std::move(p.text), p.reasoning});
-  }
-  bool stopped() const { return stop_.stopped(); }
-
- private:
-  bool hidden(TokenId id) const {
-    if (!tokenizer_.is_special(id)) return false;
-    const std::string_view text = tokenizer_.token_bytes(id);
-    return text != "<think>" && text != "</think>";
-  }
-
-  void give(std::string text) {
-    if (text.empty()) return;
-    if (!splitter_) return sink_({std::move(text), false});
-    for (ReasoningSplitter::Piece& p : splitter_->push(text))
-      sink_({std::move(p.text), p.reasoning});
-  }
-
-  const Tokenizer& tokenizer_;
-  StreamDecoder decoder_;
-  StopMatcher stop_;
-  std::optional<ReasoningSplitter> splitter_;
-  std::function<void(AnswerPiece)> sink_;
-};
 
 // One run: the answer so far, and whether the caller still wants more of it.
 class Run {

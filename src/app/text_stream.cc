@@ -1,0 +1,37 @@
+#include "app/text_stream.h"
+
+#include <utility>
+
+namespace dsr {
+
+TextStream::TextStream(const Tokenizer& tokenizer, const AnswerRequest& request,
+                       std::function<void(AnswerPiece)> sink)
+    : tokenizer_(tokenizer), decoder_(tokenizer), stop_(request.stop), sink_(std::move(sink)) {
+  if (request.split_reasoning) splitter_.emplace(request.starts_in_reasoning);
+}
+
+void TextStream::push(TokenId id) {
+  if (!hidden(id)) give(stop_.push(decoder_.push(id)));
+}
+
+void TextStream::finish() {
+  give(stop_.push(decoder_.finish()));
+  give(stop_.finish());
+  if (!splitter_) return;
+  for (ReasoningSplitter::Piece& p : splitter_->finish()) sink_({std::move(p.text), p.reasoning});
+}
+
+// Control tokens are no text, but the two that mark reasoning are shown, and split at.
+bool TextStream::hidden(TokenId id) const {
+  if (!tokenizer_.is_special(id)) return false;
+  const std::string_view text = tokenizer_.token_bytes(id);
+  return text != "<think>" && text != "</think>";
+}
+
+void TextStream::give(const std::string& text) {
+  if (text.empty()) return;
+  if (!splitter_) return sink_({text, false});
+  for (ReasoningSplitter::Piece& p : splitter_->push(text)) sink_({std::move(p.text), p.reasoning});
+}
+
+}  // namespace dsr
