@@ -143,16 +143,14 @@ Answer print_json(const Options& options, Engine& engine, const Tokenizer* token
 
 // What is said after the answer, and the exit code.
 int conclude(const Options& options, const ModelInfo& info, const Answer& answer) {
+  if (answer.finish == FinishReason::kError)
+    throw Error(ErrorKind::kNonFinite,
+                "a logit was not finite after " + std::to_string(answer.ids.size()) +
+                    " tokens of the answer: the weights are damaged, or this is a bug");
   if (answer.finish == FinishReason::kLength && options.predict < 0)
     notes(options.quiet)("the answer ends where the context of " + std::to_string(info.ctx_size) +
                          " tokens does (-c)");
   if (options.timings && !options.quiet) print_line(timing_line(answer, info.load_seconds));
-  if (answer.finish == FinishReason::kError)
-    throw Error(ErrorKind::kNonFinite,
-                "the model computed a logit that is not a finite number "
-                "after " +
-                    std::to_string(answer.ids.size()) +
-                    " tokens: its weights are damaged, or this is a bug");
   return stop_signal() == 0 ? 0 : 128 + stop_signal();
 }
 

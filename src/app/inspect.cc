@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <filesystem>
 #include <map>
 #include <string_view>
 #include <tuple>
@@ -116,8 +117,12 @@ std::string inspect_json(const std::string& model_dir, const WarningSink& warn) 
 }
 
 std::string checkpoint_architecture(const std::string& model_dir) {
-  const std::string text = read_file(model_dir + "/config.json", kMaxConfigBytes);
-  return parse_config(parse_json(text, "config.json"), {}).architecture;
+  const std::string path = model_dir + "/config.json";
+  std::error_code ignored;
+  if (!std::filesystem::exists(path, ignored))
+    fail_model(escaped(model_dir), ": has no config.json, expected a model directory");
+  const Json json = parse_json(read_file(path, kMaxConfigBytes), "config.json");
+  return parse_config(json, {}).architecture;
 }
 
 }  // namespace dsr

@@ -86,8 +86,15 @@ TEST_F(InspectTest, DamageIsRefusedAsLoadingRefusesIt) {
 TEST_F(InspectTest, Architecture) {
   report("v3-bf16");
   EXPECT_EQ(checkpoint_architecture(directory_.string()), "DeepseekV3ForCausalLM");
+  const auto error = [&] {
+    return test::error_of([&] { checkpoint_architecture(directory_.string()); });
+  };
+  test::write_file(directory_.file("config.json"), "[]");
+  EXPECT_EQ(error(), "config.json: expected a JSON object, found array");
   test::write_file(directory_.file("config.json"), "{}");
-  EXPECT_NE(test::error_of([&] { checkpoint_architecture(directory_.string()); }), "");
+  EXPECT_NE(error().find("architectures"), std::string::npos);
+  std::filesystem::remove(directory_.file("config.json"));
+  EXPECT_EQ(error(), directory_.string() + ": has no config.json, expected a model directory");
 }
 
 }  // namespace

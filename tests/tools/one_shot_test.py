@@ -224,7 +224,7 @@ class Answers(CliTest):
         broken = write_model(SCRATCH / "nan", poisoned="model.norm.weight")
         run = self.run_cli("-p", "hi", "-n", "3", "-q", model=broken, code=8)
         self.assertEqual(run.stdout, b"")
-        self.assertRegex(run.stderr.decode(), r"^error: .* not a finite number .*\n$")
+        self.assertRegex(run.stderr.decode(), r"^error: a logit was not finite .*\n$")
         run = self.run_cli("-p", "hi", "-n", "3", "--format", "json", model=broken, code=8)
         self.assertEqual(json.loads(run.stdout)["choices"][0]["finish_reason"], "error")
 
