@@ -16,6 +16,8 @@ SamplingParams sampling_defaults(const Json* json, int64_t vocab_size, const War
     p.top_p = r.get_double("top_p", 0, 1, p.top_p);
     p.top_k = r.get_int("top_k", 0, 1 << 20, p.top_k);
     p.repetition_penalty = r.get_double("repetition_penalty", 0.01, 100, p.repetition_penalty);
+    // Where a checkpoint states a penalty it means the whole text, as transformers applies it.
+    if (p.repetition_penalty != 1) p.penalty_window = -1;
     if (!r.get_bool("do_sample", true)) p.temperature = 0;
     check_sampling_params(p, vocab_size);
   } catch (const Error& e) {

@@ -1,0 +1,271 @@
+// The whole engine on a tiny checkpoint, through its public interface.
+#include "deepseek_run/engine.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <map>
+
+#include "base/error.h"
+#include "engine/generation_config.h"
+#include "engine/memory_plan.h"
+#include "support/temp_dir.h"
+#include "support/tiny_checkpoint.h"
+
+namespace dsr {
+namespace {
+
+using test::TempDir;
+using test::TinyCheckpoint;
+
+class EngineTest : public testing::Test {
+ protected:
+  EngineTest() : checkpoint_("v3-bf16") { checkpoint_.write(directory_.path()); }
+
+  std::unique_ptr<Engine> engine(int64_t max_seqs, int64_t chunk,
+                                 const std::string& cache = "f32") {
+    EngineOptions o;
+    o.model_dir = directory_.path();
+    o.max_seqs = max_seqs;
+    o.chunk = chunk;
+    o.cache_type = cache;
+    return Engine::create(o);
+  }
+
+  static Request request(std::vector<TokenId> prompt, int64_t n, uint64_t seed = 0,
+                         double temperature = 0) {
+    Request r;
+    r.prompt = std::move(prompt);
+    r.max_new_tokens = n;
+    r.ignore_eos = true;
+    r.sampling.temperature = temperature;
+    r.sampling.seed = seed;
+    return r;
+  }
+
+  // Runs everything that was submitted to its end.
+  static std::map<RequestId, std::vector<TokenId>> run(Engine& engine) {
+    std::map<RequestId, std::vector<TokenId>> out;
+    while (!engine.idle())
+      for (const StepOutput& o : engine.step())
+        out[o.request].insert(out[o.request].end(), o.tokens.begin(), o.tokens.end());
+    return out;
+  }
+
+  std::vector<TokenId> prompt(int64_t n, TokenId salt = 0) const {
+    std::vector<TokenId> ids;
+    for (int64_t i = 0; i < n; ++i)
+      ids.push_back(
+          static_cast<TokenId>((i * 37 + salt * 11 + 5) % checkpoint_.config().vocab_size));
+    return ids;
+  }
+
+  TempDir directory_;
+  TinyCheckpoint checkpoint_;
+};
+
+TEST_F(EngineTest, AnAnswerDependsNeitherOnChunksNorOnNeighbours) {
+  std::vector<std::vector<TokenId>> alone;
+  for (TokenId i = 0; i < 3; ++i) {
+    const std::unique_ptr<Engine> e = engine(1, 512);
+    const RequestId id = e->submit(
+        request(prompt(20 + 9 * i, i), 12, 7u + static_cast<uint64_t>(i), i == 0 ? 0.0 : 0.9));
+    alone.push_back(run(*e).at(id));
+    ASSERT_EQ(alone.back().size(), 12u);
+  }
+  for (const int64_t chunk : {1, 3, 64}) {
+    const std::unique_ptr<Engine> e = engine(2, chunk);  // the third waits for a place
+    std::vector<RequestId> ids;
+    for (TokenId i = 0; i < 3; ++i)
+      ids.push_back(e->submit(
+          request(prompt(20 + 9 * i, i), 12, 7u + static_cast<uint64_t>(i), i == 0 ? 0.0 : 0.9)));
+    const auto together = run(*e);
+    for (size_t i = 0; i < 3; ++i) EXPECT_EQ(together.at(ids[i]), alone[i]) << "chunk " << chunk;
+  }
+}
+
+TEST_F(EngineTest, AKeptSequenceRunsOnlyWhatFollowsTheCommonPrefix) {
+  const std::unique_ptr<Engine> e = engine(1, 512);
+  const SequenceId kept = e->open_sequence();
+  Request first = request(prompt(30), 5);
+  first.sequence = kept;
+  const RequestId id = e->submit(first);
+  const std::vector<TokenId> answer = run(*e).at(id);
+  EXPECT_EQ(e->stats().prompt_tokens_computed, 30);
+
+  // The next turn repeats all of it; the answer's last token was never run.
+  std::vector<TokenId> turn = first.prompt;
+  turn.insert(turn.end(), answer.begin(), answer.end());
+  turn.push_back(3);
+  Request second = request(turn, 4);
+  second.sequence = kept;
+  const RequestId second_id = e->submit(second);
+  const std::vector<TokenId> continued = run(*e).at(second_id);
+  EXPECT_EQ(e->stats().prompt_tokens_reused, 34);
+  EXPECT_EQ(e->stats().prompt_tokens_computed, 30 + 2);
+  e->close_sequence(kept);
+
+  const std::unique_ptr<Engine> fresh = engine(1, 512);
+  const RequestId fresh_id = fresh->submit(request(turn, 4));
+  EXPECT_EQ(run(*fresh).at(fresh_id), continued) << "reuse changes no bit";
+}
+
+TEST_F(EngineTest, LogitsOfEveryPositionAgreeWithTheGreedyTokens) {
+  const std::unique_ptr<Engine> e = engine(1, 512);
+  const std::vector<TokenId> ids = prompt(70);
+  std::vector<TokenId> best;
+  e->logits(ids, [&](int64_t position, std::span<const float> row) {
+    EXPECT_EQ(position, static_cast<int64_t>(best.size()));
+    best.push_back(static_cast<TokenId>(std::max_element(row.begin(), row.end()) - row.begin()));
+  });
+  ASSERT_EQ(best.size(), ids.size());
+  for (const size_t n : {1u, 17u, 70u}) {
+    const RequestId id = e->submit(request({ids.begin(), ids.begin() + static_cast<long>(n)}, 1));
+    EXPECT_EQ(run(*e).at(id).at(0), best[n - 1]);
+  }
+}
+
+TEST_F(EngineTest, EndsAtTheEosOfTheConfigUnlessTold) {
+  const std::unique_ptr<Engine> e = engine(1, 512);
+  ASSERT_FALSE(e->info().eos_ids.empty());
+  const TokenId eos = e->info().eos_ids[0];
+  Request r = request(prompt(8), 5);
+  r.ignore_eos = false;
+  r.sampling.logit_bias = {{eos, 100.0}};
+  e->submit(r);
+  const std::vector<StepOutput> out = e->step();
+  EXPECT_EQ(out.at(0).finish, FinishReason::kStop);
+  EXPECT_TRUE(out.at(0).tokens.empty());
+
+  r.ignore_eos = true;
+  const RequestId id = e->submit(r);
+  EXPECT_EQ(run(*e).at(id), std::vector<TokenId>(5, eos));
+}
+
+TEST_F(EngineTest, ThePlanIsWhatIsAllocated) {
+  for (const char* cache : {"f32", "bf16", "fp8"}) {
+    const std::unique_ptr<Engine> e = engine(3, 64, cache);  // create() compares, or throws
+    const MemoryPlan& plan = e->plan();
+    EXPECT_TRUE(plan.fits());
+    EXPECT_EQ(plan.ctx_size, checkpoint_.config().max_position_embeddings);
+    EXPECT_EQ(plan.kv_cache_bytes,
+              round_up(3 * blocks_for(plan.ctx_size) * kPageTokens * plan.kv_bytes_per_token,
+                       kAlignBytes));
+    EXPECT_GT(plan.activation_bytes, 0);
+    const RequestId id = e->submit(request(prompt(10), 3));
+    EXPECT_EQ(run(*e).at(id).size(), 3u);
+  }
+}
+
+TEST_F(EngineTest, ANonFiniteLogitEndsItsSequenceAlone) {
+  // The embedding row of token 9 is NaN: only prompts that hold it are ruined.
+  std::string table = checkpoint_.bytes("model.embed_tokens.weight");
+  const auto row_bytes = table.size() / static_cast<size_t>(checkpoint_.config().vocab_size);
+  std::fill_n(table.begin() + static_cast<long>(9 * row_bytes), row_bytes, '\xff');
+  checkpoint_.set("model.embed_tokens.weight", "BF16",
+                  {checkpoint_.config().vocab_size, checkpoint_.config().hidden_size}, table);
+  checkpoint_.write(directory_.path());
+  const std::unique_ptr<Engine> e = engine(2, 512);
+  const RequestId good = e->submit(request({1, 2, 3}, 4));
+  const RequestId bad = e->submit(request({1, 9, 3}, 4));
+  std::map<RequestId, FinishReason> ends;
+  std::map<RequestId, size_t> tokens;
+  while (!e->idle())
+    for (const StepOutput& o : e->step()) {
+      tokens[o.request] += o.tokens.size();
+      ends[o.request] = o.finish;
+    }
+  EXPECT_EQ(ends.at(bad), FinishReason::kError);
+  EXPECT_EQ(tokens.at(bad), 0u);
+  EXPECT_EQ(ends.at(good), FinishReason::kLength);
+  EXPECT_EQ(tokens.at(good), 4u);
+}
+
+std::pair<ErrorKind, std::string> error_of(const std::function<void()>& f) {
+  try {
+    f();
+  } catch (const Error& e) {
+    return {e.kind(), e.what()};
+  }
+  return {ErrorKind::kInternal, "no error"};
+}
+
+TEST_F(EngineTest, RefusesOptionsAndRequestsByName) {
+  const auto with = [&](auto change) {
+    return error_of([&] {
+      EngineOptions o;
+      o.model_dir = directory_.path();
+      change(o);
+      Engine::create(o);
+    });
+  };
+  EXPECT_EQ(with([](EngineOptions& o) { o.device = "cuda"; }),
+            std::pair(ErrorKind::kDevice,
+                      std::string("device \"cuda\" is not available: this version computes on the "
+                                  "reference backend (--device reference)")));
+  EXPECT_EQ(with([](EngineOptions& o) { o.cache_type = "q4"; }),
+            std::pair(ErrorKind::kUsage,
+                      std::string("cache type \"q4\", expected auto, f32, bf16 or fp8")));
+  EXPECT_EQ(with([](EngineOptions& o) { o.chunk = 0; }),
+            std::pair(ErrorKind::kUsage, std::string("chunk is 0, expected 1 to 65536")));
+  EXPECT_EQ(with([](EngineOptions& o) { o.ctx_size = 1 << 20; }).first, ErrorKind::kUsage);
+  EXPECT_EQ(with([](EngineOptions& o) { o.model_dir += "/no-such"; }).first, ErrorKind::kModel);
+
+  const std::unique_ptr<Engine> e = engine(1, 512);
+  EXPECT_EQ(error_of([&] {
+              e->submit(request({1, -1}, 1));
+            }).second.substr(0, 29),
+            "token id -1 is not in the voc");
+  EXPECT_EQ(error_of([&] { e->submit(request({}, 1)); }).second, "prompt is empty");
+}
+
+TEST(MemoryPlanTest, WhatDoesNotFitSaysWhatWould) {
+  MemoryPlan p{.device = "reference",
+               .ctx_size = 4096,
+               .max_seqs = 1,
+               .mapped_weight_bytes = 1'000'000,
+               .kv_bytes_per_token = 1000,
+               .kv_cache_bytes = 4'096'000,
+               .available_bytes = 3'000'000};
+  const auto [kind, text] = error_of([&] { require_fit(p); });
+  EXPECT_EQ(kind, ErrorKind::kDoesNotFit);
+  EXPECT_EQ(text,
+            "not enough memory on reference with -c 4096\n"
+            "  weights 1.0 MB + kv cache 4.1 MB + activations 0 B = 5.1 MB of 3.0 MB available\n"
+            "  try: -c 1984");
+  p.available_bytes = 1'010'000;  // not even one page
+  EXPECT_EQ(error_of([&] { require_fit(p); }).second.find("try:"), std::string::npos);
+  p.available_bytes = p.total_bytes();
+  EXPECT_EQ(error_of([&] { require_fit(p); }).second, "no error");
+}
+
+TEST(GenerationConfigTest, DefaultsAndEosIds) {
+  std::vector<std::string> warnings;
+  const WarningSink warn = [&](const std::string& w) { warnings.push_back(w); };
+  EXPECT_EQ(sampling_defaults(nullptr, 100, warn), SamplingParams{});
+
+  const Json good = parse_json(
+      R"({"temperature": 0.3, "top_p": 0.5, "top_k": 7, "repetition_penalty": 1.1,
+          "eos_token_id": [5, 1, 500], "do_sample": true, "max_length": 9})",
+      "test");
+  const SamplingParams p = sampling_defaults(&good, 100, warn);
+  EXPECT_EQ(p.temperature, 0.3);
+  EXPECT_EQ(p.top_p, 0.5);
+  EXPECT_EQ(p.top_k, 7);
+  EXPECT_EQ(p.repetition_penalty, 1.1);
+  EXPECT_EQ(p.penalty_window, -1) << "over the whole text, as transformers applies it";
+  EXPECT_EQ(eos_ids({1, 2}, &good, 100), (std::vector<TokenId>{1, 2, 5}));
+  EXPECT_TRUE(warnings.empty());
+
+  const Json greedy = parse_json(R"({"temperature": 0.3, "do_sample": false})", "test");
+  EXPECT_EQ(sampling_defaults(&greedy, 100, warn).temperature, 0);
+
+  const Json bad = parse_json(R"({"temperature": -3})", "test");
+  EXPECT_EQ(sampling_defaults(&bad, 100, warn), SamplingParams{});
+  EXPECT_EQ(warnings, std::vector<std::string>{
+                          "generation_config.json: temperature is -3, expected 0 to 100; using "
+                          "the built-in sampling defaults"});
+}
+
+}  // namespace
+}  // namespace dsr
