@@ -12,7 +12,8 @@ KvCache::KvCache(Exec& exec, const KvLayout& layout, int64_t n_blocks)
 MlaCacheView KvCache::mla(int64_t layer) const {
   DSR_CHECK(layer >= 0 && layer < layout_.n_layers, layer);
   const int64_t layer_bytes = n_blocks_ * layout_.mla.page_bytes();
-  const std::byte* data = buffer_.data() == nullptr ? nullptr : buffer_.data() + layer * layer_bytes;
+  const std::byte* data =
+      buffer_.data() == nullptr ? nullptr : buffer_.data() + layer * layer_bytes;
   return {layout_.mla, Tensor::of(data, DType::kU8, {n_blocks_, layout_.mla.page_bytes()})};
 }
 
