@@ -30,23 +30,24 @@ bool sync_failed(int result) {
 
 OutputFile::OutputFile(const std::string& path) : path_(path) {
   struct stat s {};
-  const bool special = ::stat(path.c_str(), &s) == 0 && !S_ISREG(s.st_mode);
-  if (special) {
+  if (::stat(path.c_str(), &s) == 0 && !S_ISREG(s.st_mode))
     fd_ = ::open(path.c_str(), O_WRONLY | O_CLOEXEC);
-  } else {
-    temporary_ = str(path, ".", ::getpid(), ".tmp");
-    fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, kMode);
-  }
-  if (fd_ < 0) {
-    const int error = errno;
-    temporary_.clear();
-    fail(ErrorKind::kOutput, escaped(path_), ": cannot be created: ", std::strerror(error));
-  }
+  else
+    open_temporary();
+  if (fd_ < 0) fail_io("created");
+}
+
+void OutputFile::open_temporary() {
+  temporary_ = str(path_, ".", ::getpid(), ".tmp");
+  fd_ = ::open(directory_of(path_).c_str(), O_TMPFILE | O_WRONLY | O_CLOEXEC, kMode);
+  if (fd_ >= 0) return;
+  fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, kMode);
+  is_named_ = fd_ >= 0;
 }
 
 OutputFile::~OutputFile() {
   if (fd_ >= 0) ::close(fd_);
-  if (!temporary_.empty()) ::unlink(temporary_.c_str());
+  if (is_named_) ::unlink(temporary_.c_str());
 }
 
 void OutputFile::fail_io(const char* what) const {
@@ -72,12 +73,23 @@ void OutputFile::flush() {
 void OutputFile::commit() {
   flush();
   if (sync_failed(::fsync(fd_))) fail_io("written");
+  if (!temporary_.empty()) put_in_place();
   const int closed = ::close(fd_);
   fd_ = -1;
   if (closed != 0) fail_io("written");
-  if (temporary_.empty()) return;
+}
+
+void OutputFile::put_in_place() {
+  if (!is_named_) {
+    ::unlink(temporary_.c_str());  // of a killed process that had our number
+    // linkat cannot replace a file, rename can.
+    const std::string self = str("/proc/self/fd/", fd_);
+    if (::linkat(AT_FDCWD, self.c_str(), AT_FDCWD, temporary_.c_str(), AT_SYMLINK_FOLLOW) != 0)
+      fail_io("put in place");
+    is_named_ = true;
+  }
   if (::rename(temporary_.c_str(), path_.c_str()) != 0) fail_io("put in place");
-  temporary_.clear();
+  is_named_ = false;
   sync_directory();
 }
 

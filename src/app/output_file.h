@@ -6,9 +6,10 @@
 
 namespace dsr {
 
-// Writes beside the final place and renames in commit(). What exists and is not a regular file (a
-// device, a pipe) is written directly. Every step is checked: Error(kOutput) names path and reason.
-// Without commit() nothing stays behind.
+// Writes a file that has no name yet (where the file system has none such: one beside the final
+// place) and puts it in place in commit(), so that nothing stays behind even if the process is
+// killed. What exists and is not a regular file (a device, a pipe) is written directly. Every step
+// is checked: Error(kOutput) names path and reason.
 class OutputFile {
  public:
   explicit OutputFile(const std::string& path);
@@ -20,11 +21,15 @@ class OutputFile {
   void commit();
 
  private:
+  void open_temporary();
   void flush();
+  void put_in_place();
   void sync_directory() const;
   [[noreturn]] void fail_io(const char* what) const;
 
-  std::string path_, temporary_;  // temporary_ is empty where path_ is written directly
+  std::string path_;
+  std::string temporary_;  // beside path_; empty where path_ is written directly
+  bool is_named_ = false;  // temporary_ exists
   int fd_ = -1;
   std::string buffer_;
 };

@@ -7,6 +7,7 @@ import math
 import os
 import struct
 import subprocess
+import time
 import unittest
 from pathlib import Path
 
@@ -125,6 +126,22 @@ class Logits(CliTest):
         self.failure("-p", "hi", "-o", "/dev/full", command="logits", code=6)
         self.assertTrue(os.path.exists("/dev/full"))
         self.failure("-p", "hi", command="logits", code=2)
+
+
+    def test_an_interrupted_run_leaves_nothing(self):
+        directory = SCRATCH / "interrupted"
+        directory.mkdir()
+        try:
+            os.close(os.open(directory, os.O_TMPFILE | os.O_WRONLY))
+        except OSError:
+            self.skipTest("the file system has no files without a name")
+        process = subprocess.Popen(
+            [BINARY, "logits", "-m", MODEL, "-p", "x" * 60_000, "-c", "100000", "--chunk", "60K",
+             "-o", directory / "x.npy"], env=environment(), stderr=subprocess.PIPE)
+        time.sleep(0.2)
+        process.kill()
+        process.communicate(timeout=10)
+        self.assertEqual(os.listdir(directory), [])
 
 
 class Inspect(CliTest):
