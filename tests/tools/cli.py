@@ -13,7 +13,7 @@ from pathlib import Path
 
 from random_model import FIRST_BYTE, write_model
 
-BINARY = os.environ.get("DSR_BINARY", "build/ci/deepseek-run")
+BINARY = os.path.abspath(os.environ.get("DSR_BINARY", "build/ci/deepseek-run"))
 TINY = Path(__file__).resolve().parents[2] / "models" / "tiny"
 TIMING = re.compile(
     r"^prompt [\d,]+ tok(, [\d,.]+ tok/s)? \| answer [\d,]+ tok(, [\d,.]+ tok/s)? \| "
