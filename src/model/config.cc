@@ -167,7 +167,8 @@ ModelConfig parse_config(const Json& json, const WarningSink& warn) {
   if (warn) {
     std::string unknown;
     for (const std::string& key : reader.unread_keys())
-      unknown += (unknown.empty() ? "" : ", ") + escaped(key);
+      // "_card" and the like are notes to whoever reads the file.
+      if (!key.starts_with('_')) unknown += (unknown.empty() ? "" : ", ") + escaped(key);
     if (!unknown.empty()) warn("config.json: keys not understood and ignored: " + unknown);
   }
   return c;

@@ -31,6 +31,16 @@ void expect_refused(const Json& from, const std::vector<Refused>& cases) {
         << r.key << " = " << r.value;
 }
 
+// "_card" in the files of models/, "_name_or_path" in what transformers saves.
+TEST(Config, KeysWithAnUnderscoreAreNotes) {
+  std::string warnings;
+  const auto warn = [&](const std::string& line) { warnings += line; };
+  parse_config(edited(edited(base(), "_card", "{}"), "_name_or_path", "1"), warn);
+  EXPECT_EQ(warnings, "");
+  parse_config(edited(edited(base(), "_card", "{}"), "card", "1"), warn);
+  EXPECT_EQ(warnings, "config.json: keys not understood and ignored: card");
+}
+
 TEST(Config, ReadsEveryField) {
   const ModelConfig c = parse_config(base(), {});
   EXPECT_EQ(c.architecture, "DeepseekV3ForCausalLM");
