@@ -1,6 +1,6 @@
 #include "deepseek_run/answer.h"
 
-#include <optional>
+#include <memory>
 #include <utility>
 
 #include "app/format.h"
@@ -18,7 +18,8 @@ class Run {
       const std::function<bool(const AnswerPiece&)>& on_piece)
       : engine_(engine), on_piece_(on_piece) {
     if (tokenizer != nullptr)
-      text_.emplace(*tokenizer, request, [this](AnswerPiece piece) { give(std::move(piece)); });
+      text_ = std::make_unique<TextStream>(*tokenizer, request,
+                                           [this](AnswerPiece piece) { give(std::move(piece)); });
     else if (!request.stop.empty())
       fail_usage("stop strings need a tokenizer, and the model has no tokenizer.json");
     answer_.prompt_tokens = std::ssize(request.request.prompt);
@@ -67,7 +68,7 @@ class Run {
   Timer timer_;
   RequestId id_ = 0;
   Answer answer_;
-  std::optional<TextStream> text_;
+  std::unique_ptr<TextStream> text_;  // null without a tokenizer
   bool wanted_ = true;
 };
 
