@@ -15,6 +15,7 @@ from random_model import FIRST_BYTE, write_model
 
 BINARY = os.path.abspath(os.environ.get("DSR_BINARY", "build/ci/deepseek-run"))
 TINY = Path(__file__).resolve().parents[2] / "models" / "tiny"
+SANITIZED = b"__asan_init" in Path(BINARY).read_bytes()  # slower, and reserves all memory there is
 TIMING = re.compile(
     r"^prompt [\d,]+ tok(, [\d,.]+ tok/s)? \| answer [\d,]+ tok(, [\d,.]+ tok/s)? \| "
     r"load \d+\.\d s( \| first token \d+\.\d\d s)?$")

@@ -6,7 +6,7 @@ import subprocess
 import time
 import unittest
 
-from cli import BINARY, MODEL, SCRATCH, CliTest, environment, needs_tiny, say
+from cli import BINARY, MODEL, SANITIZED, SCRATCH, CliTest, environment, needs_tiny, say
 from random_model import write_model
 
 COMMANDS = ["", "tokenize", "logits", "inspect"]
@@ -21,6 +21,7 @@ class Help(CliTest):
                 self.assertEqual(run.stderr, b"")
                 self.assertLessEqual(max(map(len, run.stdout.decode().splitlines())), 100)
 
+    @unittest.skipIf(SANITIZED, "not with sanitizers")
     def test_help_is_instant(self):
         def seconds() -> float:
             start = time.perf_counter()
@@ -205,6 +206,7 @@ class Models(CliTest):
         for device in ["auto", "reference"]:
             self.run_cli("-p", "hi", "-n", "1", "--device", device)
 
+    @unittest.skipIf(SANITIZED, "not with sanitizers")
     def test_what_does_not_fit(self):
         huge = write_model(SCRATCH / "long", max_position_embeddings=1 << 24, num_hidden_layers=2)
         run = subprocess.run(["prlimit", "--as=300000000", BINARY, "-m", str(huge), "-p", "hi",
