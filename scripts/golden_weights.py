@@ -12,8 +12,10 @@ Word j of a tensor is word j % 4 of the Philox4x32-10 block with key `seed` and 
 
     matrix [N, K]      m * 2^(gain - 21 - h)                  h: the smallest integer with 4^h >= K
     embedding          m * 2^-21                              deviation 1.15
+      if tied          as a matrix of gain 1: it is the head too
     norm               1 + m * 2^-24                          deviation 0.14
     correction bias    m * 2^-25 + bias_offset                deviation 0.07
+    bias of q, k, v    m * 2^-23                              deviation 0.29
 
 Each is exact in float64, then rounded to float32 and to the tensor's type (nearest, ties to even).
 `gain` is 1 for the projections that make queries (scores that differ) and the router (choices that
@@ -34,7 +36,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-GAINS = {"q_proj.weight": 1, "q_b_proj.weight": 1, "mlp.gate.weight": 1, "lm_head.weight": 2}
+GAINS = {"q_proj.weight": 1, "q_b_proj.weight": 1, "mlp.gate.weight": 1, "lm_head.weight": 2,
+         "embed_tokens.weight": 1}
 UNQUANTIZED = ("mlp.gate.weight", "lm_head.weight", "eh_proj.weight")
 
 
@@ -120,10 +123,12 @@ def plain(spec: Spec, name: str, shape: tuple) -> Stored:
     m = m.astype(np.float64)
     if name.endswith("e_score_correction_bias"):
         return store(m * 2.0**-25 + spec.bias_offset, spec.bias_dtype)
+    if name.endswith("_proj.bias"):
+        return store(m * 2.0**-23, spec.dtype)
     if len(shape) == 1:
         return store(1 + m * 2.0**-24, spec.dtype)
     m = m.reshape(shape)
-    if name.endswith("embed_tokens.weight"):
+    if name.endswith("embed_tokens.weight") and not spec.config["tie_word_embeddings"]:
         return store(m * 2.0**-21, spec.dtype)
     return store(m * 2.0 ** (gain_of(name) - 21 - half_log(shape[1])), spec.dtype)
 
@@ -159,7 +164,11 @@ def fp8_scales(spec: Spec, name: str, shape: tuple) -> Stored:
     return Stored(raw.reshape(-1), torch.from_numpy((2.0**exponent).astype(np.float32)))
 
 
-# --- the tensors of a DeepSeek-V3 checkpoint, from models.md 7.2 --------------------------------
+# --- the tensors of a checkpoint, from models.md 3 to 7 -----------------------------------------
+
+
+def architecture(c: dict) -> str:
+    return c["architectures"][0].removesuffix("ForCausalLM")
 
 
 def ffn_shapes(prefix: str, width: int, d: int) -> dict:
@@ -167,7 +176,7 @@ def ffn_shapes(prefix: str, width: int, d: int) -> dict:
             f"{prefix}.down_proj.weight": (d, width)}
 
 
-def attention_shapes(prefix: str, c: dict) -> dict:
+def mla_shapes(prefix: str, c: dict) -> dict:
     d, heads, latent = c["hidden_size"], c["num_attention_heads"], c["kv_lora_rank"]
     nope, rope, v = c["qk_nope_head_dim"], c["qk_rope_head_dim"], c["v_head_dim"]
     out = {}
@@ -184,14 +193,33 @@ def attention_shapes(prefix: str, c: dict) -> dict:
     return out
 
 
+def gqa_shapes(prefix: str, c: dict) -> dict:
+    d, heads = c["hidden_size"], c["num_attention_heads"]
+    size = c.get("head_dim", d // heads)
+    rows = {"q": heads * size, "k": c["num_key_value_heads"] * size,
+            "v": c["num_key_value_heads"] * size}
+    out = {f"{prefix}.{x}_proj.weight": (n, d) for x, n in rows.items()}
+    if architecture(c) == "Qwen2":
+        out |= {f"{prefix}.{x}_proj.bias": (n,) for x, n in rows.items()}
+    return out | {f"{prefix}.o_proj.weight": (d, heads * size)}
+
+
+def is_moe_layer(c: dict, layer: int) -> bool:
+    return (c.get("n_routed_experts") is not None and layer >= c["first_k_dense_replace"]
+            and layer % c["moe_layer_freq"] == 0)
+
+
 def layer_shapes(c: dict, layer: int) -> dict:
-    p, d, width = f"model.layers.{layer}", c["hidden_size"], c["moe_intermediate_size"]
+    p, d = f"model.layers.{layer}", c["hidden_size"]
     out = {f"{p}.input_layernorm.weight": (d,), f"{p}.post_attention_layernorm.weight": (d,)}
+    attention_shapes = mla_shapes if "kv_lora_rank" in c else gqa_shapes
     out |= attention_shapes(f"{p}.self_attn", c)
-    if layer < c["first_k_dense_replace"]:
+    if not is_moe_layer(c, layer):
         return out | ffn_shapes(f"{p}.mlp", c["intermediate_size"], d)
+    width = c["moe_intermediate_size"]
     out[f"{p}.mlp.gate.weight"] = (c["n_routed_experts"], d)
-    out[f"{p}.mlp.gate.e_score_correction_bias"] = (c["n_routed_experts"],)
+    if architecture(c) == "DeepseekV3":
+        out[f"{p}.mlp.gate.e_score_correction_bias"] = (c["n_routed_experts"],)
     for e in range(c["n_routed_experts"]):
         out |= ffn_shapes(f"{p}.mlp.experts.{e}", width, d)
     return out | ffn_shapes(f"{p}.mlp.shared_experts", c["n_shared_experts"] * width, d)
@@ -201,10 +229,11 @@ def shapes(spec: Spec) -> dict:
     """Every tensor's name and shape, scales apart."""
     c = spec.config
     vocab = (c["vocab_size"], c["hidden_size"])
-    out = {"model.embed_tokens.weight": vocab, "model.norm.weight": (vocab[1],),
-           "lm_head.weight": vocab}
+    out = {"model.embed_tokens.weight": vocab, "model.norm.weight": (vocab[1],)}
+    if not c["tie_word_embeddings"]:
+        out["lm_head.weight"] = vocab
     n_main = c["num_hidden_layers"]
-    for layer in range(n_main + c["num_nextn_predict_layers"]):
+    for layer in range(n_main + c.get("num_nextn_predict_layers", 0)):
         out |= layer_shapes(c, layer)
         if layer < n_main:
             continue

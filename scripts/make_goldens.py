@@ -6,8 +6,9 @@
 
 Needs torch, transformers, numpy and safetensors (made with torch 2.11.0, transformers 5.23.0, CPU).
 The tests read only what is committed. For every tests/data/goldens/NAME.json the weights are
-generated (golden_weights.py), FP8 is dequantised exactly, DeepseekV3ForCausalLM runs in float32
-with eager attention, and the golden file gets:
+generated (golden_weights.py), FP8 is dequantised exactly, transformers' model of the architecture
+(golden_models.py; for DeepseekForCausalLM a few lines of our own) runs in float32 with eager
+attention, and the golden file gets:
 
     input_ids   [P + 64] i32  a random prompt of P tokens, then what transformers' generate() adds
                               greedily, with its cache
@@ -38,10 +39,22 @@ Where transformers 5.23.0 and models.md could differ, and what was found:
     no score sees (models.md 2.3).
   * inv_freq and angles are float32 there, float64 here: the main part of the remaining NMSE.
   * moe_layer_freq is not read there; every fixture has 1. Router logits and softmax are float32.
-  * A model with the wrong eps, softmax scale, rope layout, bias or scaling factor is 3e-6 (eps) to
-    0.45 away from these goldens in NMSE, against the 1e-9 that the tests allow.
+  * A V3 model with the wrong eps, softmax scale, rope layout, bias or scaling factor is 3e-6 (eps)
+    to 0.45 away from these goldens in NMSE, against the 1e-9 that the tests allow.
   * The router's order of experts is unspecified (topk, unsorted) and expert outputs are added in
     ascending expert id, as in the engine.
+
+The other architectures:
+
+  * V2's softmax scale carries m(mscale_all_dim)^2, as DeepSeek's code has it. transformers left it
+    out until July 2026 (models.md trap 1): older versions fail the check of the table above.
+  * V2 rotates complex numbers: pairs (2i, 2i + 1), in place. That is the interleaved form itself.
+  * V2's router masks dropped groups with 0; its scores are softmax values, above 0, so -inf would
+    choose the same. It reads neither norm_topk_prob (DeepSeek's code normalises instead of scaling;
+    false in every released checkpoint) nor moe_layer_freq (1 everywhere).
+  * head_dim of a V2 config is overwritten with qk_rope_head_dim; the engine ignores it.
+  * Llama's linear and llama3 scaling, and Qwen2's unused sliding_window, agree with models.md 2.5,
+    2.6 and 4. The window of the fixtures, 32, is shorter than their sequences.
 """
 
 import argparse
@@ -53,10 +66,13 @@ import torch
 import transformers
 from safetensors.torch import save_file
 from torch.nn.functional import linear
-from transformers import DeepseekV3Config, DeepseekV3ForCausalLM, GenerationConfig
+from transformers import GenerationConfig
+from transformers.models.deepseek_v2 import modeling_deepseek_v2 as v2
 from transformers.models.deepseek_v3 import modeling_deepseek_v3 as v3
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from golden_weights import Spec, generate, words
+from golden_models import Margins, hf_config, hf_state, load_model
+from golden_weights import Spec, architecture, generate, words
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDENS = ROOT / "tests" / "data" / "goldens"
@@ -77,23 +93,26 @@ ROPE_TABLE = {
 }
 
 
-def hf_config(config: dict, **changes) -> DeepseekV3Config:
-    """The config as transformers reads it; weights are dequantised before it sees them."""
-    skipped = ("quantization_config", "architectures", "auto_map", "torch_dtype")
-    kept = {k: v for k, v in config.items() if k not in skipped and not k.startswith("_")}
-    kept = json.loads(json.dumps(kept)) | changes  # transformers edits rope_scaling in place
-    out = DeepseekV3Config(**kept, attn_implementation="eager", dtype="float32")
-    out._experts_implementation = "eager"
-    return out
+# models.md 2.5: inv_freq[28], [29], [33], [35].
+LLAMA3_TABLE = {28: 0.00321144599, 29: 0.00216657076, 33: 0.00031269375, 35: 9.55621235e-05}
+
+
+def check_llama3_table(configs: Path) -> None:
+    released = json.loads((configs / "r1-distill-llama-8b.json").read_text())
+    got = LlamaRotaryEmbedding(hf_config(released)).inv_freq
+    for i, want in LLAMA3_TABLE.items():
+        if not math.isclose(float(got[i]), want, rel_tol=1e-6):
+            raise SystemExit(f"llama3 inv_freq[{i}]: {float(got[i])}, models.md 2.5 says {want}")
 
 
 def check_rope_table(configs: Path) -> None:
     for name, want in ROPE_TABLE.items():
         released = json.loads((configs / f"{name}.json").read_text())
-        config = hf_config(released, model_type="deepseek_v3")
-        rope = v3.DeepseekV3RotaryEmbedding(config)
+        config = hf_config(released)
+        is_v2 = architecture(released) == "DeepseekV2"
+        rope = (v2.DeepseekV2RotaryEmbedding if is_v2 else v3.DeepseekV3RotaryEmbedding)(config)
         with torch.device("meta"):
-            scale = v3.DeepseekV3Attention(config, 0).scaling
+            scale = (v2.DeepseekV2Attention if is_v2 else v3.DeepseekV3Attention)(config, 0).scaling
         got = (*(float(rope.inv_freq[i]) for i in (10, 16, 31)), scale)
         for g, w in zip(got, want):
             if not math.isclose(g, w, rel_tol=1e-6):
@@ -101,53 +120,6 @@ def check_rope_table(configs: Path) -> None:
         if rope.attention_scaling != 1:
             raise SystemExit(f"{name}: cos and sin are scaled by {rope.attention_scaling}")
     print(f"rope: {len(ROPE_TABLE)} released configs agree with models.md 2.4")
-
-
-def hf_state(config: dict, weights: dict) -> dict:
-    """The checkpoint's tensors under transformers' names: experts of a layer stacked."""
-    out = {k: v for k, v in weights.items() if ".mlp.experts." not in k}
-    n_layers = config["num_hidden_layers"] + config["num_nextn_predict_layers"]
-    for layer in range(config["first_k_dense_replace"], n_layers):
-        p = f"model.layers.{layer}.mlp.experts"
-        part = {kind: torch.stack([weights[f"{p}.{e}.{kind}_proj.weight"]
-                                   for e in range(config["n_routed_experts"])])
-                for kind in ("gate", "up", "down")}
-        out[f"{p}.gate_up_proj"] = torch.cat([part["gate"], part["up"]], dim=1)
-        out[f"{p}.down_proj"] = part["down"]
-    return out
-
-
-def load_model(spec: Spec, state: dict) -> DeepseekV3ForCausalLM:
-    model = DeepseekV3ForCausalLM(hf_config(spec.config)).eval()
-    layers = tuple(f"model.layers.{i}." for i in range(spec.config["num_hidden_layers"]))
-    main = {k: v for k, v in state.items()
-            if not k.startswith("model.layers.") or k.startswith(layers)}
-    model.load_state_dict(main, strict=True)
-    return model
-
-
-class Margins:
-    """Watches every router: by how much the choices of groups and experts are made."""
-
-    def __init__(self):
-        self.expert, self.group, self.zero_mask = math.inf, math.inf, 0
-
-    def __call__(self, router, inputs, outputs):
-        choice = outputs[0].sigmoid() + router.e_score_correction_bias
-        grouped = choice.view(len(choice), router.num_group, -1)
-        if router.num_group > router.topk_group:
-            scores = grouped.topk(2, dim=-1)[0].sum(-1).sort(-1, descending=True)[0]
-            gap = scores[:, router.topk_group - 1] - scores[:, router.topk_group]
-            self.group = min(self.group, float(gap.min()))
-        groups = grouped.topk(2, dim=-1)[0].sum(-1).topk(router.topk_group)[1]
-        keep = torch.zeros(grouped.shape[:2]).scatter(1, groups, 1).bool()
-        masked = grouped.masked_fill(~keep[..., None], -math.inf).flatten(1)
-        best = masked.sort(-1, descending=True)[0]
-        gap = best[:, router.top_k - 1] - best[:, router.top_k]
-        self.expert = min(self.expert, float(gap.min()))
-        # Where masking with 0 would have chosen otherwise: a chosen score is negative.
-        if router.num_group > router.topk_group:
-            self.zero_mask += int((best[:, router.top_k - 1] < 0).sum())
 
 
 def mtp_logits(model, spec: Spec, state: dict, hidden: torch.Tensor, ids: torch.Tensor, watch):
@@ -191,9 +163,8 @@ def make(spec: Spec) -> None:
     weights, weights_digest = generate(spec)
     state = hf_state(spec.config, weights)
     model = load_model(spec, state)
-    margins = Margins()
-    for layer in model.model.layers[spec.config["first_k_dense_replace"]:]:
-        layer.mlp.gate.register_forward_hook(margins)
+    margins = Margins(spec.config)
+    margins.watch(model, spec.config)
 
     vocab = spec.config["vocab_size"]
     prompt = torch.from_numpy(words(spec.seed, "input_ids", PROMPT_TOKENS).astype("int64") % vocab)
@@ -210,7 +181,7 @@ def make(spec: Spec) -> None:
     assert torch.equal(recomputed, ids[PROMPT_TOKENS:]), "the cache changes greedy tokens"
 
     tensors = {"input_ids": ids.to(torch.int32), "logits": logits.contiguous()}
-    if spec.config["num_nextn_predict_layers"]:
+    if spec.config.get("num_nextn_predict_layers"):
         mtp = mtp_logits(model, spec, state, out.last_hidden_state[0], ids, margins)
         tensors["mtp_logits"] = mtp.contiguous()
     print(f"{spec.name}: logits deviation {float(logits.std()):.2f}, "
@@ -235,6 +206,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)  # one order of summation
     check_rope_table(args.configs)
+    check_llama3_table(args.configs)
     for path in sorted(GOLDENS.glob("*.json")):
         if not args.names or path.stem in args.names:
             make(Spec.load(path))

@@ -13,9 +13,13 @@ class KvCache {
 
   const KvLayout& layout() const { return layout_; }
   int64_t n_blocks() const { return n_blocks_; }
+  // One layer's pages; the layout must be of that kind.
   MlaCacheView mla(int64_t layer) const;
+  GqaCacheView gqa(int64_t layer) const;
 
  private:
+  Tensor pages(int64_t layer) const;
+
   KvLayout layout_;
   int64_t n_blocks_;
   Buffer buffer_;  // [n_layers][n_blocks][page_bytes]

@@ -33,19 +33,9 @@ constexpr std::array kCommonFixed = {
 };
 // Training, serving and bookkeeping: nothing in the forward pass depends on them.
 constexpr std::array kCommonIgnored = {
-    "architectures",
-    "model_type",
-    "torch_dtype",
-    "dtype",
-    "transformers_version",
-    "use_cache",
-    "pad_token_id",
-    "initializer_range",
-    "pretraining_tp",
-    "attention_dropout",
-    "auto_map",
-    "num_key_value_heads",
-    "_name_or_path",
+    "architectures",        "model_type",        "torch_dtype",  "dtype",
+    "transformers_version", "use_cache",         "pad_token_id", "initializer_range",
+    "pretraining_tp",       "attention_dropout", "auto_map",     "_name_or_path",
     "output_router_logits",
 };
 
@@ -77,21 +67,43 @@ void read_token_ids(JsonReader& reader, ModelConfig& c) {
       fail_model(reader.place(), ": eos_token_id ", id, " is not below vocab_size ", c.vocab_size);
 }
 
-RopeScaling read_rope_scaling(JsonReader& r) {
-  RopeScaling s;
-  // Two spellings of one key; files saved by transformers 4.43 and later may hold both.
-  const std::string type = r.get_string("rope_type", r.get_string("type", ""));
-  if (type == "default") return s;
-  if (type != "yarn")
-    fail_model(r.place(), ".type ", quoted(type), " is not supported (supported: yarn)");
-  s.type = RopeScalingType::kYarn;
-  s.factor = r.require_double("factor", 1, 1e6);
+void read_yarn(JsonReader& r, RopeScaling& s) {
   s.original_max_position_embeddings =
       r.require_int("original_max_position_embeddings", 1, kMaxPositions);
   s.beta_fast = r.get_double("beta_fast", 1e-6, 1e6, 32);
   s.beta_slow = r.get_double("beta_slow", 1e-6, 1e6, 1);
   s.mscale = r.get_double("mscale", 0, 100, 1);
   s.mscale_all_dim = r.get_double("mscale_all_dim", 0, 100, 0);
+}
+
+void read_llama3(JsonReader& r, RopeScaling& s) {
+  s.original_max_position_embeddings =
+      r.require_int("original_max_position_embeddings", 1, kMaxPositions);
+  s.low_freq_factor = r.require_double("low_freq_factor", 1e-6, 1e6);
+  s.high_freq_factor = r.require_double("high_freq_factor", 1e-6, 1e6);
+  if (s.high_freq_factor <= s.low_freq_factor)
+    fail_model(r.place(), ".high_freq_factor ", s.high_freq_factor,
+               " is not above low_freq_factor ", s.low_freq_factor);
+}
+
+RopeScaling read_rope_scaling(JsonReader& r) {
+  RopeScaling s;
+  // Two spellings of one key; files saved by transformers 4.43 and later may hold both.
+  const std::string type = r.get_string("rope_type", r.get_string("type", ""));
+  if (type == "default") return s;
+  if (type != "yarn" && type != "llama3" && type != "linear")
+    fail_model(r.place(), ".type ", quoted(type),
+               " is not supported (supported: yarn, llama3, linear)");
+  s.factor = r.require_double("factor", 1, 1e6);
+  if (type == "yarn") {
+    s.type = RopeScalingType::kYarn;
+    read_yarn(r, s);
+  } else if (type == "llama3") {
+    s.type = RopeScalingType::kLlama3;
+    read_llama3(r, s);
+  } else {
+    s.type = RopeScalingType::kLinear;
+  }
   r.ignore({"type"});
   for (const std::string& key : r.unread_keys())
     fail_model(r.place(), ".", escaped(key), " is not supported");

@@ -12,14 +12,26 @@
 
 namespace dsr {
 
-enum class RopeScalingType { kNone, kYarn };
+enum class AttentionKind {
+  kMla,  // multi-head latent attention
+  kGqa,  // keys and values per head or group of heads; MHA is a group of one
+};
 
-// `rope_scaling`. YaRN: Peng et al. 2023, arXiv:2309.00071, as DeepSeek-V2 uses it.
+enum class RopeScalingType {
+  kNone,
+  kLinear,  // positions divided by the factor
+  kLlama3,  // long wavelengths divided by the factor, short ones kept (Llama 3.1)
+  kYarn,    // Peng et al. 2023, arXiv:2309.00071, as DeepSeek-V2 uses it
+};
+
+// `rope_scaling`.
 struct RopeScaling {
   RopeScalingType type = RopeScalingType::kNone;
   double factor = 1;
-  int64_t original_max_position_embeddings = 0;
-  double beta_fast = 32;
+  int64_t original_max_position_embeddings = 0;  // yarn, llama3
+  double low_freq_factor = 1;                    // llama3
+  double high_freq_factor = 4;
+  double beta_fast = 32;  // yarn
   double beta_slow = 1;
   double mscale = 1;
   double mscale_all_dim = 0;
@@ -42,6 +54,13 @@ struct ModelConfig {
   bool tie_word_embeddings = false;
   int64_t bos_token_id = -1;           // -1: none given
   std::vector<int64_t> eos_token_ids;  // an int or a list in the file
+
+  AttentionKind attention = AttentionKind::kMla;
+
+  // MHA and GQA
+  int64_t num_key_value_heads = 0;
+  int64_t head_dim = 0;
+  bool qkv_bias = false;  // biases on q, k and v (Qwen2)
 
   // MLA
   int64_t q_lora_rank = 0;  // 0: one q_proj
@@ -69,6 +88,10 @@ struct ModelConfig {
   QuantScheme quant;                     // quantization_config
 
   int64_t qk_head_dim() const { return qk_nope_head_dim + qk_rope_head_dim; }
+  // How many dimensions of a head turn with the position.
+  int64_t rope_dim() const {
+    return attention == AttentionKind::kMla ? qk_rope_head_dim : head_dim;
+  }
   // The rule is the same in every DeepSeek architecture with experts.
   bool is_moe_layer(int64_t layer) const {
     return n_routed_experts > 0 && layer >= first_k_dense_replace && layer % moe_layer_freq == 0;

@@ -28,11 +28,13 @@ Model::Model(Exec& exec, const ModelConfig& config, const WeightSource& source,
     : config_(config),
       loaded_(exec, config, source),
       rope_(exec, config, max_positions),
-      softmax_scale_(static_cast<float>(mla_softmax_scale(config))) {}
+      softmax_scale_(static_cast<float>(dsr::softmax_scale(config))) {}
 
 KvLayout Model::kv_layout(CacheType type) const {
   const auto n_layers = static_cast<int64_t>(weights().layers.size() + weights().mtp.size());
-  return {n_layers, {type, config_.kv_lora_rank, config_.qk_rope_head_dim}};
+  if (config_.attention == AttentionKind::kMla)
+    return {n_layers, MlaRowFormat{type, config_.kv_lora_rank, config_.qk_rope_head_dim}};
+  return {n_layers, GqaPageFormat{type, config_.num_key_value_heads, config_.head_dim}};
 }
 
 ForwardOutput forward(Rank& rank, const Model& model, const ForwardBatch& b, KvCache& kv) {
@@ -54,7 +56,8 @@ ForwardOutput forward(Rank& rank, const Model& model, const ForwardBatch& b, KvC
       block(rank, model, b,
             {.weights = w.layers[l],
              .next_norm = last ? w.norm : w.layers[l + 1].input_layernorm,
-             .kv = kv.mla(static_cast<int64_t>(l)),
+             .kv = kv,
+             .kv_layer = static_cast<int64_t>(l),
              .x = x,
              .residual = residual});
     }
@@ -85,7 +88,8 @@ Tensor mtp_forward(Rank& rank, const Model& model, const ForwardBatch& b, const 
     block(rank, model, b,
           {.weights = w.block,
            .next_norm = w.norm,
-           .kv = kv.mla(c.num_hidden_layers + in.depth),
+           .kv = kv,
+           .kv_layer = c.num_hidden_layers + in.depth,
            .x = x,
            .residual = residual});
   }

@@ -132,6 +132,13 @@ void check_scale_values(const std::string& name, const SourceTensor& t, int64_t 
   }
 }
 
+int64_t bytes_of(const SourceTensor& t) { return Shape(t.shape).elements() * size_bytes(*t.dtype); }
+
+// What a vector takes among the widened ones; asked of its first part.
+int64_t vector_buffer_bytes(const WeightSpec& spec) {
+  return round_up(std::max(spec.part_total, spec.shape[0]) * size_bytes(DType::kF32), kAlignBytes);
+}
+
 Tensor view_of(const SourceTensor& t) { return Tensor::of(t.data, *t.dtype, Shape(t.shape)); }
 
 }  // namespace
@@ -143,37 +150,49 @@ LoadedWeights::LoadedWeights(Exec& exec, const ModelConfig& config, const Weight
   ModelWeights scratch;
   for_each_weight(config, with_mtp, scratch, [&](const WeightSpec& spec) {
     validator.check(spec);
-    if (spec.role == WeightRole::kVector)
-      vector_bytes += round_up(spec.shape[0] * size_bytes(DType::kF32), kAlignBytes);
+    if (spec.role == WeightRole::kVector && spec.part_begin == 0)
+      vector_bytes += vector_buffer_bytes(spec);
   });
   validator.finish();
 
   vectors_ = Buffer(exec, MemoryKind::kWeights, vector_bytes);
-  int64_t at = 0;
   for_each_weight(config, with_mtp, weights_, [&](const WeightSpec& spec) {
     if (spec.role == WeightRole::kUnused) return;
     const SourceTensor& t = *source.find(spec.name);
-    source_bytes_ += Shape(t.shape).elements() * size_bytes(*t.dtype);
+    source_bytes_ += bytes_of(t);
     if (spec.role == WeightRole::kTable) {
       *spec.tensor = view_of(t);
     } else if (spec.role == WeightRole::kVector) {
-      std::byte* data = vectors_.data() == nullptr ? nullptr : vectors_.data() + at;
-      *spec.tensor = Tensor::of(data, DType::kF32, {spec.shape[0]});
-      if (data != nullptr) to_f32(*t.dtype, t.data, spec.tensor->ptr<float>(), spec.shape[0]);
-      at += round_up(spec.shape[0] * size_bytes(DType::kF32), kAlignBytes);
+      place_vector(spec, t);
     } else {
-      WeightSegment segment{view_of(t), {}};
-      if (t.dtype == DType::kF8E4M3) {
-        const std::string scale_name = spec.name + "_scale_inv";
-        const SourceTensor& s = *source.find(scale_name);
-        if (s.data != nullptr) check_scale_values(scale_name, s, s.shape[1]);
-        segment.scales = view_of(s);
-        source_bytes_ += segment.scales.size_bytes();
-      }
-      spec.weight->segments.push_back(segment);
+      place_matrix(spec, t, source);
     }
   });
   if (config.tie_word_embeddings) weights_.lm_head.segments = {{weights_.embed_tokens, {}}};
+}
+
+void LoadedWeights::place_vector(const WeightSpec& spec, const SourceTensor& t) {
+  if (spec.part_begin == 0) {
+    std::byte* data = vectors_.data() == nullptr ? nullptr : vectors_.data() + vectors_used_;
+    const int64_t n = std::max(spec.part_total, spec.shape[0]);
+    *spec.tensor = Tensor::of(data, DType::kF32, {n});
+    vectors_used_ += vector_buffer_bytes(spec);
+  }
+  if (spec.tensor->data != nullptr)
+    to_f32(*t.dtype, t.data, spec.tensor->ptr<float>(spec.part_begin), spec.shape[0]);
+}
+
+void LoadedWeights::place_matrix(const WeightSpec& spec, const SourceTensor& t,
+                                 const WeightSource& source) {
+  WeightSegment segment{view_of(t), {}};
+  if (t.dtype == DType::kF8E4M3) {
+    const std::string scale_name = spec.name + "_scale_inv";
+    const SourceTensor& s = *source.find(scale_name);
+    if (s.data != nullptr) check_scale_values(scale_name, s, s.shape[1]);
+    segment.scales = view_of(s);
+    source_bytes_ += bytes_of(s);
+  }
+  spec.weight->segments.push_back(segment);
 }
 
 }  // namespace dsr

@@ -25,8 +25,12 @@ class LoadedWeights {
   int64_t source_bytes() const { return source_bytes_; }
 
  private:
+  void place_vector(const WeightSpec& spec, const SourceTensor& t);
+  void place_matrix(const WeightSpec& spec, const SourceTensor& t, const WeightSource& source);
+
   ModelWeights weights_;
   Buffer vectors_;
+  int64_t vectors_used_ = 0;
   int64_t source_bytes_ = 0;
 };
 

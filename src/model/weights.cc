@@ -13,34 +13,46 @@ class Enumerator {
 
   void linear(const std::string& name, int64_t rows, int64_t columns, Weight& to, Shard shard) {
     to.quant = c_.quant;
-    visit_({name + ".weight", {rows, columns}, WeightRole::kLinear, shard, false, &to, nullptr});
+    visit_({.name = name + ".weight",
+            .shape = {rows, columns},
+            .role = WeightRole::kLinear,
+            .shard = shard,
+            .weight = &to});
   }
   void vector(const std::string& name, int64_t size, Tensor& to) {
-    visit_({name, {size}, WeightRole::kVector, Shard::kReplicated, false, nullptr, &to});
+    visit_({.name = name, .shape = {size}, .role = WeightRole::kVector, .tensor = &to});
+  }
+  // Elements [begin, begin + size) of a vector of `total`.
+  void vector_part(const std::string& name, int64_t size, int64_t begin, int64_t total,
+                   Tensor& to) {
+    visit_({.name = name,
+            .shape = {size},
+            .role = WeightRole::kVector,
+            .shard = Shard::kRows,
+            .tensor = &to,
+            .part_begin = begin,
+            .part_total = total});
   }
   void table(const std::string& name, Tensor& to) {
-    visit_({name,
-            {c_.vocab_size, c_.hidden_size},
-            WeightRole::kTable,
-            Shard::kReplicated,
-            false,
-            nullptr,
-            &to});
+    visit_({.name = name,
+            .shape = {c_.vocab_size, c_.hidden_size},
+            .role = WeightRole::kTable,
+            .tensor = &to});
   }
   // A second copy of a vocabulary matrix, as the MTP layers of the FP8 releases carry.
   void vocabulary_copy(const std::string& name) {
-    visit_({name,
-            {c_.vocab_size, c_.hidden_size},
-            WeightRole::kUnused,
-            Shard::kReplicated,
-            true,
-            nullptr,
-            nullptr});
+    visit_({.name = name,
+            .shape = {c_.vocab_size, c_.hidden_size},
+            .role = WeightRole::kUnused,
+            .optional = true});
   }
 
   void block(const std::string& prefix, int64_t layer, BlockWeights& w) {
     vector(prefix + ".input_layernorm.weight", c_.hidden_size, w.input_layernorm);
-    mla(prefix + ".self_attn", w.self_attn);
+    if (c_.attention == AttentionKind::kMla)
+      mla(prefix + ".self_attn", w.mla);
+    else
+      gqa(prefix + ".self_attn", w.gqa);
     vector(prefix + ".post_attention_layernorm.weight", c_.hidden_size, w.post_attention_layernorm);
     w.is_moe = c_.is_moe_layer(layer);
     if (w.is_moe)
@@ -75,6 +87,20 @@ class Enumerator {
     linear(prefix + ".kv_b_proj", H * (c_.qk_nope_head_dim + c_.v_head_dim), c_.kv_lora_rank,
            w.kv_b_proj, Shard::kRows);
     linear(prefix + ".o_proj", D, H * c_.v_head_dim, w.o_proj, Shard::kColumns);
+  }
+
+  void gqa(const std::string& prefix, GqaWeights& w) {
+    const int64_t D = c_.hidden_size, q = c_.num_attention_heads * c_.head_dim;
+    const int64_t kv = c_.num_key_value_heads * c_.head_dim;
+    linear(prefix + ".q_proj", q, D, w.qkv_proj, Shard::kRows);
+    linear(prefix + ".k_proj", kv, D, w.qkv_proj, Shard::kRows);
+    linear(prefix + ".v_proj", kv, D, w.qkv_proj, Shard::kRows);
+    if (c_.qkv_bias) {
+      vector_part(prefix + ".q_proj.bias", q, 0, q + 2 * kv, w.qkv_bias);
+      vector_part(prefix + ".k_proj.bias", kv, q, q + 2 * kv, w.qkv_bias);
+      vector_part(prefix + ".v_proj.bias", kv, q + kv, q + 2 * kv, w.qkv_bias);
+    }
+    linear(prefix + ".o_proj", D, q, w.o_proj, Shard::kColumns);
   }
 
   void ffn(const std::string& prefix, int64_t width, FfnWeights& w) {

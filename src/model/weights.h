@@ -22,6 +22,13 @@ struct MlaWeights {
   Weight o_proj;          // [D, H * v_head_dim]
 };
 
+// Multi-head or grouped-query attention.
+struct GqaWeights {
+  Weight qkv_proj;  // [(H + 2G) * head_dim, D]: q_proj, k_proj, v_proj
+  Tensor qkv_bias;  // [(H + 2G) * head_dim] f32, or empty
+  Weight o_proj;    // [D, H * head_dim]
+};
+
 struct FfnWeights {
   Weight gate_up_proj;  // [2F, D]: gate_proj, up_proj
   Weight down_proj;     // [D, F]
@@ -37,7 +44,8 @@ struct MoeWeights {
 
 struct BlockWeights {
   Tensor input_layernorm;  // [D] f32
-  MlaWeights self_attn;
+  MlaWeights mla;          // one of the two, as ModelConfig::attention says
+  GqaWeights gqa;
   Tensor post_attention_layernorm;  // [D] f32
   bool is_moe = false;
   FfnWeights mlp;  // dense layers
@@ -80,6 +88,8 @@ struct WeightSpec {
   bool optional = false;     // may be absent
   Weight* weight = nullptr;  // kLinear: where its segment is appended
   Tensor* tensor = nullptr;  // kTable and kVector: where it goes
+  int64_t part_begin = 0;    // kVector: its place in a tensor of part_total elements that several
+  int64_t part_total = 0;    // vectors make up, visited in order; 0: it is the whole
 };
 
 // Sizes `weights` for `config` and visits every tensor of the checkpoint, in the order of the

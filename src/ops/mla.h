@@ -8,14 +8,9 @@
 #include "device/exec.h"
 #include "tensor/kv_format.h"
 #include "tensor/quant.h"
+#include "tensor/rope.h"
 
 namespace dsr {
-
-// cos and sin of every position's angles, float32, one table for all backends.
-struct RopeTable {
-  Tensor cos;  // [P, r / 2] f32
-  Tensor sin;  // [P, r / 2] f32
-};
 
 // Stores a token's row: c = rms_norm(kv_a[:kv_lora_rank]), k_pe = rope(kv_a[kv_lora_rank:]),
 // interleaved pairs (2i, 2i + 1).

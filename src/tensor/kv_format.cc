@@ -76,4 +76,60 @@ void MlaRowFormat::decode(const void* row, float* latent, float* k_pe) const {
   to_f32(DType::kBF16, scales + groups() * 4, k_pe, qk_rope_head_dim);
 }
 
+int64_t GqaPageFormat::half_page_bytes() const {
+  const int64_t rows = n_kv_heads * kPageTokens;
+  switch (type) {
+    case CacheType::kF32:
+      return rows * head_dim * 4;
+    case CacheType::kBF16:
+      return rows * head_dim * 2;
+    case CacheType::kFP8:
+      return rows * (head_dim + 4);
+  }
+  return 0;
+}
+
+void GqaPageFormat::encode_half(const float* values, std::byte* half, int64_t offset) const {
+  for (int64_t g = 0; g < n_kv_heads; ++g) {
+    const float* x = values + g * head_dim;
+    const int64_t row = g * kPageTokens + offset;
+    if (type != CacheType::kFP8) {
+      const DType t = type == CacheType::kF32 ? DType::kF32 : DType::kBF16;
+      from_f32(t, x, half + row * head_dim * size_bytes(t), head_dim);
+      continue;
+    }
+    const float scale = e4m3_scale(x, head_dim);
+    quantize_e4m3(x, head_dim, scale, reinterpret_cast<uint8_t*>(half) + row * head_dim);
+    std::memcpy(half + n_kv_heads * kPageTokens * head_dim + row * 4, &scale, 4);
+  }
+}
+
+void GqaPageFormat::decode_half(const std::byte* half, int64_t head, int64_t offset,
+                                float* out) const {
+  const int64_t row = head * kPageTokens + offset;
+  if (type != CacheType::kFP8) {
+    const DType t = type == CacheType::kF32 ? DType::kF32 : DType::kBF16;
+    to_f32(t, half + row * head_dim * size_bytes(t), out, head_dim);
+    return;
+  }
+  float scale = 0;
+  std::memcpy(&scale, half + n_kv_heads * kPageTokens * head_dim + row * 4, 4);
+  dequantize_e4m3(reinterpret_cast<const uint8_t*>(half) + row * head_dim, head_dim, scale, out);
+}
+
+void GqaPageFormat::encode(const float* k, const float* v, std::byte* page, int64_t offset) const {
+  encode_half(k, page, offset);
+  encode_half(v, page + half_page_bytes(), offset);
+}
+
+void GqaPageFormat::decode_key(const std::byte* page, int64_t head, int64_t offset,
+                               float* out) const {
+  decode_half(page, head, offset, out);
+}
+
+void GqaPageFormat::decode_value(const std::byte* page, int64_t head, int64_t offset,
+                                 float* out) const {
+  decode_half(page + half_page_bytes(), head, offset, out);
+}
+
 }  // namespace dsr

@@ -33,6 +33,34 @@ struct MlaRowFormat {
   void decode(const void* row, float* latent, float* k_pe) const;
 };
 
+// MHA and GQA: a page holds the rotated keys, then the values, each
+// [kv_head][kPageTokens][head_dim]; as fp8 each is followed by one float32 scale per head and
+// token, [kv_head][kPageTokens].
+struct GqaPageFormat {
+  CacheType type = CacheType::kF32;
+  int64_t n_kv_heads = 0;
+  int64_t head_dim = 0;
+
+  int64_t page_bytes() const { return 2 * half_page_bytes(); }
+
+  // Stores a token's keys and values, both [n_kv_heads, head_dim], at `offset` in the page.
+  void encode(const float* k, const float* v, std::byte* page, int64_t offset) const;
+  // The key or value [head_dim] of one head of the token at `offset`.
+  void decode_key(const std::byte* page, int64_t head, int64_t offset, float* out) const;
+  void decode_value(const std::byte* page, int64_t head, int64_t offset, float* out) const;
+
+ private:
+  int64_t half_page_bytes() const;
+  void encode_half(const float* rows, std::byte* half, int64_t offset) const;
+  void decode_half(const std::byte* half, int64_t head, int64_t offset, float* out) const;
+};
+
+// One layer's pages of an MHA or GQA cache.
+struct GqaCacheView {
+  GqaPageFormat format;
+  Tensor pages;  // [n_blocks, page_bytes] u8
+};
+
 // One layer's pages of an MLA cache.
 struct MlaCacheView {
   MlaRowFormat format;

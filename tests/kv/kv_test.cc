@@ -10,18 +10,32 @@
 namespace dsr::test {
 namespace {
 
-constexpr KvLayout kV3{61, {CacheType::kBF16, 512, 64}};
+constexpr KvLayout kV3{61, MlaRowFormat{CacheType::kBF16, 512, 64}};
+
+int64_t row_bytes(const KvLayout& layout) {
+  return std::get<MlaRowFormat>(layout.format).row_bytes();
+}
 
 TEST(KvLayoutTest, DeepSeekV3) {
-  EXPECT_EQ(kV3.mla.row_bytes(), 1152);
+  EXPECT_EQ(row_bytes(kV3), 1152);
   EXPECT_EQ(kV3.bytes_per_token(), 70272);  // 61 x 576 x 2
   EXPECT_EQ(kV3.bytes_per_block(), 70272 * 64);
-  const KvLayout fp8{61, {CacheType::kFP8, 512, 64}};
-  EXPECT_EQ(fp8.mla.groups(), 4);
-  EXPECT_EQ(fp8.mla.row_bytes(), 656);  // 512 + 4 x 4 + 64 x 2
+  const KvLayout fp8{61, MlaRowFormat{CacheType::kFP8, 512, 64}};
+  EXPECT_EQ(std::get<MlaRowFormat>(fp8.format).groups(), 4);
+  EXPECT_EQ(row_bytes(fp8), 656);  // 512 + 4 x 4 + 64 x 2
   EXPECT_EQ(fp8.bytes_per_token(), 61 * 656);
-  const KvLayout f32{27, {CacheType::kF32, 512, 64}};  // V2-Lite
+  const KvLayout f32{27, MlaRowFormat{CacheType::kF32, 512, 64}};  // V2-Lite
   EXPECT_EQ(f32.bytes_per_token(), 27 * 2304);
+}
+
+// models.md section 18.
+TEST(KvLayoutTest, MhaAndGqa) {
+  const KvLayout llm_7b{30, GqaPageFormat{CacheType::kBF16, 32, 128}};
+  EXPECT_EQ(llm_7b.bytes_per_token(), 491520);
+  const KvLayout llm_67b{95, GqaPageFormat{CacheType::kBF16, 8, 128}};
+  EXPECT_EQ(llm_67b.bytes_per_token(), 389120);
+  const KvLayout qwen_1_5b{28, GqaPageFormat{CacheType::kFP8, 2, 128}};
+  EXPECT_EQ(qwen_1_5b.bytes_per_token(), 28 * 2 * 2 * (128 + 4));
 }
 
 TEST(KvLayoutTest, BlocksForTokens) {
@@ -35,7 +49,7 @@ TEST(KvLayoutTest, BlocksForTokens) {
 TEST(KvCacheTest, LayersAreViewsBesideEachOther) {
   Exec exec(Backend::kReference);
   {
-    const KvLayout layout{3, {CacheType::kFP8, 130, 6}};
+    const KvLayout layout{3, MlaRowFormat{CacheType::kFP8, 130, 6}};
     const KvCache cache(exec, layout, 5);
     EXPECT_EQ(cache.n_blocks(), 5);
     const int64_t bytes = 5 * layout.bytes_per_block();
@@ -45,11 +59,11 @@ TEST(KvCacheTest, LayersAreViewsBesideEachOther) {
     for (int64_t layer = 0; layer < 3; ++layer) {
       const MlaCacheView view = cache.mla(layer);
       EXPECT_EQ(view.format.kv_lora_rank, 130);
-      EXPECT_EQ(view.pages.shape, (Shape{5, layout.mla.page_bytes()}));
+      EXPECT_EQ(view.pages.shape, (Shape{5, layout.page_bytes()}));
       EXPECT_TRUE(layer == 0 || view.pages.data == end);
       end = view.pages.ptr<std::byte>() + view.pages.size_bytes();
       std::memset(view.pages.data, static_cast<int>(layer), 1);  // all of it is ours to write
-      std::memset(view.pages.ptr<std::byte>(4) + layout.mla.page_bytes() - 1, 1, 1);
+      std::memset(view.pages.ptr<std::byte>(4) + layout.page_bytes() - 1, 1, 1);
     }
     EXPECT_FALSE(error_of([&] { cache.mla(3); }, ErrorKind::kInternal).empty());
     EXPECT_FALSE(error_of([&] { cache.mla(-1); }, ErrorKind::kInternal).empty());
@@ -59,7 +73,7 @@ TEST(KvCacheTest, LayersAreViewsBesideEachOther) {
 
 TEST(KvCacheTest, ADryRunCountsTheSame) {
   Exec real(Backend::kReference), dry(Backend::kReference, /*dry_run=*/true);
-  const KvLayout layout{2, {CacheType::kBF16, 512, 64}};
+  const KvLayout layout{2, MlaRowFormat{CacheType::kBF16, 512, 64}};
   const KvCache a(real, layout, 3), b(dry, layout, 3);
   EXPECT_EQ(real.memory().total_bytes(), dry.memory().total_bytes());
   EXPECT_EQ(b.mla(1).pages.data, nullptr);

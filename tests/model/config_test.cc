@@ -93,7 +93,8 @@ TEST(Config, RefusesWhatItCannotRun) {
           {"architectures", "\"DeepseekV3ForCausalLM\"",
            "architectures is \"DeepseekV3ForCausalLM\", expected a list of one name"},
           {"architectures", "[\"LlamaForTest\"]",
-           "architecture \"LlamaForTest\" is not supported (supported: DeepseekV3ForCausalLM)"},
+           "architecture \"LlamaForTest\" is not supported (supported: DeepseekForCausalLM, "
+           "DeepseekV2ForCausalLM, DeepseekV3ForCausalLM, LlamaForCausalLM, Qwen2ForCausalLM)"},
           {"hidden_act", "\"gelu\"", "hidden_act is \"gelu\", only \"silu\" is supported"},
           {"attention_bias", "true", "attention_bias is true, only false is supported"},
           {"mlp_bias", "true", "mlp_bias is true, only false is supported"},
@@ -153,8 +154,9 @@ TEST(Config, RefusesOtherRopeScalings) {
       {
           {"rope_scaling", "7", "rope_scaling: expected a JSON object, found integer"},
           {"rope_scaling.type", "\"dynamic\"",
-           "rope_scaling.type \"dynamic\" is not supported (supported: yarn)"},
-          {"rope_scaling.type", "", "rope_scaling.type \"\" is not supported (supported: yarn)"},
+           "rope_scaling.type \"dynamic\" is not supported (supported: yarn, llama3, linear)"},
+          {"rope_scaling.type", "",
+           "rope_scaling.type \"\" is not supported (supported: yarn, llama3, linear)"},
           {"rope_scaling.factor", "", "rope_scaling: factor is missing"},
           {"rope_scaling.factor", "0.5", "rope_scaling: factor is 0.5, expected 1 to 1e+06"},
           {"rope_scaling.original_max_position_embeddings", "0",
@@ -199,7 +201,7 @@ TEST(Config, ReadsWhatTransformers5Saves) {
   const ModelConfig b = parse_config(saved, [&](const std::string& text) { warning = text; });
   EXPECT_EQ(warning, "");
   EXPECT_EQ(rope_inv_freq(a), rope_inv_freq(b));
-  EXPECT_EQ(mla_softmax_scale(a), mla_softmax_scale(b));
+  EXPECT_EQ(softmax_scale(a), softmax_scale(b));
 
   const ModelConfig plain = parse_config(
       edited(saved, "rope_parameters", R"({"rope_type": "default", "rope_theta": 50000.0})"), {});
@@ -276,7 +278,7 @@ TEST(Config, AnyValueIsRefusedOrUsable) {
     for (const char* value : values) {
       try {
         const ModelConfig c = parse_config(edited(base(), key, value), {});
-        const double scale = mla_softmax_scale(c);
+        const double scale = softmax_scale(c);
         EXPECT_TRUE(std::isfinite(scale) && scale > 0) << key << " = " << value;
         for (const double f : rope_inv_freq(c))
           ASSERT_TRUE(std::isfinite(f) && f > 0) << key << " = " << value;

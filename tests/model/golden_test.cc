@@ -33,16 +33,9 @@ void expect_rows(const std::vector<float>& got, const std::vector<float>& want, 
   testing::Test::RecordProperty("worst_nmse", str(worst));
 }
 
-class Goldens : public testing::TestWithParam<const char*> {};
+class Goldens : public testing::TestWithParam<std::string> {};
 
-INSTANTIATE_TEST_SUITE_P(Tiny, Goldens,
-                         testing::Values("v3-bf16", "v3-fp8", "v3-fp8-blocks", "v3-fp8-ue8m0",
-                                         "v3-noqlora", "v3-mtp"),
-                         [](const auto& param) {
-                           std::string name = param.param;
-                           std::replace(name.begin(), name.end(), '-', '_');
-                           return name;
-                         });
+INSTANTIATE_TEST_SUITE_P(Tiny, Goldens, testing::ValuesIn(all_goldens()), test_name);
 
 TEST_P(Goldens, WeightsAreThoseOfTheScript) {
   EXPECT_EQ(hex(TinyCheckpoint(GetParam()).digest()), Golden::load(GetParam()).weights_digest);

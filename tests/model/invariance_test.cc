@@ -22,7 +22,7 @@ std::vector<int32_t> first_ids(const std::string& name, size_t n = kTokens) {
   return ids;
 }
 
-class Invariance : public testing::TestWithParam<const char*> {
+class Invariance : public testing::TestWithParam<std::string> {
  protected:
   const TinyCheckpoint checkpoint_{GetParam()};
   const std::vector<int32_t> ids_ = first_ids(GetParam());
@@ -33,14 +33,7 @@ class Invariance : public testing::TestWithParam<const char*> {
   }
 };
 
-INSTANTIATE_TEST_SUITE_P(Tiny, Invariance,
-                         testing::Values("v3-bf16", "v3-fp8", "v3-fp8-blocks", "v3-fp8-ue8m0",
-                                         "v3-noqlora", "v3-mtp"),
-                         [](const auto& param) {
-                           std::string name = param.param;
-                           std::replace(name.begin(), name.end(), '-', '_');
-                           return name;
-                         });
+INSTANTIATE_TEST_SUITE_P(Tiny, Invariance, testing::ValuesIn(all_goldens()), test_name);
 
 TEST_P(Invariance, OfChunking) {
   ReferenceModel whole = model(), chunked = model();

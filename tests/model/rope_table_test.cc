@@ -49,8 +49,8 @@ void expect_row(const ModelConfig& c, const Row& r) {
   EXPECT_NEAR(f[10], r.inv_freq_10, 1e-8 * r.inv_freq_10) << r.name;
   EXPECT_NEAR(f[16], r.inv_freq_16, 1e-8 * r.inv_freq_16) << r.name;
   EXPECT_NEAR(f[31], r.inv_freq_31, 1e-8 * r.inv_freq_31) << r.name;
-  EXPECT_NEAR(mla_softmax_scale(c), r.softmax_scale, 1e-8 * r.softmax_scale) << r.name;
-  EXPECT_NEAR(mla_softmax_scale(c) * std::sqrt(192.0), r.m * r.m, 1e-8) << r.name;
+  EXPECT_NEAR(softmax_scale(c), r.softmax_scale, 1e-8 * r.softmax_scale) << r.name;
+  EXPECT_NEAR(softmax_scale(c) * std::sqrt(192.0), r.m * r.m, 1e-8) << r.name;
 }
 
 TEST(RopeTable, GoldenTable) {
@@ -87,7 +87,7 @@ TEST(RopeTable, NoScaling) {
   const std::vector<double> f = rope_inv_freq(c);
   for (size_t i = 0; i < f.size(); ++i)
     EXPECT_DOUBLE_EQ(f[i], std::pow(5e4, -static_cast<double>(i) / 6)) << i;
-  EXPECT_DOUBLE_EQ(mla_softmax_scale(c), 1 / std::sqrt(32.0));
+  EXPECT_DOUBLE_EQ(softmax_scale(c), 1 / std::sqrt(32.0));
 }
 
 TEST(RopeTable, CosAndSinCarryTheQuotientOfTheMscales) {

@@ -225,7 +225,7 @@ TEST(WeightLoader, WidensVectorsAndLeavesMatricesInPlace) {
   const LoadedWeights loaded(exec, checkpoint.config(), checkpoint);
   const ModelWeights& w = loaded.weights();
   EXPECT_EQ(w.embed_tokens.data, checkpoint.find("model.embed_tokens.weight")->data);
-  EXPECT_EQ(w.layers[1].self_attn.kv_b_proj.segments[0].data.data,
+  EXPECT_EQ(w.layers[1].mla.kv_b_proj.segments[0].data.data,
             checkpoint.find("model.layers.1.self_attn.kv_b_proj.weight")->data);
   const std::string& bias = checkpoint.bytes("model.layers.1.mlp.gate.e_score_correction_bias");
   const Tensor& widened = w.layers[1].moe.e_score_correction_bias;

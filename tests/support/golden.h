@@ -2,6 +2,8 @@
 // scripts/make_goldens.py.
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <cstring>
 #include <string>
 #include <vector>
@@ -9,6 +11,26 @@
 #include "io/safetensors.h"
 
 namespace dsr::test {
+
+// tests/data/goldens.
+inline const std::vector<std::string> kMlaGoldens = {
+    "v2",     "v2-lite",       "v2.5",         "kimi",       "v3-bf16",
+    "v3-fp8", "v3-fp8-blocks", "v3-fp8-ue8m0", "v3-noqlora", "v3-mtp"};
+inline const std::vector<std::string> kGqaGoldens = {"llama-mha",    "llama-gqa", "llama-linear",
+                                                     "llama-llama3", "qwen2",     "qwen2-tied",
+                                                     "deepseek-moe"};
+inline std::vector<std::string> all_goldens() {
+  std::vector<std::string> out = kMlaGoldens;
+  out.insert(out.end(), kGqaGoldens.begin(), kGqaGoldens.end());
+  return out;
+}
+// A golden's name as a part of a test's.
+inline std::string test_name(const testing::TestParamInfo<std::string>& info) {
+  std::string name = info.param;
+  for (char& c : name)
+    if (c == '-' || c == '.') c = '_';
+  return name;
+}
 
 struct Golden {
   std::vector<int32_t> input_ids;  // a prompt, then tokens chosen greedily

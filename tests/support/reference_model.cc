@@ -83,8 +83,9 @@ ReferenceModel::ReferenceModel(const ModelConfig& config, const WeightSource& so
       kv_(exec_, model_.kv_layout(options.cache_type), options.n_blocks),
       dry_kv_(dry_exec_, model_.kv_layout(options.cache_type), options.n_blocks) {
   exec_.scratch().set_poison(options.poison);
+  const bool mla = config.attention == AttentionKind::kMla;
   for (int64_t l = 0; l < kv_.layout().n_layers; ++l) {
-    const Tensor pages = kv_.mla(l).pages;
+    const Tensor pages = mla ? kv_.mla(l).pages : kv_.gqa(l).pages;
     std::memset(pages.data, options.poison ? 0xff : 0, static_cast<size_t>(pages.size_bytes()));
   }
 }

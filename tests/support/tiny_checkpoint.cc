@@ -54,7 +54,8 @@ int half_log(int64_t k) {
 
 int gain_of(const std::string& name) {
   if (name.ends_with("lm_head.weight")) return 2;
-  for (const char* suffix : {"q_proj.weight", "q_b_proj.weight", "mlp.gate.weight"})
+  for (const char* suffix :
+       {"q_proj.weight", "q_b_proj.weight", "mlp.gate.weight", "embed_tokens.weight"})
     if (name.ends_with(suffix)) return 1;
   return 0;
 }
@@ -74,7 +75,9 @@ std::vector<float> plain_values(const TinySpec& spec, const std::string& name,
                                 const std::vector<int64_t>& shape) {
   Words words(spec.seed, name);
   const bool bias = name.ends_with("e_score_correction_bias");
-  const bool table = name.ends_with("embed_tokens.weight");
+  const bool qkv_bias = name.ends_with("_proj.bias");
+  const bool table =
+      name.ends_with("embed_tokens.weight") && !spec.config.find("tie_word_embeddings")->as_bool();
   const int exponent =
       table ? -21 : gain_of(name) - 21 - (shape.size() == 2 ? half_log(shape[1]) : 0);
   std::vector<float> out(static_cast<size_t>(Shape(shape).elements()));
@@ -82,6 +85,8 @@ std::vector<float> plain_values(const TinySpec& spec, const std::string& name,
     const double m = words.next_m();
     if (bias)
       v = static_cast<float>(m * 0x1p-25 + spec.bias_offset);
+    else if (qkv_bias)
+      v = static_cast<float>(m * 0x1p-23);
     else if (shape.size() == 1)
       v = static_cast<float>(1 + m * 0x1p-24);
     else

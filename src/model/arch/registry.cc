@@ -3,13 +3,21 @@
 #include <array>
 
 #include "base/error.h"
+#include "model/arch/deepseek_moe.h"
+#include "model/arch/deepseek_v2.h"
 #include "model/arch/deepseek_v3.h"
+#include "model/arch/llama.h"
+#include "model/arch/qwen2.h"
 
 namespace dsr {
 namespace {
 
 constexpr std::array kArchitectures = {
+    Architecture{"DeepseekForCausalLM", read_deepseek_moe_config},
+    Architecture{"DeepseekV2ForCausalLM", read_deepseek_v2_config},
     Architecture{"DeepseekV3ForCausalLM", read_deepseek_v3_config},
+    Architecture{"LlamaForCausalLM", read_llama_config},
+    Architecture{"Qwen2ForCausalLM", read_qwen2_config},
 };
 
 }  // namespace

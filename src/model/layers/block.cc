@@ -1,6 +1,7 @@
 #include "model/layers/block.h"
 
 #include "model/layers/ffn.h"
+#include "model/layers/gqa.h"
 #include "model/layers/mla.h"
 #include "ops/rms_norm.h"
 
@@ -11,7 +12,12 @@ void block(Rank& rank, const Model& model, const ForwardBatch& batch, const Bloc
   const auto eps = static_cast<float>(model.config().rms_norm_eps);
   const Arena::Scope scope(exec.scratch());
   const Tensor out = exec.scratch().activation(a.x.shape);
-  mla(rank, model, batch, {.weights = a.weights.self_attn, .kv = a.kv, .x = a.x, .out = out});
+  if (model.config().attention == AttentionKind::kMla)
+    mla(rank, model, batch,
+        {.weights = a.weights.mla, .kv = a.kv.mla(a.kv_layer), .x = a.x, .out = out});
+  else
+    gqa(rank, model, batch,
+        {.weights = a.weights.gqa, .kv = a.kv.gqa(a.kv_layer), .x = a.x, .out = out});
   ops::add_rms_norm(exec, {.out = a.x,
                            .residual = a.residual,
                            .x = out,

@@ -8,9 +8,10 @@ namespace dsr {
 struct BlockArgs {
   const BlockWeights& weights;
   Tensor next_norm;  // [D] f32: the norm that follows the block
-  MlaCacheView kv;
-  Tensor x;         // [T, D] activation: in: normed input; out: normed output
-  Tensor residual;  // [T, D] activation: read and updated
+  KvCache& kv;
+  int64_t kv_layer = 0;  // the block's place in the cache
+  Tensor x;              // [T, D] activation: in: normed input; out: normed output
+  Tensor residual;       // [T, D] activation: read and updated
 };
 void block(Rank& rank, const Model& model, const ForwardBatch& batch, const BlockArgs& a);
 

@@ -1,26 +1,13 @@
 #include "ops/mla.h"
 
-#include <algorithm>
-
+#include "ops/ref/attention.h"
 #include "ops/ref/rms_norm_row.h"
-#include "ops/ref/rows.h"
 #include "ops/ref/weight_rows.h"
 
 namespace dsr {
 namespace {
 
 using ref::Row;
-
-// Rotates the pairs (x[2i], x[2i + 1]) by the angles of `position`, in place.
-void rope_interleaved(float* x, const RopeTable& rope, int64_t position) {
-  const auto* cos = rope.cos.ptr<float>(position);
-  const auto* sin = rope.sin.ptr<float>(position);
-  for (int64_t i = 0; i < rope.cos.shape[1]; ++i) {
-    const float even = x[2 * i], odd = x[2 * i + 1];
-    x[2 * i] = even * cos[i] - odd * sin[i];
-    x[2 * i + 1] = odd * cos[i] + even * sin[i];
-  }
-}
 
 // kv_b_proj as its rows; row h * (nope + v) + i.
 std::vector<Row> kv_b_rows(const Weight& w) {
@@ -41,29 +28,6 @@ std::vector<Row> cached_rows(const MlaCacheView& cache, const int32_t* blocks, i
     f.decode(page + (s % kPageTokens) * f.row_bytes(), row, row + f.kv_lora_rank);
   }
   return out;
-}
-
-// softmax(scores) in place; scores are finite and not empty.
-void softmax(std::vector<double>& scores) {
-  const double max = *std::max_element(scores.begin(), scores.end());
-  double sum = 0;
-  for (double& s : scores) sum += s = std::exp(s - max);
-  for (double& s : scores) s /= sum;
-}
-
-// Calls visit(t, rows, n) for every token t: the decoded rows of its sequence and how many of them
-// it may see (itself included).
-template <typename Visit>
-void for_each_token(const MlaCacheView& cache, const Tensor& positions, const Tensor& cu_seqlens_q,
-                    const Tensor& block_table, const Visit& visit) {
-  const auto* cu = cu_seqlens_q.ptr<int32_t>();
-  const auto* position = positions.ptr<int32_t>();
-  for (int64_t s = 0; s < block_table.shape[0]; ++s) {
-    if (cu[s] == cu[s + 1]) continue;
-    const int64_t kv_len = int64_t{*std::max_element(position + cu[s], position + cu[s + 1])} + 1;
-    const std::vector<Row> rows = cached_rows(cache, block_table.ptr<int32_t>(s), kv_len);
-    for (int64_t t = cu[s]; t < cu[s + 1]; ++t) visit(t, rows, int64_t{position[t]} + 1);
-  }
 }
 
 }  // namespace
@@ -105,22 +69,23 @@ void ref::mla_query(Exec&, const MlaQueryArgs& a) {
 
 void ref::mla_attention(Exec&, const MlaAttentionArgs& a) {
   const int64_t H = a.q.shape[1], width = a.q.shape[2], C = a.out.shape[2];
-  for_each_token(a.cache, a.positions, a.cu_seqlens_q, a.block_table,
-                 [&](int64_t t, const std::vector<Row>& rows, int64_t n) {
-                   for (int64_t h = 0; h < H; ++h) {
-                     const Row q = load_row(a.q, t, h);
-                     std::vector<double> p(static_cast<size_t>(n));
-                     for (size_t s = 0; s < p.size(); ++s)
-                       p[s] = dot(q.data(), rows[s].data(), width) *
-                              static_cast<double>(a.softmax_scale);
-                     softmax(p);
-                     std::vector<double> sum(static_cast<size_t>(C), 0.0);
-                     for (size_t s = 0; s < p.size(); ++s)
-                       for (size_t c = 0; c < sum.size(); ++c)
-                         sum[c] += p[s] * static_cast<double>(rows[s][c]);
-                     store_row(a.out, t, h, Row(sum.begin(), sum.end()).data());
-                   }
-                 });
+  for_each_query(
+      {a.positions, a.cu_seqlens_q, a.block_table},
+      [&](const int32_t* blocks, int64_t n) { return cached_rows(a.cache, blocks, n); },
+      [&](int64_t t, const std::vector<Row>& rows, int64_t n) {
+        for (int64_t h = 0; h < H; ++h) {
+          const Row q = load_row(a.q, t, h);
+          std::vector<double> p(static_cast<size_t>(n));
+          for (size_t s = 0; s < p.size(); ++s)
+            p[s] = dot(q.data(), rows[s].data(), width) * static_cast<double>(a.softmax_scale);
+          softmax(p);
+          std::vector<double> sum(static_cast<size_t>(C), 0.0);
+          for (size_t s = 0; s < p.size(); ++s)
+            for (size_t c = 0; c < sum.size(); ++c)
+              sum[c] += p[s] * static_cast<double>(rows[s][c]);
+          store_row(a.out, t, h, Row(sum.begin(), sum.end()).data());
+        }
+      });
 }
 
 void ref::mla_value(Exec&, const MlaValueArgs& a) {
@@ -145,32 +110,33 @@ void ref::mla_expanded_attention(Exec&, const MlaExpandedArgs& a) {
   const int64_t H = a.q.shape[1], v_dim = a.out.shape[2], C = a.cache.format.kv_lora_rank;
   const int64_t rope_dim = a.cache.format.qk_rope_head_dim, nope = a.q.shape[2] - rope_dim;
   const std::vector<Row> kv_b = kv_b_rows(a.kv_b_proj);
-  for_each_token(a.cache, a.positions, a.cu_seqlens_q, a.block_table,
-                 [&](int64_t t, const std::vector<Row>& rows, int64_t n) {
-                   for (int64_t h = 0; h < H; ++h) {
-                     const Row* head = kv_b.data() + h * (nope + v_dim);
-                     Row q = load_row(a.q, t, h);
-                     rope_interleaved(q.data() + nope, a.rope, *a.positions.ptr<int32_t>(t));
-                     std::vector<double> p(static_cast<size_t>(n));
-                     for (size_t s = 0; s < p.size(); ++s) {
-                       double score = dot(q.data() + nope, rows[s].data() + C, rope_dim);
-                       for (int64_t i = 0; i < nope; ++i)
-                         score += static_cast<double>(q[static_cast<size_t>(i)]) *
-                                  dot(head[i].data(), rows[s].data(), C);  // k_nope[i] of token s
-                       p[s] = score * static_cast<double>(a.softmax_scale);
-                     }
-                     softmax(p);
-                     Row out(static_cast<size_t>(v_dim));
-                     for (int64_t i = 0; i < v_dim; ++i) {
-                       double sum = 0;
-                       for (size_t s = 0; s < p.size(); ++s)
-                         sum += p[s] *
-                                dot(head[nope + i].data(), rows[s].data(), C);  // v[i] of token s
-                       out[static_cast<size_t>(i)] = static_cast<float>(sum);
-                     }
-                     store_row(a.out, t, h, out.data());
-                   }
-                 });
+  for_each_query(
+      {a.positions, a.cu_seqlens_q, a.block_table},
+      [&](const int32_t* blocks, int64_t n) { return cached_rows(a.cache, blocks, n); },
+      [&](int64_t t, const std::vector<Row>& rows, int64_t n) {
+        for (int64_t h = 0; h < H; ++h) {
+          const Row* head = kv_b.data() + h * (nope + v_dim);
+          Row q = load_row(a.q, t, h);
+          rope_interleaved(q.data() + nope, a.rope, *a.positions.ptr<int32_t>(t));
+          std::vector<double> p(static_cast<size_t>(n));
+          for (size_t s = 0; s < p.size(); ++s) {
+            double score = dot(q.data() + nope, rows[s].data() + C, rope_dim);
+            for (int64_t i = 0; i < nope; ++i)
+              score += static_cast<double>(q[static_cast<size_t>(i)]) *
+                       dot(head[i].data(), rows[s].data(), C);  // k_nope[i] of token s
+            p[s] = score * static_cast<double>(a.softmax_scale);
+          }
+          softmax(p);
+          Row out(static_cast<size_t>(v_dim));
+          for (int64_t i = 0; i < v_dim; ++i) {
+            double sum = 0;
+            for (size_t s = 0; s < p.size(); ++s)
+              sum += p[s] * dot(head[nope + i].data(), rows[s].data(), C);  // v[i] of token s
+            out[static_cast<size_t>(i)] = static_cast<float>(sum);
+          }
+          store_row(a.out, t, h, out.data());
+        }
+      });
 }
 
 }  // namespace dsr
