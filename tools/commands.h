@@ -9,5 +9,6 @@ int run_one_shot(const Options& options);
 int run_tokenize(const Options& options);
 int run_logits(const Options& options);
 int run_inspect(const Options& options);
+int run_plan(const Options& options);
 
 }  // namespace dsr

@@ -31,6 +31,8 @@ int run(const std::vector<std::string>& arguments) {
       return run_logits(options);
     case Command::kInspect:
       return run_inspect(options);
+    case Command::kPlan:
+      return run_plan(options);
   }
   return 1;
 }

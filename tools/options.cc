@@ -15,8 +15,9 @@ namespace {
 constexpr int64_t kMaxInt = std::numeric_limits<int32_t>::max();
 
 // Which commands have a flag: bits.
-constexpr unsigned kAnswer = 1, kTokenize = 2, kLogits = 4, kInspect = 8;
-constexpr unsigned kRuns = kAnswer | kLogits, kAll = kAnswer | kTokenize | kLogits | kInspect;
+constexpr unsigned kAnswer = 1, kTokenize = 2, kLogits = 4, kInspect = 8, kPlan = 16;
+constexpr unsigned kRuns = kAnswer | kLogits, kSized = kRuns | kPlan;
+constexpr unsigned kAll = kAnswer | kTokenize | kLogits | kInspect | kPlan;
 
 struct Row {
   unsigned commands;
@@ -66,14 +67,24 @@ const std::array kRows = {
     Row{kAll, "Model", "-m,--model", "DIR",
         "checkpoint directory (default: $DEEPSEEK_RUN_MODEL, else models/tiny)",
         [](Options& o, Text v) { o.model = v; }},
-    Row{kRuns, "Model", "-c,--ctx-size", "N",
+    Row{kPlan, "Model", "--card", "FILE",
+        "a model's config.json facts instead of the model, as in models/",
+        [](Options& o, Text v) { o.card = v; }},
+    Row{kPlan, "Model", "--weights", "TYPE", "of a card: bf16 or fp8 (default: as released)",
+        [](Options& o, Text v) { o.weights = v; }},
+    Row{kPlan, "Model", "--gpus", "NxNAME",
+        "such as 8xA100-80 (default: the memory of this machine)",
+        [](Options& o, Text v) { o.gpus = v; }},
+    Row{kPlan, "Model", "--max-seqs", "N", "sequences at a time (default: 1)",
+        [](Options& o, Text v) { o.max_seqs = parse_int("--max-seqs", v, 1, 1024); }},
+    Row{kSized, "Model", "-c,--ctx-size", "N",
         "context in tokens (default: the model's, at most 32K, if it fits)",
         [](Options& o, Text v) { o.ctx_size = parse_int("--ctx-size", v, 1, kMaxInt); }},
     Row{kRuns, "Model", "--device", "NAME", "auto or reference (default: auto)",
         [](Options& o, Text v) { o.device = v; }},
-    Row{kRuns, "Model", "--cache-type", "TYPE",
+    Row{kSized, "Model", "--cache-type", "TYPE",
         "KV cache: auto, f32, bf16 or fp8 (default: auto, which is f32)", set_cache_type},
-    Row{kRuns, "Model", "--chunk", "N", "prompt tokens computed in one step (default: 512)",
+    Row{kSized, "Model", "--chunk", "N", "prompt tokens computed in one step (default: 512)",
         [](Options& o, Text v) { o.chunk = parse_int("--chunk", v, 1, 1 << 16); }},
 
     Row{kAnswer | kTokenize | kLogits, "Prompt", "-p,--prompt", "TEXT",
@@ -118,9 +129,8 @@ const std::array kRows = {
         }},
     Row{kAnswer, "Sampling", "--repeat-last-n", "N",
         "tokens the penalties look back on; -1: all (default: 64)",
-        [](Options& o, Text v) {
-          o.sampling.penalty_window = parse_int("--repeat-last-n", v, -1, kMaxInt);
-        }},
+        [](Options& o,
+           Text v) { o.sampling.penalty_window = parse_int("--repeat-last-n", v, -1, kMaxInt); }},
     Row{kAnswer, "Sampling", "--presence-penalty", "X", "0: off (default: 0)",
         [](Options& o, Text v) {
           o.sampling.presence_penalty = parse_real("--presence-penalty", v);
@@ -147,7 +157,7 @@ const std::array kRows = {
         [](Options& o, Text) { o.add_bos = true; }},
     Row{kRuns, "Output", "-o", "FILE", "write to a file (default: standard output)",
         [](Options& o, Text v) { o.output = v; }},
-    Row{kAnswer | kInspect, "Output", "--format", "FORMAT", "text or json (default: text)",
+    Row{kAnswer | kInspect | kPlan, "Output", "--format", "FORMAT", "text or json (default: text)",
         set_format},
     Row{kAnswer, "Output", "--reasoning", "MODE",
         "show, hide or separate (default: show; with json separate)", set_reasoning},
@@ -174,7 +184,7 @@ constexpr std::array kCommands = {
     CommandRow{"", Command::kAnswer, kAnswer,
                "Runs a DeepSeek checkpoint as published and prints the answer to a prompt, which\n"
                "comes from -p, -f or standard input.\n"
-               "Other commands, each with --help: tokenize, logits, inspect.",
+               "Other commands, each with --help: tokenize, logits, inspect, plan.",
                "deepseek-run [-m DIR] -p TEXT [flags]"},
     CommandRow{"tokenize", Command::kTokenize, kTokenize,
                "Prints the token ids of a text and their pieces, one token a line. The model\n"
@@ -187,6 +197,11 @@ constexpr std::array kCommands = {
     CommandRow{"inspect", Command::kInspect, kInspect,
                "Prints what a checkpoint holds: architecture, sizes by part, tensors.",
                "deepseek-run inspect [-m DIR] [flags]"},
+    CommandRow{
+        "plan", Command::kPlan, kPlan,
+        "Prints what a model will need in memory, by part, whether that fits, and what would\n"
+        "make it fit. Reads no weights and needs no GPU. Exit code 4: it does not fit.",
+        "deepseek-run plan [-m DIR | --card FILE] [--gpus NxNAME] [flags]"},
 };
 
 const CommandRow& command_of(const std::vector<std::string>& arguments) {

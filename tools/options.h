@@ -12,7 +12,7 @@
 
 namespace dsr {
 
-enum class Command { kAnswer, kTokenize, kLogits, kInspect };
+enum class Command { kAnswer, kTokenize, kLogits, kInspect, kPlan };
 enum class Format { kText, kJson };
 enum class ReasoningMode { kShow, kHide, kSeparate };
 
@@ -57,6 +57,9 @@ struct Options {
   bool quiet = false;
   bool verbose = false;
   bool timings = true;
+
+  std::string card, weights, gpus;  // plan
+  int64_t max_seqs = 1;
 
   bool count = false;  // tokenize
   bool jsonl = false;

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <string>
 
+#include "deepseek_run/log.h"
+
 namespace dsr {
 
 // Bytes of one rank. The same arithmetic sizes the cache, prints the plan, refuses what cannot fit
@@ -28,5 +30,28 @@ struct MemoryPlan {
   // "weights 10.9 MB + kv cache 2.6 MB + activations 1.1 MB = 14.6 MB of 16.2 GB available"
   std::string summary() const;
 };
+
+// What to plan for: a checkpoint, or the shape of one.
+struct PlanQuery {
+  std::string model_dir;            // a checkpoint directory; its weights are not read
+  std::string card;                 // or a file with what its config.json says, as in models/
+  std::string weights;              // of a card: bf16 or fp8; empty: as released
+  std::string gpus;                 // "8xA100-80"; empty: the memory that this machine has left
+  std::string cache_type = "auto";  // auto (bf16 on GPUs, f32 here) | f32 | bf16 | fp8
+  int64_t ctx_size = 0;             // tokens; 0: min(the model's, 32768, what fits)
+  int64_t max_seqs = 1;
+  int64_t chunk = 512;
+  WarningSink warn;
+};
+
+struct PlanReport {
+  std::string text;  // lines, or JSON on one line
+  bool fits = false;
+};
+
+// What a model will need, by part, whether that fits, and the changes that would make it fit. Needs
+// no GPU. Throws Error(kUsage) or Error(kModel).
+PlanReport plan_text(const PlanQuery& query);
+PlanReport plan_json(const PlanQuery& query);
 
 }  // namespace dsr

@@ -4,6 +4,7 @@
 #include <locale>
 #include <sstream>
 #include <string>
+#include <vector>
 
 namespace dsr {
 
@@ -16,5 +17,12 @@ inline std::string fixed(double value, int digits) {
   out << value;
   return out.str();
 }
+
+// Rows of cells in columns as wide as their widest cell.
+struct Column {
+  bool right = false;  // aligned to the right
+};
+std::string table(const std::vector<Column>& columns,
+                  const std::vector<std::vector<std::string>>& rows);
 
 }  // namespace dsr

@@ -28,28 +28,6 @@ std::string shape_text(const std::vector<int64_t>& shape) {
   return out + "]";
 }
 
-// Rows of cells in columns as wide as their widest cell.
-struct Column {
-  bool right = false;  // aligned to the right
-};
-std::string table(const std::vector<Column>& columns,
-                  const std::vector<std::vector<std::string>>& rows) {
-  std::vector<size_t> widths(columns.size(), 0);
-  for (const auto& row : rows)
-    for (size_t c = 0; c < row.size(); ++c) widths[c] = std::max(widths[c], row[c].size());
-  std::string out;
-  for (const auto& row : rows) {
-    std::string line;
-    for (size_t c = 0; c < row.size(); ++c) {
-      const std::string pad(widths[c] - row[c].size(), ' ');
-      line += (c > 0 ? "  " : "") + (columns[c].right ? pad + row[c] : row[c] + pad);
-    }
-    line.erase(line.find_last_not_of(' ') + 1);
-    out += line + "\n";
-  }
-  return out;
-}
-
 std::string layers_text(const Inspection& in) {
   const ModelConfig& c = in.config;
   int64_t moe = 0;
@@ -63,6 +41,12 @@ std::string layers_text(const Inspection& in) {
 }
 
 std::string attention_text(const ModelConfig& c) {
+  if (c.attention == AttentionKind::kGqa) {
+    const bool mha = c.num_key_value_heads == c.num_attention_heads;
+    return str(mha ? "MHA, " : "GQA, ", c.num_attention_heads, " heads",
+               mha ? "" : str(", ", c.num_key_value_heads, " key and value heads"), ", head_dim ",
+               c.head_dim, c.qkv_bias ? ", biases on q, k and v" : "");
+  }
   return str("MLA, ", c.num_attention_heads, " heads, q_lora_rank ",
              c.q_lora_rank > 0 ? str(c.q_lora_rank) : "none", ", kv_lora_rank ", c.kv_lora_rank,
              ", qk_head_dim ", c.qk_nope_head_dim, " + ", c.qk_rope_head_dim, ", v_head_dim ",
@@ -143,34 +127,6 @@ Json patterns_json(const Inspection& in) {
 }
 
 }  // namespace
-
-const char* name(Part part) {
-  switch (part) {
-    case Part::kEmbedding:
-      return "embedding";
-    case Part::kAttention:
-      return "attention";
-    case Part::kRouter:
-      return "router";
-    case Part::kExperts:
-      return "experts";
-    case Part::kSharedExperts:
-      return "shared experts";
-    case Part::kDense:
-      return "dense";
-    case Part::kNorms:
-      return "norms";
-    case Part::kMtp:
-      return "mtp";
-    case Part::kHead:
-      return "head";
-    case Part::kScales:
-      return "scales";
-    case Part::kOther:
-      return "other";
-  }
-  return "";
-}
 
 PartSize Inspection::total() const {
   PartSize sum;

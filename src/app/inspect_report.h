@@ -6,27 +6,11 @@
 #include <string>
 #include <vector>
 
+#include "app/parts.h"
 #include "model/config.h"
 #include "tensor/kv_format.h"
 
 namespace dsr {
-
-// What a tensor is for; a checkpoint's bytes are the sum over these.
-enum class Part {
-  kEmbedding,
-  kAttention,
-  kRouter,
-  kExperts,
-  kSharedExperts,
-  kDense,
-  kNorms,
-  kMtp,
-  kHead,
-  kScales,
-  kOther,  // tensors that are known and not used
-};
-inline constexpr size_t kParts = static_cast<size_t>(Part::kOther) + 1;
-const char* name(Part part);
 
 struct PartSize {
   int64_t tensors = 0;

@@ -9,7 +9,6 @@
 namespace dsr {
 namespace {
 
-constexpr int64_t kDefaultContext = 32768;
 // Rows of logits that a step must have room for when every position is wanted (`logits`).
 constexpr int64_t kLogitRows = 64;
 constexpr int64_t kMaxBiasesPerRow = 1024;
@@ -24,28 +23,6 @@ StepLimits step_limits(const PlanRequest& r, int64_t ctx_size) {
   l.max_history = r.max_seqs * ctx_size;
   l.max_biases = r.max_seqs * kMaxBiasesPerRow;
   return l;
-}
-
-PlannedRun plan_with_context(const PlanRequest& r, int64_t ctx_size, const ModelConfig& config,
-                             const WeightSource& source) {
-  PlannedRun out;
-  out.runner = {.backend = r.backend,
-                .cache_type = r.cache_type,
-                .max_positions = ctx_size,
-                .limits = step_limits(r, ctx_size)};
-  Runner dry(out.runner, config, source, /*dry_run=*/true);
-  const MemoryAccount& m = dry.memory();
-  out.plan = {.device = name(r.backend),
-              .ctx_size = ctx_size,
-              .max_seqs = r.max_seqs,
-              .mapped_weight_bytes = dry.mapped_weight_bytes(),
-              .weight_bytes = m.bytes(MemoryKind::kWeights),
-              .kv_bytes_per_token = dry.kv_bytes_per_token(),
-              .kv_cache_bytes = m.bytes(MemoryKind::kKvCache),
-              .activation_bytes = m.bytes(MemoryKind::kActivations),
-              .batch_bytes = m.bytes(MemoryKind::kBatch),
-              .available_bytes = available_host_bytes()};
-  return out;
 }
 
 // The first integer in a small file such as /sys/fs/cgroup/memory.max; -1 if there is none ("max").
@@ -86,29 +63,60 @@ int64_t available_host_bytes() {
   return available;
 }
 
+PlannedRun plan_for_context(const PlanRequest& r, const ModelConfig& config,
+                            const WeightSource& source) {
+  const int64_t ctx_size = r.ctx_size;
+  PlannedRun out;
+  out.runner = {.backend = r.backend,
+                .cache_type = r.cache_type,
+                .max_positions = ctx_size,
+                .limits = step_limits(r, ctx_size)};
+  Runner dry(out.runner, config, source, /*dry_run=*/true);
+  const MemoryAccount& m = dry.memory();
+  out.plan = {.device = name(r.backend),
+              .ctx_size = ctx_size,
+              .max_seqs = r.max_seqs,
+              .mapped_weight_bytes = dry.mapped_weight_bytes(),
+              .weight_bytes = m.bytes(MemoryKind::kWeights),
+              .kv_bytes_per_token = dry.kv_bytes_per_token(),
+              .kv_cache_bytes = m.bytes(MemoryKind::kKvCache),
+              .activation_bytes = m.bytes(MemoryKind::kActivations),
+              .batch_bytes = m.bytes(MemoryKind::kBatch),
+              .available_bytes = available_host_bytes()};
+  return out;
+}
+
 PlannedRun plan_run(const PlanRequest& r, const ModelConfig& config, const WeightSource& source) {
   const int64_t model_context = config.max_position_embeddings;
   if (r.ctx_size > model_context)
     fail_usage("context ", with_commas(r.ctx_size), " tokens, the model's is ",
                with_commas(model_context));
-  if (r.ctx_size > 0) return plan_with_context(r, r.ctx_size, config, source);
-  int64_t ctx_size = std::min(model_context, kDefaultContext);
-  PlannedRun planned = plan_with_context(r, ctx_size, config, source);
-  while (!planned.plan.fits() && ctx_size > kPageTokens) {
-    ctx_size = std::max(ctx_size / 2, kPageTokens);
-    planned = plan_with_context(r, ctx_size, config, source);
+  if (r.ctx_size > 0) return plan_for_context(r, config, source);
+  PlanRequest smaller = r;
+  smaller.ctx_size = std::min(model_context, kDefaultContext);
+  PlannedRun planned = plan_for_context(smaller, config, source);
+  const auto weights_fit = [](const MemoryPlan& p) {
+    return p.mapped_weight_bytes + p.weight_bytes <= p.available_bytes;
+  };
+  while (!planned.plan.fits() && smaller.ctx_size > kPageTokens && weights_fit(planned.plan)) {
+    smaller.ctx_size = std::max(smaller.ctx_size / 2, kPageTokens);
+    planned = plan_for_context(smaller, config, source);
   }
   return planned;
 }
 
-void require_fit(const MemoryPlan& plan) {
-  if (plan.fits()) return;
+std::string fitting_context(const MemoryPlan& plan) {
   const int64_t fixed = plan.total_bytes() - plan.kv_cache_bytes;
   const int64_t per_context_token = plan.kv_bytes_per_token * plan.max_seqs;
   const int64_t room = plan.available_bytes - fixed;
-  std::string hint;
-  if (room >= per_context_token * kPageTokens)
-    hint = str("\n  try: -c ", room / per_context_token / kPageTokens * kPageTokens);
+  if (room < per_context_token * kPageTokens) return "";
+  return str("-c ", room / per_context_token / kPageTokens * kPageTokens);
+}
+
+void require_fit(const MemoryPlan& plan) {
+  if (plan.fits()) return;
+  const std::string context = fitting_context(plan);
+  const std::string hint = context.empty() ? "" : "\n  try: " + context;
   fail(ErrorKind::kDoesNotFit, "not enough memory on ", plan.device, " with -c ", plan.ctx_size,
        "\n  ", plan.summary(), hint);
 }

@@ -15,19 +15,29 @@ struct PlanRequest {
   int64_t chunk = 512;
 };
 
+// The context of a plan that was not told one: the model's, but no more than this.
+inline constexpr int64_t kDefaultContext = 32768;
+
 struct PlannedRun {
   MemoryPlan plan;
   RunnerOptions runner;
 };
 
 // Chooses the context if none was asked for: the model's, at most 32768, halved while it does not
-// fit. Throws Error(kUsage) for a context beyond the model's. Does not throw if nothing fits: look
-// at plan.fits().
+// fit and a smaller one would. Throws Error(kUsage) for a context beyond the model's. Does not
+// throw if nothing fits: look at plan.fits().
 PlannedRun plan_run(const PlanRequest& request, const ModelConfig& config,
                     const WeightSource& source);
 
+// The same for r.ctx_size tokens, whether that is within the model's or not.
+PlannedRun plan_for_context(const PlanRequest& request, const ModelConfig& config,
+                            const WeightSource& source);
+
 // Throws Error(kDoesNotFit) with the plan and the cheapest change that would fit.
 void require_fit(const MemoryPlan& plan);
+
+// What require_fit proposes: "-c 4096", or empty where no context would fit.
+std::string fitting_context(const MemoryPlan& plan);
 
 // Memory this process may still take, in bytes: the smaller of MemAvailable and what the cgroup
 // leaves; 0 if unknown.

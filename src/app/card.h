@@ -1,0 +1,16 @@
+// Cards: the config.json facts of a checkpoint that is not there.
+#pragma once
+
+#include <string>
+
+#include "base/json.h"
+#include "model/declared_source.h"
+
+namespace dsr {
+
+// The object in a card. Throws Error(kModel).
+Json read_card(const std::string& path);
+// "bf16" or "fp8"; throws Error(kUsage).
+WeightFormat weight_format(const std::string& name);
+
+}  // namespace dsr

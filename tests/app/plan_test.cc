@@ -1,0 +1,216 @@
+// plan: sizes against models.md section 18, the split over GPUs, the report.
+#include "deepseek_run/plan.h"
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cmath>
+
+#include "app/gpu_plan.h"
+#include "model/declared_source.h"
+#include "model/weights.h"
+#include "support/cards.h"
+#include "support/expect_error.h"
+#include "support/temp_dir.h"
+#include "support/tiny_checkpoint.h"
+
+namespace dsr::test {
+namespace {
+
+constexpr int64_t kTokens = 8192;
+
+ModelSizes sizes_of(const std::string& name, WeightFormat format) {
+  ModelConfig c = with_format(parse_config(card(name), {}), format);
+  c.num_nextn_predict_layers = 0;  // the tables are of the main model
+  return model_sizes(c, DeclaredSource(c), {.cache_type = CacheType::kBF16, .ctx_size = kTokens});
+}
+
+// Within what the table's rounding hides: half of its last digit.
+void expect_gb(int64_t bytes, double gb, double digit, const std::string& what) {
+  EXPECT_NEAR(static_cast<double>(bytes) * 1e-9, gb, 0.5 * digit + 1e-9) << what;
+}
+
+struct Row {
+  const char* card;
+  double bf16, fp8, digit;                       // GB of weights; the unit of the last digit
+  double active_bf16, active_fp8, active_digit;  // GB
+  int64_t kv_bytes_per_token;
+  // The fewest of 1, 2, 4, 8 GPUs of 40 and 80 GiB that hold it; 0: none.
+  std::array<int64_t, 2> bf16_gpus, fp8_gpus;
+};
+
+// "Memory arithmetic" and "Which GPUs hold it", for every shape there is. One cell differs: the
+// table divides everything and puts fp8 Distill-Llama 70B on 2 x 40 GiB; the vocabulary matrices
+// that every GPU holds here are 2.1 GB more on each, and it takes 4.
+constexpr std::array kRows = {
+    Row{"deepseek-llm-7b", 13.8, 7.8, 0.1, 12.98, 6.91, 0.01, 491520, {1, 1}, {1, 1}},
+    Row{"deepseek-llm-67b", 134.9, 69.1, 0.1, 133.2, 67.4, 0.1, 389120, {4, 2}, {2, 1}},
+    Row{"deepseek-moe-16b", 32.8, 16.8, 0.1, 5.24, 2.83, 0.01, 229376, {1, 1}, {1, 1}},
+    Row{"deepseek-v2-lite", 31.4, 16.1, 0.1, 4.90, 2.67, 0.01, 31104, {1, 1}, {1, 1}},
+    Row{"deepseek-v2", 471.5, 236.9, 0.1, 41.7, 21.4, 0.1, 69120, {0, 8}, {8, 4}},
+    Row{"deepseek-v3", 1342, 673.2, 1, 73.3, 37.7, 0.1, 70272, {0, 0}, {0, 0}},
+    Row{"r1-distill-qwen-1.5b", 3.6, 2.2, 0.1, 3.09, 1.78, 0.01, 28672, {1, 1}, {1, 1}},
+    Row{"r1-distill-qwen-7b", 15.2, 8.7, 0.1, 14.1, 7.62, 0.1, 57344, {1, 1}, {1, 1}},
+    Row{"r1-distill-qwen-14b", 29.5, 16.3, 0.1, 28.0, 14.8, 0.1, 196608, {1, 1}, {1, 1}},
+    Row{"r1-distill-qwen-32b", 65.5, 34.3, 0.1, 64.0, 32.8, 0.1, 262144, {2, 1}, {1, 1}},
+    Row{"r1-distill-llama-8b", 16.1, 9.1, 0.1, 15.0, 8.03, 0.1, 131072, {1, 1}, {1, 1}},
+    Row{"r1-distill-llama-70b", 141.1, 72.7, 0.1, 139.0, 70.6, 0.1, 327680, {4, 2}, {4, 1}},
+    Row{"moonlight-16b-a3b", 31.9, 16.6, 0.1, 5.16, 2.92, 0.01, 31104, {1, 1}, {1, 1}},
+    Row{"kimi-k2-instruct", 2053, 1029, 1, 63.4, 33.0, 0.1, 70272, {0, 0}, {0, 0}},
+};
+
+std::array<int64_t, 2> fewest(const ModelSizes& sizes) {
+  std::array<int64_t, 2> out = {0, 0};
+  for (const int64_t n : {8, 4, 2, 1})
+    for (const size_t i : {0u, 1u})
+      if (plan_gpus(sizes, {parse_gpus(i == 0 ? "A100-40" : "A100-80").gpu, n}, kTokens, 1).fits())
+        out[i] = n;
+  return out;
+}
+
+TEST(PlanTest, TheTablesOfTheFamily) {
+  for (const Row& row : kRows) {
+    const ModelSizes bf16 = sizes_of(row.card, WeightFormat::kBF16);
+    const ModelSizes fp8 = sizes_of(row.card, WeightFormat::kFP8);
+    const std::string name = row.card;
+    expect_gb(bf16.weights().total(), row.bf16, row.digit, name + " bf16");
+    expect_gb(fp8.weights().total(), row.fp8, row.digit, name + " fp8");
+    expect_gb(bf16.active.total(), row.active_bf16, row.active_digit, name + " active bf16");
+    expect_gb(fp8.active.total(), row.active_fp8, row.active_digit, name + " active fp8");
+    EXPECT_EQ(bf16.kv_bytes_per_token, row.kv_bytes_per_token) << name;
+    EXPECT_EQ(fewest(bf16), row.bf16_gpus) << name;
+    EXPECT_EQ(fewest(fp8), row.fp8_gpus) << name;
+  }
+}
+
+TEST(PlanTest, TheOthersHaveTheSameShapes) {
+  for (const auto& [name, like] : std::vector<std::pair<const char*, const char*>>{
+           {"deepseek-math-7b", "deepseek-llm-7b"},
+           {"deepseek-prover-v1.5-7b", "deepseek-llm-7b"},
+           {"deepseek-coder-v2-lite", "deepseek-v2-lite"},
+           {"deepseek-coder-v2", "deepseek-v2"},
+           {"deepseek-v2.5", "deepseek-v2"},
+           {"deepseek-v3-0324", "deepseek-v3"},
+           {"deepseek-r1", "deepseek-v3"},
+           {"deepseek-v3.1", "deepseek-v3"},
+       }) {
+    EXPECT_EQ(DeclaredSource(parse_config(card(name), {})).names(),
+              DeclaredSource(parse_config(card(like), {})).names())
+        << name;
+    EXPECT_EQ(card(name).find("_card")->find("parameters")->as_int(),
+              card(like).find("_card")->find("parameters")->as_int())
+        << name;
+  }
+}
+
+// Attention of Distill-Qwen 7B: 28 layers of 28 query and 4 key heads of 128, width 3584.
+TEST(PlanTest, WeightsAreDividedByTheirShard) {
+  const ModelSizes s = sizes_of("r1-distill-qwen-7b", WeightFormat::kBF16);
+  const int64_t matrices = int64_t{28} * 2 * 3584 * (2 * 28 + 2 * 4) * 128;
+  const int64_t biases = int64_t{28} * 4 * (28 + 2 * 4) * 128;
+  EXPECT_EQ(s.part(Part::kAttention).divided, matrices + biases);
+  EXPECT_EQ(s.part(Part::kAttention).replicated, 0);
+  EXPECT_EQ(s.part(Part::kHead).replicated, int64_t{152064} * 3584 * 2);
+  EXPECT_EQ(s.part(Part::kHead).divided, 0);
+  EXPECT_EQ(s.part(Part::kAttention).on_each_of(4), (matrices + biases) / 4);
+}
+
+TEST(PlanTest, TheCacheIsDividedByKeyHeads) {
+  const GpuModel* gpu = parse_gpus("H100").gpu;
+  const ModelSizes gqa = sizes_of("r1-distill-qwen-7b", WeightFormat::kBF16);
+  const int64_t all = kTokens * gqa.kv_bytes_per_token;
+  EXPECT_EQ(plan_gpus(gqa, {gpu, 1}, kTokens, 1).kv_cache_bytes, all);
+  EXPECT_EQ(plan_gpus(gqa, {gpu, 3}, kTokens, 1).kv_cache_bytes, all / 2);  // 2 of 4 heads
+  EXPECT_EQ(plan_gpus(gqa, {gpu, 8}, kTokens, 1).kv_cache_bytes, all / 4);  // one head each
+  EXPECT_EQ(plan_gpus(gqa, {gpu, 8}, kTokens, 3).kv_cache_bytes, 3 * all / 4);
+  const ModelSizes mla = sizes_of("moonlight-16b-a3b", WeightFormat::kBF16);
+  EXPECT_EQ(plan_gpus(mla, {gpu, 8}, kTokens, 1).kv_cache_bytes, kTokens * mla.kv_bytes_per_token);
+}
+
+// models.md section 18: bandwidth over active bytes.
+TEST(PlanTest, SpeedThatBandwidthAllows) {
+  const auto speed = [](const char* name, const char* gpus) {
+    const ModelSizes s = sizes_of(name, WeightFormat::kBF16);
+    return std::floor(plan_gpus(s, parse_gpus(gpus), kTokens, 1).max_tokens_per_s);
+  };
+  EXPECT_EQ(speed("deepseek-llm-7b", "A100-40"), 119);
+  EXPECT_EQ(speed("deepseek-v2-lite", "a100-40"), 317);
+}
+
+TEST(PlanTest, RemediesFitAndAreTheSmallest) {
+  const ModelSizes s = sizes_of("r1-distill-qwen-32b", WeightFormat::kBF16);
+  const GpuPlan plan = plan_gpus(s, parse_gpus("A100-80"), 1 << 17, 1);
+  ASSERT_FALSE(plan.fits());
+  const Remedies r = remedies(s, plan);
+  ASSERT_TRUE(r.ctx_size.has_value());
+  EXPECT_TRUE(plan_gpus(s, plan.gpus, *r.ctx_size, 1).fits());
+  EXPECT_FALSE(plan_gpus(s, plan.gpus, *r.ctx_size + kPageTokens, 1).fits());
+  EXPECT_EQ(r.n_gpus, 2);
+  ASSERT_NE(r.gpu, nullptr);
+  EXPECT_STREQ(r.gpu->name, "H200");
+}
+
+TEST(PlanTest, ReportsOfACard) {
+  PlanQuery q;
+  q.card = card_path("r1-distill-qwen-14b");
+  q.gpus = "1xL4";
+  q.ctx_size = 4096;
+  const PlanReport no = plan_text(q);
+  EXPECT_FALSE(no.fits);
+  EXPECT_NE(no.text.find("\ndoes not fit: 32.0 GB of 24.5 GB on each GPU\n"
+                         "  try: --weights fp8, or --gpus 2xL4, or --gpus 1xV100-32\n"),
+            std::string::npos)
+      << no.text;
+  q.weights = "fp8";
+  const PlanReport yes = plan_json(q);
+  EXPECT_TRUE(yes.fits);
+  const Json json = parse_json(yes.text, "report");
+  EXPECT_EQ(json.find("weights")->as_string(), "fp8");
+  EXPECT_EQ(json.find("total_bytes")->as_int(),
+            json.find("weight_bytes")->as_int() + json.find("kv_cache_bytes")->as_int() +
+                json.find("activation_bytes")->as_int() + json.find("reserve_bytes")->as_int());
+  int64_t parts = 0;
+  for (const auto& [name, part] : json.find("parts")->as_object().members)
+    parts += part.find("gpu_bytes")->as_int();
+  EXPECT_EQ(parts, json.find("weight_bytes")->as_int());
+}
+
+// Without GPUs: what the engine would find of the same checkpoint.
+TEST(PlanTest, ReportsOfACheckpoint) {
+  const TinyCheckpoint tiny("v3-fp8");
+  const TempDir dir;
+  tiny.write(dir.string());
+  PlanQuery q;
+  q.model_dir = dir.string();
+  const PlanReport report = plan_json(q);
+  EXPECT_TRUE(report.fits);
+  const Json json = parse_json(report.text, "report");
+  EXPECT_EQ(json.find("weights")->as_string(), "fp8");
+  EXPECT_EQ(json.find("ctx_size")->as_int(), tiny.config().max_position_embeddings);
+  EXPECT_EQ(json.find("kv_cache_bytes")->as_int(),
+            json.find("kv_bytes_per_token")->as_int() * tiny.config().max_position_embeddings);
+}
+
+TEST(PlanTest, Errors) {
+  const auto error = [](PlanQuery q) {
+    return first_line_of(error_of([&] { plan_text(q); }, ErrorKind::kUsage));
+  };
+  PlanQuery q;
+  EXPECT_EQ(error(q), "plan needs a model or a --card, not both");
+  q.card = card_path("deepseek-llm-7b");
+  q.weights = "4bit";
+  EXPECT_EQ(error(q), "4-bit weights are not supported yet (supported: bf16, fp8)");
+  q.weights = "int3";
+  EXPECT_EQ(error(q), "weights as \"int3\", expected bf16 or fp8");
+  q.weights = "";
+  q.gpus = "0xH100";
+  EXPECT_EQ(error(q), "--gpus \"0xH100\": the number is 0, expected 1 to 1024");
+  q.gpus = "2xZ9";
+  EXPECT_EQ(error(q).substr(0, 51), "--gpus \"2xZ9\", expected NxNAME, such as 8xA100-80, ");
+  q.gpus = "2xH100";
+  q.ctx_size = 4097;
+  EXPECT_EQ(error(q), "context 4,097 tokens, the model's is 4,096");
+}
+
+}  // namespace
+}  // namespace dsr::test
