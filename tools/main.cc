@@ -33,6 +33,8 @@ int run(const std::vector<std::string>& arguments) {
       return run_inspect(options);
     case Command::kPlan:
       return run_plan(options);
+    case Command::kMakeRandomCheckpoint:
+      return run_make_random_checkpoint(options);
   }
   return 1;
 }

@@ -15,7 +15,7 @@ namespace {
 constexpr int64_t kMaxInt = std::numeric_limits<int32_t>::max();
 
 // Which commands have a flag: bits.
-constexpr unsigned kAnswer = 1, kTokenize = 2, kLogits = 4, kInspect = 8, kPlan = 16;
+constexpr unsigned kAnswer = 1, kTokenize = 2, kLogits = 4, kInspect = 8, kPlan = 16, kMake = 32;
 constexpr unsigned kRuns = kAnswer | kLogits, kSized = kRuns | kPlan;
 constexpr unsigned kAll = kAnswer | kTokenize | kLogits | kInspect | kPlan;
 
@@ -67,11 +67,15 @@ const std::array kRows = {
     Row{kAll, "Model", "-m,--model", "DIR",
         "checkpoint directory (default: $DEEPSEEK_RUN_MODEL, else models/tiny)",
         [](Options& o, Text v) { o.model = v; }},
-    Row{kPlan, "Model", "--card", "FILE",
-        "a model's config.json facts instead of the model, as in models/",
+    Row{kPlan | kMake, "Model", "--card", "FILE",
+        "a model's config.json facts, as in models/; no model is needed then",
         [](Options& o, Text v) { o.card = v; }},
     Row{kPlan, "Model", "--weights", "TYPE", "of a card: bf16 or fp8 (default: as released)",
         [](Options& o, Text v) { o.weights = v; }},
+    Row{kMake, "Model", "--quant", "TYPE", "weights as bf16 or fp8 (default: as released)",
+        [](Options& o, Text v) { o.weights = v; }},
+    Row{kMake, "Model", "--layers", "N", "how many of the layers (default: all)",
+        [](Options& o, Text v) { o.layers = parse_int("--layers", v, 1, 1024); }},
     Row{kPlan, "Model", "--gpus", "NxNAME",
         "such as 8xA100-80 (default: the memory of this machine)",
         [](Options& o, Text v) { o.gpus = v; }},
@@ -123,6 +127,8 @@ const std::array kRows = {
     Row{kAnswer, "Sampling", "--min-p", "P", "0: off (default: 0)",
         [](Options& o, Text v) { o.sampling.min_p = parse_real("--min-p", v); }},
     Row{kAnswer, "Sampling", "-s,--seed", "N", "-1: random (default: -1; -v shows it)", set_seed},
+    Row{kMake, "Sampling", "-s,--seed", "N", "the same seed makes the same files (default: 0)",
+        set_seed},
     Row{kAnswer, "Sampling", "--repeat-penalty", "X", "1: off (default: the model's, else 1)",
         [](Options& o, Text v) {
           o.sampling.repetition_penalty = parse_real("--repeat-penalty", v);
@@ -155,6 +161,7 @@ const std::array kRows = {
         [](Options& o, Text) { o.jsonl = true; }},
     Row{kTokenize, "Output", "--add-bos", nullptr, "put the begin-of-sequence token in front",
         [](Options& o, Text) { o.add_bos = true; }},
+    Row{kMake, "Output", "-o", "DIR", "a new directory", [](Options& o, Text v) { o.output = v; }},
     Row{kRuns, "Output", "-o", "FILE", "write to a file (default: standard output)",
         [](Options& o, Text v) { o.output = v; }},
     Row{kAnswer | kInspect | kPlan, "Output", "--format", "FORMAT", "text or json (default: text)",
@@ -165,9 +172,9 @@ const std::array kRows = {
         [](Options& o, Text) { o.timings = false; }},
     Row{kAnswer, "Output", "-v", nullptr, "also show the seed and what the memory is used for",
         [](Options& o, Text) { o.verbose = true; }},
-    Row{kAll, "Output", "-q", nullptr, "nothing on standard error but errors",
+    Row{kAll | kMake, "Output", "-q", nullptr, "nothing on standard error but errors",
         [](Options& o, Text) { o.quiet = true; }},
-    Row{kAll, "Information", "-h,--help", nullptr, "print this help",
+    Row{kAll | kMake, "Information", "-h,--help", nullptr, "print this help",
         [](Options& o, Text) { o.wants_help = true; }},
     Row{kAnswer, "Information", "--version", nullptr, "print the version",
         [](Options& o, Text) { o.version = true; }},
@@ -184,7 +191,8 @@ constexpr std::array kCommands = {
     CommandRow{"", Command::kAnswer, kAnswer,
                "Runs a DeepSeek checkpoint as published and prints the answer to a prompt, which\n"
                "comes from -p, -f or standard input.\n"
-               "Other commands, each with --help: tokenize, logits, inspect, plan.",
+               "Other commands, each with --help: tokenize, logits, inspect, plan,\n"
+               "make-random-checkpoint.",
                "deepseek-run [-m DIR] -p TEXT [flags]"},
     CommandRow{"tokenize", Command::kTokenize, kTokenize,
                "Prints the token ids of a text and their pieces, one token a line. The model\n"
@@ -202,6 +210,12 @@ constexpr std::array kCommands = {
         "Prints what a model will need in memory, by part, whether that fits, and what would\n"
         "make it fit. Reads no weights and needs no GPU. Exit code 4: it does not fit.",
         "deepseek-run plan [-m DIR | --card FILE] [--gpus NxNAME] [flags]"},
+    CommandRow{
+        "make-random-checkpoint", Command::kMakeRandomCheckpoint, kMake,
+        "Writes a checkpoint of random weights in the shape of a published one: config.json\n"
+        "and safetensors files, no tokenizer. It loads and runs like the real one (with\n"
+        "--prompt-ids) and says nothing; for measuring speed and memory.",
+        "deepseek-run make-random-checkpoint --card FILE -o DIR [flags]"},
 };
 
 const CommandRow& command_of(const std::vector<std::string>& arguments) {

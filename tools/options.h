@@ -12,7 +12,7 @@
 
 namespace dsr {
 
-enum class Command { kAnswer, kTokenize, kLogits, kInspect, kPlan };
+enum class Command { kAnswer, kTokenize, kLogits, kInspect, kPlan, kMakeRandomCheckpoint };
 enum class Format { kText, kJson };
 enum class ReasoningMode { kShow, kHide, kSeparate };
 
@@ -60,6 +60,7 @@ struct Options {
 
   std::string card, weights, gpus;  // plan
   int64_t max_seqs = 1;
+  int64_t layers = 0;  // make-random-checkpoint
 
   bool count = false;  // tokenize
   bool jsonl = false;
