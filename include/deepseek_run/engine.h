@@ -33,7 +33,7 @@ using SequenceId = int64_t;
 struct Request {
   std::vector<TokenId> prompt;  // all of it, earlier turns included; not empty
   SamplingParams sampling;
-  int64_t max_new_tokens = -1;  // -1: to the end of the context
+  int64_t max_new_tokens = -1;  // at least 1; -1: to the end of the context
   bool ignore_eos = false;
   // Prefills only what follows the longest common prefix of the sequence's tokens and the prompt.
   SequenceId sequence = 0;

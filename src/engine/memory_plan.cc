@@ -32,16 +32,19 @@ int64_t integer_in(const std::string& path) {
   return in >> value ? value : -1;
 }
 
-int64_t mem_available_bytes() {
-  std::ifstream in("/proc/meminfo");
-  std::string key, unit;
-  int64_t kib = 0;
-  while (in >> key >> kib) {
-    if (key == "MemAvailable:") return kib * 1024;
-    std::getline(in, unit);
+// The integer that follows `key` at the start of a line of a file; 0 if there is none.
+int64_t value_of(const std::string& path, const std::string& key) {
+  std::ifstream in(path);
+  std::string word, rest;
+  int64_t value = 0;
+  while (in >> word >> value) {
+    if (word == key) return value;
+    std::getline(in, rest);
   }
   return 0;
 }
+
+int64_t mem_available_bytes() { return 1024 * value_of("/proc/meminfo", "MemAvailable:"); }
 
 }  // namespace
 
@@ -58,8 +61,10 @@ int64_t available_host_bytes() {
   int64_t available = mem_available_bytes();
   const int64_t limit = integer_in("/sys/fs/cgroup/memory.max");
   const int64_t used = integer_in("/sys/fs/cgroup/memory.current");
+  // The group's page cache counts as used, but the kernel gives it back before it refuses memory.
+  const int64_t cache = value_of("/sys/fs/cgroup/memory.stat", "inactive_file");
   if (limit > 0 && used >= 0 && available > 0)
-    available = std::min(available, std::max<int64_t>(limit - used, 1));
+    available = std::min(available, std::max<int64_t>(limit - used + cache, 1));
   return available;
 }
 

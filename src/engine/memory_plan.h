@@ -1,4 +1,6 @@
-// How much memory a model takes, found by a dry run of the rank that would hold it.
+// How much memory a model takes, found by a dry run of the rank that would hold it. What the
+// definitions of the reference backend keep on the heap for the length of one op (a few rows of one
+// expert or head, dequantised) is not counted.
 #pragma once
 
 #include "deepseek_run/plan.h"

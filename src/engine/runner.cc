@@ -121,8 +121,10 @@ std::vector<TokenId> Runner::step(const HostBatch& h) {
   if (h.sample_rows.empty()) return {};
   const SampleArgs args = sample_args(h, out.logits);
   ops::sample(exec_, args);
-  const auto* ids = args.token_ids.ptr<int32_t>();
-  return {ids, ids + h.sample_rows.size()};
+  std::vector<TokenId> tokens;
+  for (int64_t r = 0; r < args.token_ids.shape[0]; ++r)
+    tokens.push_back(*args.non_finite.ptr<int32_t>(r) != 0 ? -1 : *args.token_ids.ptr<int32_t>(r));
+  return tokens;
 }
 
 void Runner::logits(const HostBatch& h, const std::function<void(std::span<const float>)>& sink) {

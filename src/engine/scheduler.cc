@@ -17,12 +17,13 @@ void Scheduler::close_sequence(SequenceId id) { kept_.erase(id); }
 void Scheduler::check(const Request& request) const {
   const auto n = static_cast<int64_t>(request.prompt.size());
   if (n == 0) fail_usage("prompt is empty");
-  if (n > limits_.ctx_size)
+  if (n >= limits_.ctx_size)  // the answer needs room for a token
     fail_usage("prompt ", with_commas(n), " tokens, context ", with_commas(limits_.ctx_size));
   if (request.max_new_tokens > 0 && n + request.max_new_tokens > limits_.ctx_size)
     fail_usage("prompt ", with_commas(n), " tokens and ", with_commas(request.max_new_tokens),
                " new ones, context ", with_commas(limits_.ctx_size));
-  if (request.max_new_tokens < -1) fail_usage("max_new_tokens is ", request.max_new_tokens);
+  if (request.max_new_tokens < -1 || request.max_new_tokens == 0)
+    fail_usage("max_new_tokens is ", request.max_new_tokens, ", expected -1 or at least 1");
   if (request.sequence != 0 && !kept_.contains(request.sequence))
     fail_usage("sequence ", request.sequence, " is not open");
 }
@@ -58,8 +59,16 @@ bool Scheduler::admit(RunningRequest& r) {
 }
 
 bool Scheduler::admit_by_eviction(RunningRequest& r) {
-  for (const auto& [id, sequence] : kept_) {
-    if (sequence.use_count() > 1 || sequence->blocks().empty()) continue;
+  const auto runs = [&](const Sequence& s) {
+    return std::any_of(running_.begin(), running_.end(),
+                       [&](const auto& other) { return other->sequence.get() == &s; });
+  };
+  // Sequences that are kept, or wait with a request: their keys can be computed again.
+  std::vector<Sequence*> idle;
+  for (const auto& [id, sequence] : kept_) idle.push_back(sequence.get());
+  for (const auto& waiting : waiting_) idle.push_back(waiting->sequence.get());
+  for (Sequence* sequence : idle) {
+    if (sequence == r.sequence.get() || sequence->blocks().empty() || runs(*sequence)) continue;
     sequence->forget_keys();
     if (admit(r)) return true;
   }

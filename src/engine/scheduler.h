@@ -51,8 +51,8 @@ class Scheduler {
 
  private:
   bool admit(RunningRequest& r);
-  // Makes kept sequences that nobody uses give up their keys, oldest first, until `r` can be
-  // admitted.
+  // Makes sequences that no running request uses give up their keys, the oldest kept ones first,
+  // until `r` can be admitted.
   bool admit_by_eviction(RunningRequest& r);
   void check(const Request& request) const;
   // Appends the token to its request; says how the request ended, if it did.

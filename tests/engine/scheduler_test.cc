@@ -108,16 +108,19 @@ TEST(SchedulerTest, RefusesWhatCannotRun) {
   EXPECT_EQ(error_of(scheduler, request(1257, 1)), "prompt 1,257 tokens, context 256");
   EXPECT_EQ(error_of(scheduler, request(200, 57)),
             "prompt 200 tokens and 57 new ones, context 256");
+  EXPECT_EQ(error_of(scheduler, request(256, -1)), "prompt 256 tokens, context 256");
+  EXPECT_EQ(error_of(scheduler, request(3, 0)), "max_new_tokens is 0, expected -1 or at least 1");
+  EXPECT_EQ(error_of(scheduler, request(3, -2)), "max_new_tokens is -2, expected -1 or at least 1");
   EXPECT_EQ(error_of(scheduler, request(200, 1, 99)), "sequence 99 is not open");
   const SequenceId kept = scheduler.open_sequence();
   scheduler.submit(request(10, 1, kept));
   EXPECT_EQ(error_of(scheduler, request(10, 1, kept)), "sequence 1 is busy with another request");
 }
 
-TEST(SchedulerTest, AFullPromptStillGivesOneToken) {
+TEST(SchedulerTest, APromptOneTokenShortOfTheContextGivesOneToken) {
   BlockPool pool(4);
   Scheduler scheduler(limits(1, 256, 256), pool);
-  scheduler.submit(request(256, -1));
+  scheduler.submit(request(255, -1));
   const std::vector<StepOutput> out = step(scheduler);
   EXPECT_EQ(out[0].tokens.size(), 1u);
   EXPECT_EQ(out[0].finish, FinishReason::kLength);
@@ -155,6 +158,24 @@ TEST(SchedulerTest, IdleKeptSequencesGiveUpTheirKeysWhenMemoryIsNeeded) {
   EXPECT_EQ(pool.n_free(), 4);
 }
 
+TEST(SchedulerTest, WaitingSequencesGiveUpTheirKeysToTheOneThatIsFirst) {
+  BlockPool pool(4);
+  Scheduler scheduler(limits(1, 256, 256), pool);
+  const SequenceId a = scheduler.open_sequence(), b = scheduler.open_sequence();
+  for (const SequenceId kept : {a, b}) {
+    scheduler.submit(request(100, 1, kept));
+    step(scheduler);
+  }
+  ASSERT_EQ(pool.n_free(), 0);
+  scheduler.submit(request(250, 1, a));
+  scheduler.submit(request(250, 1, b));  // holds pages that the first one needs, and waits
+  scheduler.close_sequence(b);           // now only the waiting request knows it
+  int ended = 0;
+  for (int i = 0; i < 4 && !scheduler.idle(); ++i)
+    for (const StepOutput& o : step(scheduler)) ended += o.finish == FinishReason::kLength ? 1 : 0;
+  EXPECT_EQ(ended, 2);
+}
+
 // Random arrivals, lengths, kept sequences and cancels in a small pool: every request ends exactly
 // once, with as many tokens as it asked for, and no page is lost or has two owners.
 TEST(SchedulerTest, PropertyEveryRequestEndsAndNoPageLeaks) {
@@ -164,6 +185,9 @@ TEST(SchedulerTest, PropertyEveryRequestEndsAndNoPageLeaks) {
     const int64_t ctx = 64 * up_to(6), max_seqs = up_to(4);
     BlockPool pool(max_seqs * blocks_for(ctx));
     Scheduler scheduler(limits(max_seqs, ctx, up_to(100)), pool);
+    const std::vector<SequenceId> kept = {scheduler.open_sequence(), scheduler.open_sequence(),
+                                          scheduler.open_sequence()};
+    std::map<SequenceId, RequestId> busy;
     std::map<RequestId, int64_t> wanted, got;
     std::set<RequestId> cancelled, ended;
     for (int round = 0; round < 400 || !scheduler.idle(); ++round) {
@@ -173,8 +197,14 @@ TEST(SchedulerTest, PropertyEveryRequestEndsAndNoPageLeaks) {
         for (TokenId& id : r.prompt) id = static_cast<TokenId>(up_to(3)) + 6;
         const auto room = ctx - static_cast<int64_t>(r.prompt.size());
         r.max_new_tokens = up_to(static_cast<uint32_t>(room));
+        if (up_to(2) == 1) r.sequence = kept[static_cast<size_t>(up_to(3)) - 1];
         const int64_t n = r.max_new_tokens;
-        wanted[scheduler.submit(std::move(r))] = n;
+        if (r.sequence == 0 || !busy.contains(r.sequence)) {
+          const SequenceId sequence = r.sequence;
+          const RequestId id = scheduler.submit(std::move(r));
+          wanted[id] = n;
+          if (sequence != 0) busy[sequence] = id;
+        }
       }
       if (!wanted.empty() && up_to(40) == 1) {
         const auto it = std::next(wanted.begin(), up_to(static_cast<uint32_t>(wanted.size())) - 1);
@@ -197,6 +227,8 @@ TEST(SchedulerTest, PropertyEveryRequestEndsAndNoPageLeaks) {
         got[o.request] += static_cast<int64_t>(o.tokens.size());
         const bool first_end = o.finish == FinishReason::kNone || ended.insert(o.request).second;
         ASSERT_TRUE(first_end) << "request " << o.request << " ended twice";
+        if (o.finish != FinishReason::kNone)
+          std::erase_if(busy, [&](const auto& entry) { return entry.second == o.request; });
       }
     }
     for (const auto& [id, n] : wanted) {
@@ -205,6 +237,7 @@ TEST(SchedulerTest, PropertyEveryRequestEndsAndNoPageLeaks) {
         EXPECT_EQ(got[id], n);
       }
     }
+    for (const SequenceId id : kept) scheduler.close_sequence(id);
     EXPECT_EQ(pool.n_free(), pool.n_blocks());
   }
 }
