@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "deepseek_run/error.h"
+#include "tools/hf_cache.h"
 #include "tools/terminal.h"
 
 namespace dsr {
@@ -16,6 +17,7 @@ std::string required_directory(const std::string& path, const std::string& from)
   std::error_code ignored;
   if (fs::is_directory(path, ignored)) return path;
   const bool exists = fs::exists(path, ignored);
+  if (!exists && is_repository_name(path)) return find_in_hf_cache(path);
   throw Error(ErrorKind::kModel, "model directory \"" + visible_line(path) + "\" (" + from + ") " +
                                      (exists ? "is not a directory" : "does not exist"));
 }
@@ -56,6 +58,8 @@ std::string find_model_dir(const std::string& flag, const WarningSink& note) {
 std::string model_name(const std::string& directory) {
   std::error_code error;
   const fs::path path = fs::canonical(directory, error);
+  if (const std::string name = repository_of_snapshot(path.string()); !error && !name.empty())
+    return name;
   return (error ? fs::path(directory) : path).filename().string();
 }
 

@@ -7,11 +7,13 @@
 
 namespace dsr {
 
-// -m, else $DEEPSEEK_RUN_MODEL, else the small model that ships with the program, which is said to
-// `note`. Throws Error(kModel) if there is no such directory.
+// A directory, or "org/name" for one in the Hugging Face cache: -m, else $DEEPSEEK_RUN_MODEL, else
+// the small model that ships with the program, which is said to `note`. Throws Error(kModel) if
+// there is none.
 std::string find_model_dir(const std::string& flag, const WarningSink& note);
 
-// The last part of the path, for the `model` field of an answer.
+// The last part of the path, or "org/name" in a Hugging Face cache, for the `model` field of an
+// answer.
 std::string model_name(const std::string& directory);
 
 }  // namespace dsr

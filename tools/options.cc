@@ -65,7 +65,8 @@ using Text = const std::string&;
 
 const std::array kRows = {
     Row{kAll, "Model", "-m,--model", "DIR",
-        "checkpoint directory (default: $DEEPSEEK_RUN_MODEL, else models/tiny)",
+        "directory, or org/name in the Hugging Face cache\n"
+        "                              (default: $DEEPSEEK_RUN_MODEL, else models/tiny)",
         [](Options& o, Text v) { o.model = v; }},
     Row{kPlan | kMake, "Model", "--card", "FILE",
         "a model's config.json facts, as in models/; no model is needed then",
