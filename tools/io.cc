@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "deepseek_run/error.h"
+#include "tools/signals.h"
 #include "tools/terminal.h"
 
 namespace dsr {
@@ -25,9 +26,24 @@ std::string name_of(const std::string& path) {
   throw Error(ErrorKind::kUsage, name_of(path) + ": " + what);
 }
 
+// A call that waits and was cut short by a signal: repeat it, unless the signal asks to stop.
+bool try_again(ssize_t result) {
+  if (result >= 0 || errno != EINTR) return false;
+  if (stop_signal() != 0) throw Interrupted();
+  return true;
+}
+
+// open() waits where the file is a FIFO that nobody has opened at the other end.
+int open_file(const std::string& path, int flags) {
+  int fd = -1;
+  do fd = ::open(path.c_str(), flags | O_CLOEXEC, kMode);
+  while (try_again(fd));
+  return fd;
+}
+
 int open_input(const std::string& path) {
   if (path == "-") return STDIN_FILENO;
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  const int fd = open_file(path, O_RDONLY);
   if (fd < 0) fail_input(path, std::string("cannot be opened: ") + std::strerror(errno));
   return fd;
 }
@@ -42,7 +58,7 @@ bool read_some(int fd, const std::string& path, std::string& buffer) {
   buffer.resize(before + kReadBytes);
   ssize_t n = 0;
   do n = ::read(fd, buffer.data() + before, kReadBytes);
-  while (n < 0 && errno == EINTR);
+  while (try_again(n));
   const int error = errno;
   buffer.resize(before + static_cast<size_t>(n > 0 ? n : 0));
   if (n < 0) fail_input(path, std::string("cannot be read: ") + std::strerror(error));
@@ -103,7 +119,7 @@ Output::Output(const std::string& path)
       fd_(STDOUT_FILENO),
       owned_(!path.empty() && path != "-") {
   if (!owned_) return;
-  fd_ = ::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, kMode);
+  fd_ = open_file(path, O_WRONLY | O_CREAT);
   if (fd_ < 0) fail_io("created");
 }
 

@@ -43,6 +43,8 @@ int run(const std::vector<std::string>& arguments) {
 int guarded(const std::vector<std::string>& arguments) {
   try {
     return run(arguments);
+  } catch (const Interrupted&) {
+    return 128 + stop_signal();
   } catch (const Error& e) {
     print_line(std::string("error: ") + e.what());
     return e.exit_code();

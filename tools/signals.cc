@@ -15,6 +15,8 @@ constexpr int kGraceUs = 400'000;
 constexpr int kModelExit = 3;
 
 volatile sig_atomic_t g_stop_signal = 0;
+volatile sig_atomic_t g_in_record = 0;
+volatile sig_atomic_t g_time_is_up = 0;
 
 void set_timer(int us) {
   itimerval timer{};
@@ -28,7 +30,10 @@ void on_stop(int signal) {
   set_timer(kGraceUs);
 }
 
-void on_timer(int) { ::_exit(128 + g_stop_signal); }
+void on_timer(int) {
+  if (g_in_record == 0) ::_exit(128 + g_stop_signal);
+  g_time_is_up = 1;
+}
 
 // --- SIGBUS: only calls that are safe in a signal handler --------------------------------------
 
@@ -151,5 +156,11 @@ void install_signal_handlers() {
 
 int stop_signal() { return g_stop_signal; }
 void acknowledge_stop() { set_timer(0); }
+
+WholeRecord::WholeRecord() { g_in_record = 1; }
+WholeRecord::~WholeRecord() {
+  g_in_record = 0;
+  if (g_time_is_up != 0) ::_exit(128 + g_stop_signal);
+}
 
 }  // namespace dsr

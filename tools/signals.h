@@ -15,4 +15,18 @@ int stop_signal();
 // limit.
 void acknowledge_stop();
 
+// Thrown where waiting for a file was cut short by a request to stop. No failure: the process ends
+// with 128 + stop_signal().
+struct Interrupted {};
+
+// While one lives, the time limit of a request to stop waits: what is being written gets whole. A
+// second signal still ends the process at once.
+class WholeRecord {
+ public:
+  WholeRecord();
+  WholeRecord(const WholeRecord&) = delete;
+  WholeRecord& operator=(const WholeRecord&) = delete;
+  ~WholeRecord();
+};
+
 }  // namespace dsr

@@ -5,6 +5,7 @@
 #include "tools/io.h"
 #include "tools/model_dir.h"
 #include "tools/prompt.h"
+#include "tools/signals.h"
 #include "tools/terminal.h"
 
 namespace dsr {
@@ -14,21 +15,26 @@ constexpr int kSomeFailed = 7;
 constexpr size_t kFlushBytes = size_t{1} << 16;
 
 // Line by line; a bad line becomes {"error"} and the rest proceed. Whoever feeds lines through a
-// pipe gets each answer before the next line is asked for.
+// pipe gets each answer before the next line is asked for. A request to stop is heard between two
+// lines: what was written ends with a line break.
 int tokenize_lines(const Options& options, const Tokenizer& tokenizer) {
   LineReader in(options.file.value_or("-"));
   Output out("");
   std::string line, pending;
   bool failed = false;
-  while (in.next(line)) {
+  const auto flush = [&] {
+    const WholeRecord whole;
+    out.write(pending);
+    pending.clear();
+  };
+  while (stop_signal() == 0 && in.next(line)) {
     const TokenizedLine result = tokenize_json_line(tokenizer, line, options.add_bos);
     failed = failed || !result.ok;
     pending += result.json + "\n";
-    if (!in.must_wait() && pending.size() < kFlushBytes) continue;
-    out.write(pending);
-    pending.clear();
+    if (in.must_wait() || pending.size() >= kFlushBytes) flush();
   }
-  out.write(pending);
+  flush();
+  if (stop_signal() != 0) return 128 + stop_signal();
   return failed ? kSomeFailed : 0;
 }
 

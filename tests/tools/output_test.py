@@ -189,6 +189,15 @@ class Signals(CliTest):
         process.communicate(timeout=10)
         self.assertIn(process.returncode, [130, 143])
 
+    def test_a_pipe_without_a_writer_is_not_waited_for(self):
+        fifo = SCRATCH / "prompt.fifo"
+        os.mkfifo(fifo)
+        process = self.start(prompt=("-f", str(fifo)))
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=10)
+        self.assertEqual((process.returncode, out, err), (130, b"", b""))
+
     def test_a_weight_file_that_becomes_shorter(self):
         model = write_model(SCRATCH / "shrinking")
         process = self.start(model=model)

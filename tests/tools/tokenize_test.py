@@ -5,6 +5,7 @@ import ast
 import json
 import math
 import os
+import signal
 import struct
 import subprocess
 import time
@@ -72,6 +73,40 @@ class Tokenize(CliTest):
         process.stdin.close()
         self.assertEqual(process.wait(10), 0)
         process.stdout.close()
+
+    def test_an_interrupted_run_ends_after_a_whole_line(self):
+        path = SCRATCH / "many.jsonl"
+        path.write_text(json.dumps({"text": "x" * 300}) + "\n")
+        with open(path, "rb") as lines:
+            one = lines.read()
+        path.write_bytes(one * 200_000)
+        process = subprocess.Popen(
+            [BINARY, "tokenize", "-m", MODEL, "--jsonl", "-f", path], env=environment(),
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+        first = os.read(process.stdout.fileno(), 1000)
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.6)  # nobody reads: the time limit passes while a line is half written
+        out, err = process.communicate(timeout=10)
+        path.unlink()
+        self.assertEqual((process.returncode, err), (130, b""))
+        out = first + out
+        self.assertTrue(out.endswith(b"\n"), out[-100:])
+        rows = out.splitlines()
+        self.assertLess(len(rows), 200_000)
+        for row in rows:
+            self.assertEqual(json.loads(row)["ids"], ids_of("x" * 300))
+
+    def test_a_signal_while_waiting_for_a_line(self):
+        for args in [["--jsonl"], []]:
+            process = subprocess.Popen(
+                [BINARY, "tokenize", "-m", MODEL, *args], env=environment(), stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+            time.sleep(0.3)
+            process.send_signal(signal.SIGINT)
+            self.assertEqual(process.wait(10), 130)
+            self.assertEqual(process.communicate(), (b"", b""))
 
     def test_errors(self):
         self.assertIn("not valid UTF-8 at byte offset 1", self.failure(
