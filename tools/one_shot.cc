@@ -102,7 +102,9 @@ AnswerRequest make_request(const Options& options, const Prompt& prompt, const M
   out.request.sampling.seed = random_seed();
   options.sampling.apply_to(out.request.sampling);
   out.stop = options.stop;
-  out.split_reasoning = prompt.chat;
+  // Without a chat format an answer is text as it is, unless something else was asked for.
+  out.split_reasoning =
+      prompt.chat || options.reasoning.value_or(ReasoningMode::kShow) != ReasoningMode::kShow;
   out.starts_in_reasoning = prompt.starts_in_reasoning;
   return out;
 }

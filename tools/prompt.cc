@@ -54,10 +54,31 @@ const ChatFormat* chat_format(const Options& options, const std::string& model_d
   return format;
 }
 
+// What --raw or --prompt-ids would leave without meaning is refused.
 void check_flags(const Options& options) {
-  if (!options.raw) return;
-  if (options.system) fail_usage("--system needs a chat format, and --raw is none");
-  if (!options.chat_format.empty()) fail_usage("--chat-format and --raw exclude each other");
+  if (!options.raw && !options.prompt_ids) return;
+  const std::string other = options.prompt_ids ? "--prompt-ids" : "--raw";
+  if (options.system) fail_usage("--system needs a chat format, and " + other + " is none");
+  if (options.think != Thinking::kAuto)
+    fail_usage("--think needs a chat format, and " + other + " is none");
+  if (!options.chat_format.empty())
+    fail_usage("--chat-format and " + other + " exclude each other");
+  if (options.allow_special && options.prompt_ids)
+    fail_usage("--allow-special is about text, and --prompt-ids is none");
+}
+
+// The ids or the text of a chat that was rendered elsewhere.
+bool ends_with_open_think(std::string_view text) {
+  text = text.substr(0, text.find_last_not_of(" \t\r\n") + 1);
+  return text.ends_with("<think>");
+}
+
+void note_needless_think(const Options& options, const ChatFormat& format,
+                         std::span<const ChatMessage> messages) {
+  if (options.think == Thinking::kAuto) return;
+  if (format.render(messages, Thinking::kOn).text == format.render(messages, Thinking::kOff).text)
+    notes(options.quiet)("the chat format " + std::string(format.name()) +
+                         " has no switch for reasoning: --think changes nothing");
 }
 
 }  // namespace
@@ -114,7 +135,11 @@ Prompt make_prompt(const Options& options, const std::string& model_dir, const T
                    PromptInput input) {
   check_flags(options);
   const ChatFormat* format = input.ids ? nullptr : chat_format(options, model_dir, *tokenizer);
-  if (format == nullptr) return make_raw_prompt(tokenizer, std::move(input), options.bytes);
+  if (format == nullptr) {
+    Prompt out = make_raw_prompt(tokenizer, std::move(input), options.bytes);
+    out.starts_in_reasoning = ends_with_open_think(out.text);
+    return out;
+  }
 
   check_utf8("the prompt", input.text);
   std::vector<ChatMessage> messages;
@@ -123,6 +148,7 @@ Prompt make_prompt(const Options& options, const std::string& model_dir, const T
     messages.push_back({Role::kSystem, *options.system});
   }
   messages.push_back({Role::kUser, std::move(input.text)});
+  note_needless_think(options, *format, messages);
   RenderedPrompt rendered = format->render(messages, options.think);
   if (options.allow_special) rendered.literal.clear();
   Prompt out;

@@ -15,7 +15,7 @@ struct Prompt {
   std::string text;  // as the model gets it, BOS included where it is written as text
   std::vector<TokenId> ids;
   bool chat = false;                 // a chat format was applied
-  bool starts_in_reasoning = false;  // RenderedPrompt::starts_in_reasoning
+  bool starts_in_reasoning = false;  // it ends inside a reasoning block
 };
 
 // What the user gave: text, or ids.

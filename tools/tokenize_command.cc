@@ -46,6 +46,9 @@ int run_tokenize(const Options& options) {
     throw Error(
         ErrorKind::kUsage,
         "--jsonl reads lines from -f or standard input and excludes -p, --count and --json");
+  if (options.count && options.format == Format::kJson)
+    throw Error(ErrorKind::kUsage,
+                "--count and --json exclude each other: the count is part of --json");
   const std::unique_ptr<Tokenizer> tokenizer = Tokenizer::load(dir);
   if (options.jsonl) return tokenize_lines(options, *tokenizer);
 

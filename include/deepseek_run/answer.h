@@ -45,7 +45,7 @@ struct AnswerJsonOptions {
   std::string model = {};          // name for the `model` field
   std::string id = {};             // e.g. "cmpl-..."
   bool chat = true;                // choices[].message, else choices[].text
-  bool separate_reasoning = true;  // message.reasoning_content, else inside content
+  bool separate_reasoning = true;  // reasoning_content, else inside content or text
   bool timings = true;
 };
 // The OpenAI completion object of one or several answers to one prompt, on one line.

@@ -37,7 +37,9 @@ Json choice(const Answer& a, int64_t index, const AnswerJsonOptions& options) {
       message.set("reasoning_content", a.reasoning);
     out.set("message", std::move(message));
   } else {
-    out.set("text", whole_text(a));
+    out.set("text", options.separate_reasoning ? a.content : whole_text(a));
+    if (options.separate_reasoning && !a.reasoning.empty())
+      out.set("reasoning_content", a.reasoning);
   }
   out.set("ids", json_of(a.ids));
   out.set("seed", json_of_seed(a.seed));

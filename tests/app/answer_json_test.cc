@@ -36,13 +36,24 @@ TEST(AnswerJson, TextAndSeveralAnswers) {
   second.seed = std::numeric_limits<uint64_t>::max();
   EXPECT_EQ(
       answer_json({example(), second}, {},
-                  {.model = "m", .id = "cmpl-1", .chat = false, .timings = false}),
+                  {.model = "m",
+                   .id = "cmpl-1",
+                   .chat = false,
+                   .separate_reasoning = false,
+                   .timings = false}),
       R"({"id":"cmpl-1","object":"text_completion","model":"m","choices":[)"
       R"({"index":0,"text":"<think>\nwhy\n</think>\n\nso \"it\" is\n\u0001","ids":[5,6,7],)"
       R"("seed":9,"finish_reason":"stop"},)"
       R"({"index":1,"text":"b","ids":[5,6,7],"seed":"18446744073709551615",)"
       R"("finish_reason":"length"}],)"
       R"("usage":{"prompt_tokens":0,"completion_tokens":6,"total_tokens":6},"prompt_ids":[]})");
+}
+
+TEST(AnswerJson, ReasoningBesideText) {
+  const std::string json = answer_json({example()}, {}, {.chat = false, .timings = false});
+  EXPECT_NE(json.find(R"("text":"so \"it\" is\n\u0001","reasoning_content":"why","ids")"),
+            json.npos)
+      << json;
 }
 
 TEST(AnswerJson, ReasoningInsideContent) {

@@ -74,6 +74,18 @@ class Prompts(CliTest):
             text, _ = self.shown("-p", "hi", "--chat-format", "deepseek-v3.1", "--think", mode)
             self.assertTrue(text.endswith(f"<｜Assistant｜>{end}"), text)
 
+    def test_a_format_without_a_switch_says_so(self):
+        for name in ["deepseek-v3", "deepseek-r1", "deepseek-v2", "plain"]:
+            args = ["-p", "hi", "--show-prompt", "--chat-format", name]
+            for mode in ["on", "off"]:
+                self.assertEqual(self.run_cli(*args, "--think", mode).stderr.decode(),
+                                 f"note: the chat format {name} has no switch for reasoning: --think "
+                                 "changes nothing\n")
+                self.assertEqual(self.run_cli(*args, "--think", mode, "-q").stderr, b"")
+            self.assertEqual(self.run_cli(*args, "--think", "auto").stderr, b"")
+        self.assertEqual(self.run_cli("-p", "hi", "--show-prompt", "--chat-format", "deepseek-v3.1",
+                                      "--think", "on").stderr, b"")
+
     def test_no_model_weights_are_needed_to_show_a_prompt(self):
         directory = write_model(SCRATCH / "no-weights")
         (directory / "model.safetensors").unlink()
@@ -257,6 +269,23 @@ class Reasoning(CliTest):
         self.assertEqual(self.output(*force(THINK), "-p", "hi", "-n", "2", "--raw"),
                          "<think><think>\n")
         self.assertEqual(self.output(*force(END_THINK), "-p", "hi", "-n", "1", "--raw"), "</think>\n")
+
+    def test_a_raw_answer_is_split_where_that_is_asked_for(self):
+        for prompt in [["-p", "hi<think>\n", "--raw"], ["--prompt-ids", f"5,{THINK},{ids_of(chr(10))[0]}"]]:
+            args = [*say("a", "-n", "3", "-q"), *prompt]
+            self.assertEqual(self.output(*args), "aaa\n")
+            self.assertEqual(self.output(*args, "--reasoning", "hide"), "\n")
+            run = self.run_cli(*args, "--reasoning", "separate")
+            self.assertEqual((run.stdout, run.stderr), (b"\n", b"aaa\n"))
+            json_args = [*args, "--format", "json"]
+            self.assertEqual(json.loads(self.output(*json_args))["choices"][0]["text"], "aaa")
+            choice = json.loads(self.output(*json_args, "--reasoning", "separate"))["choices"][0]
+            self.assertEqual((choice["text"], choice["reasoning_content"]), ("", "aaa"))
+            choice = json.loads(self.output(*json_args, "--reasoning", "hide"))["choices"][0]
+            self.assertEqual(choice["text"], "")
+            self.assertNotIn("reasoning_content", choice)
+        self.assertEqual(self.output(*say("a", "-n", "3", "--prompt-ids", "5", "--reasoning", "hide")),
+                         "aaa\n")
 
 
 class JsonAnswers(CliTest):

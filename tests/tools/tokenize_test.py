@@ -111,7 +111,8 @@ class Tokenize(CliTest):
     def test_errors(self):
         self.assertIn("not valid UTF-8 at byte offset 1", self.failure(
             command="tokenize", stdin=b"a\xff", code=2))
-        for args in [["--jsonl", "-p", "x"], ["--jsonl", "--count"], ["--jsonl", "--json"]]:
+        for args in [["--jsonl", "-p", "x"], ["--jsonl", "--count"], ["--jsonl", "--json"],
+                     ["-p", "x", "--count", "--json"]]:
             self.failure(*args, command="tokenize", code=2)
         with open("/dev/full", "wb") as full:
             self.failure("-p", "hi", command="tokenize", stdout=full, code=6)

@@ -168,7 +168,10 @@ class WrongFlags(CliTest):
     def test_flags_that_exclude_each_other(self):
         for args in [["-p", "a", "-f", "b"], ["-p", "a", "--prompt-ids", "1"],
                      ["-p", "a", "--raw", "--system", "s"],
-                     ["-p", "a", "--raw", "--chat-format", "plain"], ["-p", "a", "--stop", ""]]:
+                     ["-p", "a", "--raw", "--chat-format", "plain"], ["-p", "a", "--raw", "--nothink"],
+                     ["--prompt-ids", "1", "--system", "s"], ["--prompt-ids", "1", "--think", "on"],
+                     ["--prompt-ids", "1", "--chat-format", "plain"],
+                     ["--prompt-ids", "1", "--allow-special"], ["-p", "a", "--stop", ""]]:
             self.failure(*args, code=2)
 
 
