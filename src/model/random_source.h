@@ -1,0 +1,35 @@
+// Random weights in memory, as a source that a model loads like a checkpoint.
+#pragma once
+
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "io/weight_source.h"
+#include "model/config.h"
+
+namespace dsr {
+
+// Every tensor that `config` declares (DeclaredSource), with values from RandomWeights. Owns all of
+// them on the heap. The same config and seed give the same bytes, and the bytes of a directory that
+// `make-random-checkpoint` writes.
+class RandomSource : public WeightSource {
+ public:
+  RandomSource(const ModelConfig& config, uint64_t seed);
+  RandomSource(const RandomSource&) = delete;  // tensors point into their bytes
+  RandomSource& operator=(const RandomSource&) = delete;
+
+  const SourceTensor* find(const std::string& name) const override;
+  std::vector<std::string> names() const override { return names_; }
+
+ private:
+  struct Entry {
+    SourceTensor tensor;
+    std::string bytes;
+  };
+
+  std::vector<std::string> names_;
+  std::unordered_map<std::string, Entry> entries_;
+};
+
+}  // namespace dsr
