@@ -149,6 +149,11 @@ QuantScheme read_quantization(const Json& json, const std::string& place) {
 
 }  // namespace
 
+void check_width(const JsonReader& reader, const char* what, int64_t a, int64_t b) {
+  if (a * b > kMaxWidth)
+    fail_model(reader.place(), ": ", what, " is ", a, " x ", b, ", expected at most ", kMaxWidth);
+}
+
 void read_fields(JsonReader& reader, const ArchitectureFields& fields, ModelConfig& config) {
   for (const IntField& f : fields.ints)
     config.*f.member = f.fallback ? reader.get_int(f.key, f.min, f.max, *f.fallback)

@@ -44,12 +44,16 @@ struct ArchitectureFields {
   std::span<const char* const> ignored;  // keys without influence on the forward pass
 };
 
+// Refuses a product of two fields that no layer is as wide as.
+void check_width(const JsonReader& reader, const char* what, int64_t a, int64_t b);
+
 void read_fields(JsonReader& reader, const ArchitectureFields& fields, ModelConfig& config);
 
 // Limits that keep every product of two sizes well inside int64 and refuse absurd files early.
 inline constexpr int64_t kMaxWidth = 1 << 20;  // any single dimension of a layer
 inline constexpr int64_t kMaxLayers = 1024;
 inline constexpr int64_t kMaxExperts = 1 << 14;
+inline constexpr int64_t kMaxExpertsOfAllLayers = 1 << 16;  // Kimi-K2 has 23,040
 inline constexpr int64_t kMaxVocab = 1 << 22;
 inline constexpr int64_t kMaxPositions = 1 << 24;
 

@@ -52,7 +52,7 @@ class Validator {
   void check(const WeightSpec& spec) {
     const SourceTensor* t = find(spec.name);
     if (t == nullptr) {
-      if (!spec.optional) missing_.push_back(spec.name);
+      if (!spec.optional) add_missing(spec.name);
       return;
     }
     const bool fp8 = t->dtype == DType::kF8E4M3 && spec.role == WeightRole::kLinear;
@@ -63,15 +63,7 @@ class Validator {
   }
 
   void finish() const {
-    if (!missing_.empty()) {
-      std::string list;
-      constexpr size_t kShown = 3;
-      for (size_t i = 0; i < std::min(kShown, missing_.size()); ++i)
-        list += (i > 0 ? ", " : "") + missing_[i];
-      if (missing_.size() > kShown) list += str(" and ", missing_.size() - kShown, " more");
-      fail_model("checkpoint: missing ", missing_.size() == 1 ? "tensor " : "tensors ", list,
-                 " (computed from config.json)");
-    }
+    if (n_missing_ > 0) fail_missing("");
     for (const std::string& name : source_.names())
       if (!used_.contains(name) && !is_known_leftover(name)) {
         const SourceTensor* t = source_.find(name);
@@ -83,6 +75,19 @@ class Validator {
  private:
   static const char* expected_types(const WeightSpec& spec) {
     return spec.role == WeightRole::kLinear ? "BF16, F16, F32 or F8_E4M3" : "BF16, F16 or F32";
+  }
+
+  // A config may ask for millions of tensors: no need to name every one to know that it lies.
+  void add_missing(const std::string& name) {
+    if (++n_missing_ <= kShown) missing_ += (n_missing_ > 1 ? ", " : "") + name;
+    if (n_missing_ == kEnough) fail_missing("at least ");
+  }
+
+  [[noreturn]] void fail_missing(const char* at_least) const {
+    const std::string more =
+        n_missing_ > kShown ? str(" and ", at_least, n_missing_ - kShown, " more") : "";
+    fail_model("checkpoint: missing ", n_missing_ == 1 ? "tensor " : "tensors ", missing_, more,
+               " (computed from config.json)");
   }
 
   const SourceTensor* find(const std::string& name) {
@@ -99,7 +104,7 @@ class Validator {
                  " but config.json has no quantization_config");
     const SourceTensor* t = find(name);
     if (t == nullptr) {
-      missing_.push_back(name);
+      add_missing(name);
       return;
     }
     const std::vector<int64_t> shape = {ceil_div(spec.shape[0], q.block_rows),
@@ -114,7 +119,9 @@ class Validator {
   const ModelConfig& config_;
   const WeightSource& source_;
   std::unordered_set<std::string> used_;
-  std::vector<std::string> missing_;
+  static constexpr int64_t kShown = 3, kEnough = 10000;
+  int64_t n_missing_ = 0;
+  std::string missing_;  // the first kShown names
 };
 
 // Scales are small and wrong ones ruin whole blocks: look at every one.

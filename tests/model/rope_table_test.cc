@@ -5,8 +5,7 @@
 
 #include <cmath>
 
-#include "support/json_edit.h"
-#include "support/model_configs.h"
+#include "support/cards.h"
 #include "support/tiny_checkpoint.h"
 
 namespace dsr::test {
@@ -57,11 +56,46 @@ TEST(RopeTable, GoldenTable) {
   for (const Row& r : kRows) expect_row(config_of(r), r);
 }
 
+// V2 and V2.5 differ in mscale alone.
 TEST(RopeTable, ReleasedConfigs) {
-  for (const char* name : {"deepseek-v3", "deepseek-r1", "deepseek-v3.1", "kimi-k2-instruct"}) {
-    DSR_NEEDS_MODEL_CONFIG(name);
-    expect_row(parse_config(model_config(name), {}), kRows[name[0] == 'k' ? 2 : 1]);
+  for (const char* name : {"deepseek-v2-lite", "deepseek-v2", "deepseek-coder-v2-lite"})
+    expect_row(parse_config(card(name), {}), kRows[0]);
+  for (const char* name : {"deepseek-v2.5", "deepseek-v3", "deepseek-r1", "deepseek-v3.1"})
+    expect_row(parse_config(card(name), {}), kRows[1]);
+  expect_row(parse_config(card("kimi-k2-instruct"), {}), kRows[2]);
+}
+
+// models.md 2.5.
+TEST(RopeTable, Llama3Scaling) {
+  for (const char* name : {"r1-distill-llama-8b", "r1-distill-llama-70b"}) {
+    const ModelConfig c = parse_config(card(name), {});
+    const std::vector<double> f = rope_inv_freq(c);
+    ASSERT_EQ(f.size(), 64u);
+    for (size_t i = 0; i < f.size(); ++i) {
+      const double plain = std::pow(5e5, -static_cast<double>(i) / 64);
+      if (i < 29)
+        EXPECT_DOUBLE_EQ(f[i], plain) << i;
+      else if (i >= 35)
+        EXPECT_DOUBLE_EQ(f[i], plain / 8) << i;
+      else
+        EXPECT_TRUE(f[i] < plain && f[i] > plain / 8) << i;
+    }
+    EXPECT_NEAR(f[28], 0.00321144599, 1e-8 * f[28]);
+    EXPECT_NEAR(f[29], 0.00216657076, 1e-8 * f[29]);
+    EXPECT_NEAR(f[33], 0.00031269375, 1e-8 * f[33]);
+    EXPECT_NEAR(f[35], 9.55621235e-05, 1e-8 * f[35]);
+    EXPECT_DOUBLE_EQ(softmax_scale(c), 1 / std::sqrt(128.0));  // no correction
   }
+}
+
+// models.md 2.6.
+TEST(RopeTable, LinearScaling) {
+  const ModelConfig c = parse_config(card("deepseek-coder-6.7b"), {});
+  const std::vector<double> f = rope_inv_freq(c);
+  ASSERT_EQ(f.size(), 64u);
+  for (size_t i = 0; i < f.size(); ++i)
+    EXPECT_DOUBLE_EQ(f[i], std::pow(1e5, -static_cast<double>(i) / 64) / 4) << i;
+  EXPECT_DOUBLE_EQ(softmax_scale(c), 1 / std::sqrt(128.0));
 }
 
 TEST(RopeTable, RampIsBetweenItsCorrections) {
@@ -88,6 +122,17 @@ TEST(RopeTable, NoScaling) {
   for (size_t i = 0; i < f.size(); ++i)
     EXPECT_DOUBLE_EQ(f[i], std::pow(5e4, -static_cast<double>(i) / 6)) << i;
   EXPECT_DOUBLE_EQ(softmax_scale(c), 1 / std::sqrt(32.0));
+}
+
+TEST(RopeTable, CosAndSinOfScaledFrequenciesAreNotScaled) {
+  Exec exec(Backend::kReference);
+  const ModelConfig c = TinyCheckpoint("llama-llama3").config();
+  const RopeTables tables(exec, c, 160);
+  const std::vector<double> f = rope_inv_freq(c);
+  ASSERT_EQ(tables.table().cos.shape, (Shape{160, 10}));
+  for (size_t i = 0; i < f.size(); ++i)
+    EXPECT_FLOAT_EQ(tables.table().cos.ptr<float>(159)[i],
+                    static_cast<float>(std::cos(159 * f[i])));
 }
 
 TEST(RopeTable, CosAndSinCarryTheQuotientOfTheMscales) {

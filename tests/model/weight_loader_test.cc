@@ -49,6 +49,57 @@ TEST(WeightLoader, NamesWhatIsMissing) {
             "model.layers.2.mlp.experts.7.down_proj.weight and 1 more (computed from config.json)");
 }
 
+// However many a config asks for, an answer comes at once.
+TEST(WeightLoader, StopsCountingWhatIsMissing) {
+  const TinyCheckpoint checkpoint("v3-bf16");
+  const ModelConfig config =
+      parse_config(edited(checkpoint.config_json(), "num_hidden_layers", "1024"), {});
+  EXPECT_EQ(refusal(config, checkpoint),
+            "checkpoint: missing tensors model.layers.4.input_layernorm.weight, "
+            "model.layers.4.self_attn.q_a_proj.weight, "
+            "model.layers.4.self_attn.q_a_layernorm.weight and at least 9997 more (computed from "
+            "config.json)");
+}
+
+// The parts of one bias in their places; a tied head is the embedding.
+TEST(WeightLoader, BiasesOfQKAndVAreOneVector) {
+  const TinyCheckpoint checkpoint("qwen2-tied");  // 4 heads of 20, 1 KV head
+  Exec exec(Backend::kReference);
+  const LoadedWeights loaded(exec, checkpoint.config(), checkpoint);
+  for (const int64_t layer : {0, 2}) {
+    const Tensor& bias = loaded.weights().layers[static_cast<size_t>(layer)].gqa.qkv_bias;
+    ASSERT_EQ(bias.shape, (Shape{120}));
+    const float* at = bias.ptr<float>();
+    for (const char* part : {"q", "k", "v"}) {
+      const SourceTensor* t =
+          checkpoint.find(str("model.layers.", layer, ".self_attn.", part, "_proj.bias"));
+      std::vector<float> want(static_cast<size_t>(t->shape[0]));
+      to_f32(*t->dtype, t->data, want.data(), t->shape[0]);
+      EXPECT_EQ(std::vector<float>(at, at + t->shape[0]), want) << part;
+      at += t->shape[0];
+    }
+  }
+  EXPECT_EQ(loaded.weights().lm_head.segments[0].data.data, loaded.weights().embed_tokens.data);
+}
+
+TEST(WeightLoader, NamesBiasesAndHeadsThatDoNotBelong) {
+  TinyCheckpoint missing("qwen2");
+  missing.erase("model.layers.1.self_attn.k_proj.bias");
+  EXPECT_EQ(refusal(missing),
+            "checkpoint: missing tensor model.layers.1.self_attn.k_proj.bias (computed from "
+            "config.json)");
+  TinyCheckpoint extra("llama-mha");
+  extra.set("model.layers.0.self_attn.o_proj.bias", "BF16", {96}, std::string(192, '\0'));
+  EXPECT_EQ(refusal(extra),
+            "checkpoint: tensor \"model.layers.0.self_attn.o_proj.bias\" BF16 [96] does not belong "
+            "to the model of config.json (file model.safetensors)");
+  TinyCheckpoint shape("llama-gqa");
+  misshape(shape, "model.layers.0.self_attn.k_proj.weight", "F16", {120, 120});
+  EXPECT_EQ(refusal(shape),
+            "model.layers.0.self_attn.k_proj.weight is F16 [120, 120], expected BF16, F16, F32 or "
+            "F8_E4M3 [40, 120] (file model.safetensors)");
+}
+
 TEST(WeightLoader, NamesWhatDoesNotBelong) {
   TinyCheckpoint extra("v3-bf16");
   extra.set("model.layers.1.self_attn.q_proj.bias", "F32", {2}, std::string(8, '\0'));

@@ -48,6 +48,10 @@ void read_mla_fields(JsonReader& reader, ModelConfig& c) {
   c.attention = AttentionKind::kMla;
   if (c.qk_rope_head_dim % 2 != 0)
     fail_model(reader.place(), ": qk_rope_head_dim ", c.qk_rope_head_dim, " is odd");
+  check_width(reader, "num_attention_heads x (qk_nope_head_dim + qk_rope_head_dim)",
+              c.num_attention_heads, c.qk_head_dim());
+  check_width(reader, "num_attention_heads x (qk_nope_head_dim + v_head_dim)",
+              c.num_attention_heads, c.qk_nope_head_dim + c.v_head_dim);
 }
 
 void read_gqa_fields(JsonReader& reader, ModelConfig& c) {
@@ -62,6 +66,7 @@ void read_gqa_fields(JsonReader& reader, ModelConfig& c) {
                c.hidden_size);
   c.head_dim = reader.get_int("head_dim", 2, kMaxWidth, c.hidden_size / H);
   if (c.head_dim % 2 != 0) fail_model(reader.place(), ": head_dim ", c.head_dim, " is odd");
+  check_width(reader, "num_attention_heads x head_dim", H, c.head_dim);
 }
 
 void read_moe_fields(JsonReader& reader, ModelConfig& c) {
@@ -78,6 +83,11 @@ void check_moe_fields(const JsonReader& reader, const ModelConfig& c) {
   if (c.num_experts_per_tok < 1 || c.moe_intermediate_size < 1)
     fail_model(place, ": n_routed_experts is ", c.n_routed_experts,
                " but num_experts_per_tok or moe_intermediate_size is missing");
+  check_width(reader, "n_shared_experts x moe_intermediate_size", c.n_shared_experts,
+              c.moe_intermediate_size);
+  if (c.num_hidden_layers * c.n_routed_experts > kMaxExpertsOfAllLayers)
+    fail_model(place, ": num_hidden_layers x n_routed_experts is ", c.num_hidden_layers, " x ",
+               c.n_routed_experts, ", expected at most ", kMaxExpertsOfAllLayers);
   if (c.n_routed_experts % c.n_group != 0)
     fail_model(place, ": n_group ", c.n_group, " does not divide n_routed_experts ",
                c.n_routed_experts);
