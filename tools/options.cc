@@ -33,8 +33,7 @@ void set_seed(Options& o, const std::string& v) {
     o.sampling.seed.reset();
     return;
   }
-  o.sampling.seed =
-      static_cast<uint64_t>(parse_int("--seed", v, 0, std::numeric_limits<int64_t>::max()));
+  o.sampling.seed = parse_uint("--seed", v);
 }
 
 void set_predict(Options& o, const std::string& v) {
@@ -135,9 +134,11 @@ const std::array kRows = {
           o.sampling.repetition_penalty = parse_real("--repeat-penalty", v);
         }},
     Row{kAnswer, "Sampling", "--repeat-last-n", "N",
-        "tokens the penalties look back on; -1: all (default: 64)",
-        [](Options& o,
-           Text v) { o.sampling.penalty_window = parse_int("--repeat-last-n", v, -1, kMaxInt); }},
+        "tokens the penalties look back on; -1: all\n"
+        "                              (default: 64; all where the model sets the penalty)",
+        [](Options& o, Text v) {
+          o.sampling.penalty_window = parse_int("--repeat-last-n", v, -1, kMaxInt);
+        }},
     Row{kAnswer, "Sampling", "--presence-penalty", "X", "0: off (default: 0)",
         [](Options& o, Text v) {
           o.sampling.presence_penalty = parse_real("--presence-penalty", v);

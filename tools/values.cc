@@ -14,6 +14,17 @@ bool read_whole(std::string_view text, Number& out) {
   return error == std::errc() && end == text.data() + text.size();
 }
 
+// "32K" is 32 * 1024, "32k" is 32 * 1000.
+template <typename Number>
+bool read_with_unit(std::string_view text, Number& out) {
+  Number unit = 1;
+  if (!text.empty() && (text.back() == 'K' || text.back() == 'k')) {
+    unit = text.back() == 'K' ? 1024 : 1000;
+    text.remove_suffix(1);
+  }
+  return read_whole(text, out) && !__builtin_mul_overflow(out, unit, &out);
+}
+
 }  // namespace
 
 void fail_value(std::string_view flag, std::string_view value, const std::string& expected) {
@@ -22,17 +33,18 @@ void fail_value(std::string_view flag, std::string_view value, const std::string
 }
 
 int64_t parse_int(std::string_view flag, std::string_view text, int64_t min, int64_t max) {
-  std::string_view digits = text;
-  int64_t unit = 1;
-  if (!digits.empty() && (digits.back() == 'K' || digits.back() == 'k')) {
-    unit = digits.back() == 'K' ? 1024 : 1000;
-    digits.remove_suffix(1);
-  }
   int64_t value = 0;
-  if (!read_whole(digits, value) || __builtin_mul_overflow(value, unit, &value) || value < min ||
-      value > max)
+  if (!read_with_unit(text, value) || value < min || value > max)
     fail_value(flag, text,
                "a whole number from " + std::to_string(min) + " to " + std::to_string(max));
+  return value;
+}
+
+uint64_t parse_uint(std::string_view flag, std::string_view text) {
+  uint64_t value = 0;
+  if (!read_with_unit(text, value))
+    fail_value(flag, text,
+               "a whole number from 0 to " + std::to_string(std::numeric_limits<uint64_t>::max()));
   return value;
 }
 

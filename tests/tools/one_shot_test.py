@@ -163,6 +163,9 @@ class Answers(CliTest):
         self.assertNotEqual(text("-s", "1"), text("-s", "2"))
         self.assertNotEqual(text(), text())
         self.assertNotEqual(text("-s", "-1"), text("-s", "-1"))
+        for seed in [2**63, 2**64 - 1]:
+            answer = json.loads(self.output("-p", "hi", "-n", "1", "-s", str(seed), "--format", "json"))
+            self.assertEqual(answer["choices"][0]["seed"], str(seed))  # beyond what JSON readers hold
 
     def test_sampling_flags_reach_the_sampler(self):
         greedy = self.output("-p", "hi", "-n", "30", "--temp", "0")

@@ -140,7 +140,9 @@ class WrongFlags(CliTest):
                  '--prompt-ids is "x", expected token ids from 0 to 2147483647'),
                 (["--prompt-ids", ","], "--prompt-ids holds no ids"),
                 (["--seed", "-2"], '--seed is "-2", expected a whole number from 0 to '
-                                   "9223372036854775807"),
+                                   "18446744073709551615"),
+                (["--seed", str(2**64)], f'--seed is "{2**64}", expected a whole number from 0 to '
+                                         "18446744073709551615"),
                 (["--format", "x\x1b[2J"], '--format is "x\\x1b[2J", expected text or json')]:
             self.assertEqual(self.failure(*args, code=2), text)
 
