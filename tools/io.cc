@@ -1,6 +1,7 @@
 #include "tools/io.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -24,6 +25,12 @@ std::string name_of(const std::string& path) {
 
 [[noreturn]] void fail_input(const std::string& path, const std::string& what) {
   throw Error(ErrorKind::kUsage, name_of(path) + ": " + what);
+}
+
+std::string directory_of(const std::string& path) {
+  const size_t slash = path.rfind('/');
+  if (slash == path.npos) return ".";
+  return path.substr(0, slash + 1);
 }
 
 // A call that waits and was cut short by a signal: repeat it, unless the signal asks to stop.
@@ -81,6 +88,14 @@ WarningSink prefixed(const char* prefix, bool quiet) {
 
 }  // namespace
 
+bool same_file(const std::string& input, const std::string& output) {
+  struct stat in {
+  }, out{};
+  const int read = input == "-" ? ::fstat(STDIN_FILENO, &in) : ::stat(input.c_str(), &in);
+  return read == 0 && ::stat(output.c_str(), &out) == 0 && S_ISREG(in.st_mode) &&
+         in.st_dev == out.st_dev && in.st_ino == out.st_ino;
+}
+
 std::string read_all(const std::string& path) {
   const int fd = open_input(path);
   std::string out;
@@ -115,12 +130,15 @@ bool LineReader::next(std::string& line) {
 }
 
 Output::Output(const std::string& path)
-    : name_(path.empty() || path == "-" ? "standard output" : visible_line(path)),
+    : path_(path),
+      name_(path.empty() || path == "-" ? "standard output" : visible_line(path)),
       fd_(STDOUT_FILENO),
       owned_(!path.empty() && path != "-") {
   if (!owned_) return;
-  fd_ = open_file(path, O_WRONLY | O_CREAT);
-  if (fd_ < 0) fail_io("created");
+  fd_ = open_file(path, O_WRONLY);
+  if (fd_ >= 0) return;
+  // It is created when there is something to put into it, which may take an hour to come.
+  if (errno != ENOENT || ::access(directory_of(path).c_str(), W_OK | X_OK) != 0) fail_io("created");
 }
 
 Output::~Output() {
@@ -132,14 +150,17 @@ void Output::fail_io(const char* what) const {
 }
 
 // What was in the file stays until there is something to put in its place.
-void Output::empty_file() {
+void Output::start() {
+  if (started_ || !owned_) return;
+  if (fd_ < 0) fd_ = open_file(path_, O_WRONLY | O_CREAT);
+  if (fd_ < 0) fail_io("created");
   // A device or a pipe says EINVAL.
-  if (owned_ && !emptied_ && ::ftruncate(fd_, 0) != 0 && errno != EINVAL) fail_io("written");
-  emptied_ = true;
+  if (::ftruncate(fd_, 0) != 0 && errno != EINVAL) fail_io("written");
+  started_ = true;
 }
 
 void Output::write(std::string_view bytes) {
-  empty_file();
+  start();
   while (!bytes.empty()) {
     const ssize_t n = ::write(fd_, bytes.data(), bytes.size());
     if (n < 0 && errno == EINTR) continue;
@@ -150,7 +171,7 @@ void Output::write(std::string_view bytes) {
 
 void Output::close() {
   if (!owned_) return;
-  empty_file();
+  start();
   // What cannot be synced (a device, a pipe) says EINVAL.
   if (::fsync(fd_) != 0 && errno != EINVAL && errno != EROFS) fail_io("written");
   const int closed = ::close(fd_);

@@ -12,6 +12,10 @@ namespace dsr {
 // reason.
 std::string read_all(const std::string& path);
 
+// Whether both are names of one regular file, which writing the output would destroy. An input of
+// "-" is standard input.
+bool same_file(const std::string& input, const std::string& output);
+
 // Standard input, line by line.
 class LineReader {
  public:
@@ -33,8 +37,9 @@ class LineReader {
   bool ended_ = false;
 };
 
-// Where results go: standard output, or a file whose contents are replaced with the first write.
-// Nothing is held back. Throws Error(kOutput).
+// Where results go: standard output, or a file that is created, or whose contents are replaced,
+// with the first write. That it cannot be is said at once where it can be known. Nothing is held
+// back. Throws Error(kOutput).
 class Output {
  public:
   explicit Output(const std::string& path);  // empty or "-": standard output
@@ -42,19 +47,19 @@ class Output {
   Output& operator=(const Output&) = delete;
   ~Output();
 
-  int fd() const { return fd_; }
+  int fd() const { return fd_; }  // -1: a file that does not exist yet
   void write(std::string_view bytes);
   // Ends a file: what was written is on the disk. Standard output stays open.
   void close();
 
  private:
-  void empty_file();
+  void start();
   [[noreturn]] void fail_io(const char* what) const;
 
-  std::string name_;
+  std::string path_, name_;
   int fd_;
   bool owned_;
-  bool emptied_ = false;
+  bool started_ = false;
 };
 
 // One line on standard error, made safe for a terminal; failures are ignored, there is nowhere to

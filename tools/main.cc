@@ -1,5 +1,8 @@
 // deepseek-run: see --help.
-#include <cstdio>
+#include <fcntl.h>
+
+#include <array>
+#include <cstdlib>
 #include <exception>
 #include <new>
 
@@ -39,6 +42,16 @@ int run(const std::vector<std::string>& arguments) {
   return 1;
 }
 
+// A file that we open must not become descriptor 0, 1 or 2: it would be taken for a standard
+// stream. Where one of these is closed there is /dev/null in its place, in the direction in which
+// nothing gets lost unnoticed: results that are written to it fail.
+void open_standard_streams() {
+  constexpr std::array kFlags = {O_RDONLY, O_RDONLY, O_WRONLY};
+  for (int fd = 0; fd < 3; ++fd)
+    if (::fcntl(fd, F_GETFD) < 0 && ::open("/dev/null", kFlags[static_cast<size_t>(fd)]) != fd)
+      std::exit(static_cast<int>(ErrorKind::kOutput));
+}
+
 // The one place where failures end.
 int guarded(const std::vector<std::string>& arguments) {
   try {
@@ -61,6 +74,7 @@ int guarded(const std::vector<std::string>& arguments) {
 }  // namespace dsr
 
 int main(int argc, char** argv) {
+  dsr::open_standard_streams();
   dsr::install_signal_handlers();
   return dsr::guarded({argv + (argc > 0 ? 1 : 0), argv + argc});
 }

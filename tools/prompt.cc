@@ -23,8 +23,14 @@ void drop_last_line_break(std::string& text) {
   if (text.ends_with('\r')) text.pop_back();
 }
 
+std::string read_file(const std::string& path, const Options& options) {
+  if (!options.output.empty() && options.output != "-" && same_file(path, options.output))
+    fail_usage("the prompt and -o are the same file: " + visible_line(options.output));
+  return read_all(path);
+}
+
 std::string read_text(const std::string& path, const Options& options) {
-  std::string text = read_all(path);
+  std::string text = read_file(path, options);
   if (!options.bytes) drop_last_line_break(text);
   return text;
 }
@@ -89,7 +95,8 @@ PromptInput read_prompt(const Options& options) {
   if (given > 1) fail_usage("more than one prompt: give one of -p, -f and --prompt-ids");
   if (options.prompt_ids) {
     const std::string& ids = *options.prompt_ids;
-    return {"", parse_ids("--prompt-ids", ids.starts_with('@') ? read_all(ids.substr(1)) : ids)};
+    return {"", parse_ids("--prompt-ids",
+                          ids.starts_with('@') ? read_file(ids.substr(1), options) : ids)};
   }
   if (options.prompt && *options.prompt != "-") return {*options.prompt, {}};
   if (options.file) return {read_text(*options.file, options), {}};

@@ -51,6 +51,40 @@ class Files(CliTest):
         self.failure("-p", "x" * 100, "-c", "10", "-o", path, code=2)
         self.assertEqual(path.read_text(), "kept")
 
+    def test_no_file_is_created_if_there_is_no_answer(self):
+        directory = SCRATCH / "nothing"
+        directory.mkdir()
+        path = directory / "x"
+        self.failure("-p", "x" * 100, "-c", "10", "-o", path, code=2)
+        self.failure("--prompt-ids", "272", "-o", path, code=2)
+        self.failure("-p", "hi", "-l", "272+1", "-o", path, code=2)
+        self.failure("-p", "hi", "--stop", "", "-o", path, code=2)
+        self.assertEqual(os.listdir(directory), [])
+        # An answer without a token is one.
+        self.run_cli("-p", "hi", "--temp", "0", "-l", f"{EOS}+100", "-o", path)
+        self.assertTrue(path.exists())
+
+    def test_a_place_that_cannot_be_written_is_known_before_the_answer(self):
+        start = time.monotonic()
+        self.failure("-p", "hi", "-c", "100000", "-l", f"{EOS}-100", "-o", "/no/such/dir/x", code=6)
+        self.failure("-p", "hi", "-c", "100000", "-l", f"{EOS}-100", "-o", "/", code=6)
+        self.assertLess(time.monotonic() - start, 5)
+
+    def test_the_prompt_is_not_overwritten(self):
+        path = SCRATCH / "both.txt"
+        path.write_text("5")
+        link = SCRATCH / "link.txt"
+        link.symlink_to(path)
+        for args in [["-f", path], ["-f", link], ["--prompt-ids", f"@{path}"]]:
+            self.assertEqual(self.failure(*args, "-n", "1", "-o", path, code=2),
+                             f"the prompt and -o are the same file: {path}")
+        self.failure("-f", path, "-o", link, command="logits", code=2)
+        run = subprocess.run(["bash", "-c", '"$0" -m "$1" -n 1 -o "$2" <"$2"', BINARY, MODEL, path],
+                             capture_output=True, env=environment(), timeout=60, check=False)
+        self.assertEqual(run.returncode, 2)
+        self.assertEqual(path.read_text(), "5")
+        self.run_cli("-f", os.devnull, "-n", "1", "-o", os.devnull)
+
     def test_output_that_cannot_be_written(self):
         args = say("a", "-p", "hi", "-n", "3")
         self.assertEqual(self.failure(*args, "-o", "/dev/full", code=6),
@@ -81,6 +115,14 @@ class Files(CliTest):
         run = subprocess.run(["bash", "-c", '"$0" -m "$1" <&-', BINARY, MODEL], capture_output=True,
                              env=environment(), timeout=60, check=False)
         self.assertEqual(run.returncode, 2)
+        path = SCRATCH / "descriptors.txt"
+        for closed in ["2>&-", "1>&-", "0<&-", "0<&- 1>&- 2>&-"]:
+            path.unlink(missing_ok=True)
+            line = f'"$0" -m "$1" -p hi -n 3 --temp 0 -l "$2" -v -o "$3" {closed}'
+            run = subprocess.run(["bash", "-c", line, BINARY, MODEL, f"{FIRST_BYTE + ord('a')}+100",
+                                  path], capture_output=True, env=environment(), timeout=60,
+                                 check=False)
+            self.assertEqual((run.returncode, path.read_bytes()), (0, b"aaa\n"), closed)
 
 
 class Terminals(CliTest):
