@@ -6,6 +6,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 
 #include "base/error.h"
 
@@ -14,11 +15,25 @@ namespace {
 
 constexpr size_t kBufferBytes = size_t{1} << 20;
 constexpr mode_t kMode = 0666;  // less the umask
+constexpr mode_t kPermissions = 0777;
 
 std::string directory_of(const std::string& path) {
   const size_t slash = path.rfind('/');
   if (slash == std::string::npos) return ".";
   return slash == 0 ? "/" : path.substr(0, slash);
+}
+
+// Where a path leads that may end in symbolic links, or in one to a file that does not exist yet.
+std::string with_links_followed(const std::string& path) {
+  constexpr int kMaxLinks = 40;  // Linux follows no more
+  std::filesystem::path out = path;
+  for (int n = 0; n < kMaxLinks; ++n) {
+    std::error_code error;
+    const std::filesystem::path next = std::filesystem::read_symlink(out, error);
+    if (error) break;  // it is no link
+    out = out.parent_path() / next;
+  }
+  return out.string();
 }
 
 // What cannot be synced (a pipe, some network file systems) says so with one of these.
@@ -30,16 +45,24 @@ bool sync_failed(int result) {
 
 OutputFile::OutputFile(const std::string& path) : path_(path) {
   struct stat s {};
-  if (::stat(path.c_str(), &s) == 0 && !S_ISREG(s.st_mode))
+  if (path == "-") {
+    path_ = "standard output";
+    fd_ = ::fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 0);
+  } else if (const bool exists = ::stat(path.c_str(), &s) == 0; exists && !S_ISREG(s.st_mode)) {
     fd_ = ::open(path.c_str(), O_WRONLY | O_CLOEXEC);
-  else
+  } else if (!exists && errno != ENOENT) {
+    fail_io("created");
+  } else {
+    target_ = with_links_followed(path);
     open_temporary();
+    if (exists) permissions_ = s.st_mode & kPermissions;
+  }
   if (fd_ < 0) fail_io("created");
 }
 
 void OutputFile::open_temporary() {
-  temporary_ = str(path_, ".", ::getpid(), ".tmp");
-  fd_ = ::open(directory_of(path_).c_str(), O_TMPFILE | O_WRONLY | O_CLOEXEC, kMode);
+  temporary_ = str(target_, ".", ::getpid(), ".tmp");
+  fd_ = ::open(directory_of(target_).c_str(), O_TMPFILE | O_WRONLY | O_CLOEXEC, kMode);
   if (fd_ >= 0) return;
   fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, kMode);
   is_named_ = fd_ >= 0;
@@ -72,6 +95,7 @@ void OutputFile::flush() {
 
 void OutputFile::commit() {
   flush();
+  if (permissions_ && ::fchmod(fd_, *permissions_) != 0) fail_io("written");
   if (sync_failed(::fsync(fd_))) fail_io("written");
   if (!temporary_.empty()) put_in_place();
   const int closed = ::close(fd_);
@@ -88,14 +112,14 @@ void OutputFile::put_in_place() {
       fail_io("put in place");
     is_named_ = true;
   }
-  if (::rename(temporary_.c_str(), path_.c_str()) != 0) fail_io("put in place");
+  if (::rename(temporary_.c_str(), target_.c_str()) != 0) fail_io("put in place");
   is_named_ = false;
   sync_directory();
 }
 
 // The new name is on disk only when its directory is.
 void OutputFile::sync_directory() const {
-  const int fd = ::open(directory_of(path_).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  const int fd = ::open(directory_of(target_).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (fd < 0) return;  // a directory that may be written but not read cannot be synced
   const bool failed = sync_failed(::fsync(fd));
   const int error = errno;

@@ -1,6 +1,9 @@
 // A file that appears whole or not at all.
 #pragma once
 
+#include <sys/types.h>
+
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -8,8 +11,9 @@ namespace dsr {
 
 // Writes a file that has no name yet (where the file system has none such: one beside the final
 // place) and puts it in place in commit(), so that nothing stays behind even if the process is
-// killed. What exists and is not a regular file (a device, a pipe) is written directly. Every step
-// is checked: Error(kOutput) names path and reason.
+// killed. A file that is replaced keeps its permissions; a symbolic link stays, its target is
+// replaced. What exists and is not a regular file (a device, a pipe) is written directly, and so is
+// standard output, "-". Every step is checked: Error(kOutput) names path and reason.
 class OutputFile {
  public:
   explicit OutputFile(const std::string& path);
@@ -27,9 +31,11 @@ class OutputFile {
   void sync_directory() const;
   [[noreturn]] void fail_io(const char* what) const;
 
-  std::string path_;
-  std::string temporary_;  // beside path_; empty where path_ is written directly
-  bool is_named_ = false;  // temporary_ exists
+  std::string path_;                   // as it was given
+  std::string target_;                 // the same with links at its end followed
+  std::string temporary_;              // beside target_; empty where target_ is written directly
+  std::optional<mode_t> permissions_;  // of the file that is replaced
+  bool is_named_ = false;              // temporary_ exists
   int fd_ = -1;
   std::string buffer_;
 };

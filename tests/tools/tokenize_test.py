@@ -164,6 +164,21 @@ class Logits(CliTest):
         self.failure("-p", "hi", command="logits", code=2)
 
 
+    def test_standard_output(self):
+        path = SCRATCH / "piped.npy"
+        run = self.run_cli("-p", "hi", "-o", "-", command="logits", cwd=SCRATCH)
+        path.write_bytes(run.stdout)
+        self.assertEqual(read_npy(path), self.logits("-p", "hi"))
+        self.assertFalse((SCRATCH / "-").exists())
+        with open("/dev/full", "wb") as full:
+            self.assertEqual(self.failure("-p", "hi", "-o", "-", command="logits", stdout=full, code=6),
+                             "standard output: cannot be written: No space left on device")
+        parent, child = os.openpty()
+        self.assertIn("terminal", self.failure("-p", "hi", "-o", "-", command="logits", stdout=child,
+                                               code=2))
+        os.close(child)
+        os.close(parent)
+
     def test_an_interrupted_run_leaves_nothing(self):
         directory = SCRATCH / "interrupted"
         directory.mkdir()
