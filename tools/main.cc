@@ -36,6 +36,8 @@ int run(const std::vector<std::string>& arguments) {
       return run_inspect(options);
     case Command::kPlan:
       return run_plan(options);
+    case Command::kVerify:
+      return run_verify(options);
     case Command::kMakeRandomCheckpoint:
       return run_make_random_checkpoint(options);
   }

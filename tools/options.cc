@@ -15,9 +15,10 @@ namespace {
 constexpr int64_t kMaxInt = std::numeric_limits<int32_t>::max();
 
 // Which commands have a flag: bits.
-constexpr unsigned kAnswer = 1, kTokenize = 2, kLogits = 4, kInspect = 8, kPlan = 16, kMake = 32;
+constexpr unsigned kAnswer = 1, kTokenize = 2, kLogits = 4, kInspect = 8, kPlan = 16, kMake = 32,
+                   kVerify = 64;
 constexpr unsigned kRuns = kAnswer | kLogits, kSized = kRuns | kPlan;
-constexpr unsigned kAll = kAnswer | kTokenize | kLogits | kInspect | kPlan;
+constexpr unsigned kAll = kAnswer | kTokenize | kLogits | kInspect | kPlan | kVerify;
 
 struct Row {
   unsigned commands;
@@ -193,7 +194,7 @@ constexpr std::array kCommands = {
     CommandRow{"", Command::kAnswer, kAnswer,
                "Runs a DeepSeek checkpoint as published and prints the answer to a prompt, which\n"
                "comes from -p, -f or standard input.\n"
-               "Other commands, each with --help: tokenize, logits, inspect, plan,\n"
+               "Other commands, each with --help: tokenize, logits, inspect, plan, verify,\n"
                "make-random-checkpoint.",
                "deepseek-run [-m DIR] -p TEXT [flags]"},
     CommandRow{"tokenize", Command::kTokenize, kTokenize,
@@ -212,6 +213,11 @@ constexpr std::array kCommands = {
         "Prints what a model will need in memory, by part, whether that fits, and what would\n"
         "make it fit. Reads no weights and needs no GPU. Exit code 4: it does not fit.",
         "deepseek-run plan [-m DIR | --card FILE] [--gpus NxNAME] [flags]"},
+    CommandRow{
+        "verify", Command::kVerify, kVerify,
+        "Reads every weight file and compares it with the SHA-256 that the Hugging Face cache\n"
+        "names it by; counts FP8 values that are NaN. Exit code 3: a file differs.",
+        "deepseek-run verify [-m DIR]"},
     CommandRow{
         "make-random-checkpoint", Command::kMakeRandomCheckpoint, kMake,
         "Writes a checkpoint of random weights in the shape of a published one: config.json\n"

@@ -12,7 +12,7 @@
 
 namespace dsr {
 
-enum class Command { kAnswer, kTokenize, kLogits, kInspect, kPlan, kMakeRandomCheckpoint };
+enum class Command { kAnswer, kTokenize, kLogits, kInspect, kPlan, kVerify, kMakeRandomCheckpoint };
 enum class Format { kText, kJson };
 enum class ReasoningMode { kShow, kHide, kSeparate };
 

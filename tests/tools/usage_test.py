@@ -9,7 +9,7 @@ import unittest
 from cli import BINARY, MODEL, SANITIZED, SCRATCH, CliTest, environment, needs_tiny, say
 from random_model import write_model
 
-COMMANDS = ["", "tokenize", "logits", "inspect", "plan"]
+COMMANDS = ["", "tokenize", "logits", "inspect", "plan", "verify"]
 
 
 class Help(CliTest):
@@ -188,7 +188,7 @@ class Models(CliTest):
         (SCRATCH / "empty").mkdir(exist_ok=True)
         for command in COMMANDS:
             args = ["-o", str(SCRATCH / "x.npy")] if command == "logits" else []
-            args += ["-p", "hi"] if command not in ("inspect", "plan") else []
+            args += ["-p", "hi"] if command not in ("inspect", "plan", "verify") else []
             self.failure(*args, command=command, model=SCRATCH / "empty", code=3)
 
     def test_the_environment_names_a_model_and_the_flag_wins(self):
