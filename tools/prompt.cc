@@ -49,11 +49,25 @@ void add_bos(const Tokenizer& tokenizer, Prompt& prompt) {
   prompt.text.insert(0, tokenizer.token_bytes(*bos));
 }
 
+// The user's choice of a format is no guess, but it must be one that the model can read.
+void check_format(const ChatFormat& format, const Tokenizer& tokenizer) {
+  for (const std::string_view token : format.control_tokens())
+    if (tokenizer.encode(token).size() != 1)
+      throw Error(ErrorKind::kModel, "the chat format " + std::string(format.name()) +
+                                         " needs the token " + std::string(token) +
+                                         ", and the model's tokenizer.json has none such\n"
+                                         "  try: --raw, or --chat-format plain");
+}
+
 // The format to use; null for plain completion.
 const ChatFormat* chat_format(const Options& options, const std::string& model_dir,
                               const Tokenizer& tokenizer) {
   if (options.raw) return nullptr;
-  if (!options.chat_format.empty()) return &ChatFormat::by_name(options.chat_format);
+  if (!options.chat_format.empty()) {
+    const ChatFormat& format = ChatFormat::by_name(options.chat_format);
+    check_format(format, tokenizer);
+    return &format;
+  }
   const ChatFormat* format = ChatFormat::detect(checkpoint_architecture(model_dir), tokenizer);
   if (format == nullptr)
     notes(options.quiet)("the model has no chat template: continuing the prompt as --raw does");

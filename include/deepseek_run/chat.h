@@ -37,6 +37,9 @@ class ChatFormat {
  public:
   virtual ~ChatFormat() = default;
   virtual std::string_view name() const = 0;  // as --chat-format takes it
+  // What the format writes that must be one token each: with a tokenizer that lacks one of these,
+  // the model was not trained on this format.
+  virtual std::vector<std::string_view> control_tokens() const = 0;
   // The prompt that asks for the next assistant message. Messages: system ones first, then user
   // and assistant in turn, a user message last. Throws Error(kUsage) otherwise.
   virtual RenderedPrompt render(std::span<const ChatMessage> messages, Thinking thinking) const = 0;

@@ -57,6 +57,12 @@ std::string_view MarkerFormat::answer_in_history(std::string_view content) const
   return tag == content.npos ? content : content.substr(tag + kThinkClose.size());
 }
 
+std::vector<std::string_view> MarkerFormat::control_tokens() const {
+  std::vector<std::string_view> out = {kBosText, kEosText, kUserText, kAssistantText};
+  if (style_ != ReasoningStyle::kNone) out.insert(out.end(), {kThinkOpen, kThinkClose});
+  return out;
+}
+
 RenderedPrompt MarkerFormat::render(std::span<const ChatMessage> messages,
                                     Thinking thinking) const {
   const size_t n_system = count_system(messages);

@@ -36,6 +36,7 @@ class MarkerFormat : public ChatFormat {
  public:
   MarkerFormat(std::string_view name, ReasoningStyle style) : name_(name), style_(style) {}
   std::string_view name() const override { return name_; }
+  std::vector<std::string_view> control_tokens() const override;
   RenderedPrompt render(std::span<const ChatMessage> messages, Thinking thinking) const override;
 
  private:
@@ -50,6 +51,7 @@ class TranscriptFormat : public ChatFormat {
  public:
   explicit TranscriptFormat(std::string_view name) : name_(name) {}
   std::string_view name() const override { return name_; }
+  std::vector<std::string_view> control_tokens() const override { return {kBosText, kEosText}; }
   RenderedPrompt render(std::span<const ChatMessage> messages, Thinking thinking) const override;
 
  private:
@@ -60,6 +62,7 @@ class TranscriptFormat : public ChatFormat {
 class InstructionFormat : public ChatFormat {
  public:
   std::string_view name() const override { return "deepseek-coder"; }
+  std::vector<std::string_view> control_tokens() const override { return {kBosText, "<|EOT|>"}; }
   RenderedPrompt render(std::span<const ChatMessage> messages, Thinking thinking) const override;
 };
 
@@ -67,6 +70,7 @@ class InstructionFormat : public ChatFormat {
 class PlainFormat : public ChatFormat {
  public:
   std::string_view name() const override { return "plain"; }
+  std::vector<std::string_view> control_tokens() const override { return {}; }
   RenderedPrompt render(std::span<const ChatMessage> messages, Thinking thinking) const override;
 };
 

@@ -126,6 +126,21 @@ class Prompts(CliTest):
         for flag in ["--raw", "-q"]:
             self.assertEqual(self.run_cli("-p", "hi", "--show-prompt", flag, model=base).stderr, b"")
 
+    def test_a_format_whose_tokens_the_model_lacks(self):
+        other = write_model(SCRATCH / "other-tokens")
+        tokens = json.loads((other / "tokenizer.json").read_text())
+        tokens["added_tokens"] = [t for t in tokens["added_tokens"]
+                                  if t["id"] not in (USER, END_THINK)]
+        (other / "tokenizer.json").write_text(json.dumps(tokens))
+        for name in ["deepseek-v3", "deepseek-r1", "deepseek-v3.1", "deepseek-v2.5"]:
+            text = self.failure("-p", "hi", "--show-prompt", "--chat-format", name, model=other, code=3)
+            self.assertIn(f"the chat format {name} needs the token <｜User｜>", text)
+        for name in ["deepseek-v2", "deepseek-llm", "plain"]:
+            self.run_cli("-p", "hi", "--show-prompt", "--chat-format", name, model=other)
+        self.assertIn("<|EOT|>", self.failure("-p", "hi", "--chat-format", "deepseek-coder", code=3))
+        self.assertIn("is not known", self.failure("-p", "hi", "--chat-format", "x", model=other,
+                                                   code=2))
+
     def test_a_template_that_is_not_known(self):
         odd = write_model(SCRATCH / "odd")
         settings = json.loads((odd / "tokenizer_config.json").read_text())
