@@ -22,7 +22,8 @@ std::string tokens_json(const Tokenizer& tokenizer, const std::vector<TokenId>& 
 // {"text", "ids"} on one line: a prompt as the model gets it.
 std::string prompt_json(std::string_view text, const std::vector<TokenId>& ids);
 
-// A line {"text": ...} becomes {"ids": [...]}; one that cannot be read becomes {"error": ...}.
+// A line {"text": ...} becomes {"ids": [...]}, and {"ids": [...]} becomes {"text": ...} (bytes that
+// are not UTF-8 as U+FFFD); one that cannot be read becomes {"error": ...}.
 struct TokenizedLine {
   std::string json;
   bool ok = false;

@@ -1,5 +1,7 @@
 #include "deepseek_run/tokenize.h"
 
+#include <limits>
+
 #include "base/error.h"
 #include "base/json.h"
 
@@ -10,6 +12,24 @@ Json json_of(const std::vector<TokenId>& ids) {
   Json out = Json::array();
   for (const TokenId id : ids) out.push_back(int64_t{id});
   return out;
+}
+
+std::vector<TokenId> ids_from(const Json& list) {
+  std::vector<TokenId> ids;
+  for (const Json& id : list.as_array()) {
+    if (!id.is_int() || id.as_int() < 0 || id.as_int() > std::numeric_limits<TokenId>::max())
+      fail_usage("ids[", ids.size(), "]: expected an integer from 0 to 2147483647");
+    ids.push_back(static_cast<TokenId>(id.as_int()));
+  }
+  return ids;
+}
+
+// The text of `ids`; what is not UTF-8 in it becomes U+FFFD.
+std::string text_of(const Tokenizer& tokenizer, const std::vector<TokenId>& ids) {
+  StreamDecoder decoder(tokenizer);
+  std::string text;
+  for (const TokenId id : ids) text += decoder.push(id);
+  return text += decoder.finish();
 }
 
 }  // namespace
@@ -51,8 +71,13 @@ TokenizedLine tokenize_json_line(const Tokenizer& tokenizer, std::string_view li
   try {
     const Json json = parse_json(line, "line");
     const Json* text = json.is_object() ? json.find("text") : nullptr;
+    const Json* ids = json.is_object() ? json.find("ids") : nullptr;
+    if (text == nullptr && ids != nullptr && ids->is_array()) {
+      out.set("text", text_of(tokenizer, ids_from(*ids)));
+      return {out.dump(), true};
+    }
     if (text == nullptr || !text->is_string())
-      fail_usage("expected an object with a string \"text\"");
+      fail_usage("expected an object with a string \"text\" (or an array \"ids\")");
     out.set("ids", json_of(tokenize(tokenizer, text->as_string(), add_bos)));
     return {out.dump(), true};
   } catch (const Error& e) {

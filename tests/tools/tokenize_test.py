@@ -57,6 +57,16 @@ class Tokenize(CliTest):
                          {"ids": [BOS, *ids_of("a")]})
         self.assertEqual(self.tokenize("--jsonl"), "")
 
+    def test_jsonl_decodes_ids(self):
+        rows = [ids_of("h\u00e9"), [], [THINK, 10 ** 6], ids_of("\u00e9")[:1]]
+        out = self.tokenize("--jsonl", stdin="".join(
+            json.dumps({"ids": ids}) + "\n" for ids in rows).encode())
+        self.assertEqual([json.loads(line) for line in out.splitlines()],
+                         [{"text": t} for t in ["h\u00e9", "", "<think>", "\ufffd"]])
+        for bad in [b'{"ids":[-1]}', b'{"ids":[1.5]}', b'{"ids":7}', b'{"ids":[2147483648]}']:
+            run = self.run_cli("--jsonl", command="tokenize", stdin=bad, code=7)
+            self.assertEqual(list(json.loads(run.stdout)), ["error"])
+
     def test_bad_lines_do_not_stop_the_rest(self):
         lines = b'{"text":"a"}\nnot json\n\n{"no":1}\n{"text":5}\n{"text":"\xff"}\n{"text":"b"}\n'
         run = self.run_cli("--jsonl", command="tokenize", stdin=lines, code=7)
