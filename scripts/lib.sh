@@ -95,6 +95,9 @@ want_build_tools() {
   want ninja-build on_path ninja
   want nlohmann-json3-dev header nlohmann/json.hpp
   want libcli11-dev header CLI/CLI.hpp
+  want libpcre2-dev header pcre2.h
+  want libutf8proc-dev header utf8proc.h
+  want libsentencepiece-dev header sentencepiece_processor.h
 }
 
 want_test_tools() {

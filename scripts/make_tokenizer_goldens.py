@@ -1,79 +1,49 @@
 #!/usr/bin/env python3
-"""Writes tests/data/text/pre_tokenizer_goldens.json: how Hugging Face `tokenizers` cuts texts.
+# SPDX-License-Identifier: MIT
+"""Writes tests/data/text/tokenizer_goldens.json: what Hugging Face `tokenizers` makes of 32 MB.
 
-A few hundred generated texts (scripts, white space, punctuation, contractions, emoji, digits of
-many kinds, everything mixed) go through every pre-tokenizer that deepseek-run has a matcher for;
-the fixture holds the "pre_tokenizer" objects, the texts and the lengths of the pieces in bytes.
+For every block of texts of tokenizer_corpus.py, a hash (the first 16 digits of SHA-256) of
+ - the texts themselves, each with a byte 0xff behind it, so that a test knows it has the same ones,
+ - the ids that each tokenizer gives: 32 bits each, little-endian, 0xffffffff after every text,
+ - the lengths in bytes of the pieces that each pre-tokenizer cuts, written in the same way,
+ - the texts in NFC, written as the texts are,
+and for random ids, added tokens among them, of what the tokenizer decodes them to.
 
     pip install tokenizers
     scripts/make_tokenizer_goldens.py TOKENIZERS
 
-TOKENIZERS holds deepseek-v3/tokenizer.json, deepseek-llm/... and deepseek-coder/..., of which only
-the "pre_tokenizer" objects are read.
+TOKENIZERS holds deepseek-v3, -r1, -llm and -coder with a tokenizer.json each. Of Qwen2 and Llama 3
+it needs nothing: their pre-tokenizers are one published pattern.
 """
 
+import array
+import hashlib
 import json
 import pathlib
-import random
 import sys
 
-from tokenizers import Regex, pre_tokenizers
+from tokenizers import Tokenizer, normalizers
 
-OUT = pathlib.Path(__file__).resolve().parent.parent / "tests/data/text/pre_tokenizer_goldens.json"
+from tokenizer_corpus import Corpus, Random
+
+OUT = pathlib.Path(__file__).resolve().parent.parent / "tests/data/text/tokenizer_goldens.json"
+RELEASED = ["deepseek-v3", "deepseek-r1", "deepseek-llm", "deepseek-coder"]
+END_OF_TEXT = 0xFFFFFFFF
+N_DECODED = 20_000
 QWEN2 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-SCRIPTS = [  # code point ranges, inclusive
-    (0x41, 0x7A), (0xA0, 0x17F), (0x300, 0x36F), (0x370, 0x3FF), (0x400, 0x4FF), (0x530, 0x58F),
-    (0x590, 0x5FF), (0x600, 0x6FF), (0x900, 0x97F), (0xE00, 0xE7F), (0x10A0, 0x10FF),
-    (0x13A0, 0x13FF), (0x1E00, 0x1FFF), (0x2000, 0x206F), (0x2100, 0x218F), (0x3000, 0x30FF),
-    (0x4E00, 0x9FFF), (0xAC00, 0xD7FF), (0xFF00, 0xFFEF), (0x10400, 0x104FF), (0x1D7CE, 0x1D7FF),
-    (0x1F300, 0x1FAFF),
-]
-SPACES = " \t\n\r\v\f\x85\xa0\u1680\u2003\u2028\u2029\u202f\u205f\u3000\u200b\ufeff\u180e"
-ASCII_MARKS = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
-FIXED = ["'s", "'T", "'re", "'VE", "'m", "'Ll", "'d", "'\u017f", "'x", "\u2019s", "\r\n", "\n\n",
-         "  \n", " \n ", "\u2764\ufe0f", "1\ufe0f\u20e3", "\U0001f468\u200d\U0001f469", "\U0001f1e9\U0001f1ea",
-         "\u00b2\u00b3", "\u216b", "\u0661\u0662\u0663\u0664", "e\u0301\u0302", "\x00", "\x7f", "\u0378"]
-
-
-def piece_of_text(rng):
-    kind = rng.randrange(8)
-    if kind == 0:
-        first, last = rng.choice(SCRIPTS)
-        return "".join(chr(rng.randint(first, last)) for _ in range(rng.randint(1, 5)))
-    if kind == 1:
-        return "".join(rng.choice(SPACES) for _ in range(rng.randint(1, 4)))
-    if kind == 2:
-        return " " * rng.randint(1, 4)
-    if kind == 3:
-        return "".join(rng.choice(ASCII_MARKS) for _ in range(rng.randint(1, 3)))
-    if kind == 4:
-        return str(rng.randrange(10 ** rng.randint(1, 8)))
-    if kind == 5:
-        return rng.choice(FIXED)
-    if kind == 6:
-        return rng.choice([" ", "\n"])
-    return rng.choice(["", " "]) + "".join(rng.choice("abcXYZ") for _ in range(rng.randint(1, 6)))
-
-
-def texts():
-    rng = random.Random(20)
-    out = ["", " ", "\n", "a", "  ", " \n", "\n ", "a  ", "a  b", "a \n b", "1234567", "don't STOP'S"]
-    while len(out) < 1600:
-        out.append("".join(piece_of_text(rng) for _ in range(rng.randint(2, 8))))
-    return out
-
-
-def compiled(objects):
-    parts = []
-    for o in objects["pretokenizers"]:
-        if o["type"] == "Split":
-            parts.append(pre_tokenizers.Split(Regex(o["pattern"]["Regex"]), "isolated"))
-        elif o["type"] == "Digits":
-            parts.append(pre_tokenizers.Digits(individual_digits=o["individual_digits"]))
-    return pre_tokenizers.Sequence(parts)  # without ByteLevel, which only rewrites the pieces
+# Patterns that deepseek-run leaves to PCRE2, whose Unicode may be older: only for texts of
+# characters that have been in Unicode for long.
+OTHERS = {
+    "gpt2": r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+    "o200k": r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+             r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+"
+             r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}"
+             r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    "words": r"\w+|[^\w\s]|\s+$|x*",
+}
 
 
 def one_stage(pattern):
@@ -83,24 +53,78 @@ def one_stage(pattern):
     return {"type": "Sequence", "pretokenizers": [split, byte_level]}
 
 
+def pre_tokenizer(shape):
+    """The library has no other way from an object to a pre-tokenizer than a whole tokenizer."""
+    model = {"type": "BPE", "vocab": {}, "merges": []}
+    return Tokenizer.from_str(json.dumps(
+        {"version": "1.0", "added_tokens": [], "pre_tokenizer": shape, "model": model})).pre_tokenizer
+
+
+def digest(data):
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def digest_of_numbers(rows):
+    numbers = array.array("I")
+    for row in rows:
+        numbers.extend(row)
+        numbers.append(END_OF_TEXT)
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return digest(numbers.tobytes())
+
+
+def digest_of_texts(texts):
+    return digest(b"".join(t.encode() + b"\xff" for t in texts))
+
+
+def decoded(tokenizer, vocabulary_only):
+    """Ids of which some do not exist, in sequences of 1 to 12. `vocabulary_only` keeps to the ids of
+    the base vocabulary: the thirteen letters that DeepSeek LLM and Coder have as added tokens are
+    lone bytes to this library's decoder, so that what it decodes is not what it encoded."""
+    rng = Random(7)
+    limit = tokenizer.get_vocab_size(with_added_tokens=not vocabulary_only)
+    rows = [[rng.below(limit) for _ in range(1 + rng.below(12))] for _ in range(N_DECODED)]
+    return {"limit": limit, "hash": digest_of_texts(
+        tokenizer.decode_batch(rows, skip_special_tokens=False))}
+
+
 def main():
     if len(sys.argv) != 2:
         sys.exit(__doc__)
-    shapes = {}
-    for name in ["deepseek-v3", "deepseek-llm", "deepseek-coder"]:
+    tokenizers, shapes = {}, {}
+    for name in RELEASED:
         path = pathlib.Path(sys.argv[1]) / name / "tokenizer.json"
-        shapes[name] = json.loads(path.read_text())["pre_tokenizer"]
+        tokenizers[name] = Tokenizer.from_file(str(path))
+        if name != "deepseek-r1":  # its pre-tokenizer is that of V3
+            shapes[name] = json.loads(path.read_text())["pre_tokenizer"]
     shapes["qwen2"] = one_stage(QWEN2 % "")
     shapes["llama3"] = one_stage(QWEN2 % "{1,3}")
-    samples = texts()
-    cuts = {}
-    for name, objects in shapes.items():
-        split = compiled(objects)
-        cuts[name] = [" ".join(str(len(piece.encode())) for piece, _ in split.pre_tokenize_str(t))
-                      for t in samples]
-    OUT.parent.mkdir(parents=True, exist_ok=True)
-    lines = {"pre_tokenizers": shapes, "texts": samples, "piece_bytes": cuts}
-    OUT.write_text(json.dumps(lines, ensure_ascii=True, separators=(",", ":")) + "\n")
+    shapes |= {name: one_stage(pattern) for name, pattern in OTHERS.items()}
+    splitters = {name: pre_tokenizer(shape) for name, shape in shapes.items()}
+    nfc = normalizers.NFC()
+
+    blocks = []
+    for name, texts in Corpus().blocks():
+        ids, pieces = {}, {}
+        for t, tokenizer in tokenizers.items():
+            rows = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+            ids[t] = digest_of_numbers(row.ids for row in rows)
+        for s, splitter in splitters.items():
+            if s in OTHERS and name.startswith(("scalars", "mix")):
+                continue
+            # ByteLevel, the last stage, writes one character per byte.
+            pieces[s] = digest_of_numbers(
+                [len(piece) for piece, _ in splitter.pre_tokenize_str(text)] for text in texts)
+        blocks.append({"name": name, "n_texts": len(texts), "texts": digest_of_texts(texts),
+                       "ids": ids, "pieces": pieces,
+                       "nfc": digest_of_texts(nfc.normalize_str(t) for t in texts)})
+        print(name, file=sys.stderr)
+    decode = {name: decoded(t, vocabulary_only=name in {"deepseek-llm", "deepseek-coder"})
+              for name, t in tokenizers.items()}
+    lines = ",\n".join(json.dumps(block, separators=(",", ":")) for block in blocks)
+    OUT.write_text('{"pre_tokenizers":%s,\n"decoded":%s,\n"blocks":[\n%s\n]}\n' % (
+        json.dumps(shapes, separators=(",", ":")), json.dumps(decode, separators=(",", ":")), lines))
 
 
 if __name__ == "__main__":

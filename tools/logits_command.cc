@@ -18,7 +18,7 @@ int run_logits(const Options& options) {
   const std::string dir = find_model_dir(options.model, notes(options.quiet));
   PromptInput input = read_prompt(options);
   const std::unique_ptr<Tokenizer> tokenizer =
-      input.ids ? load_tokenizer(dir) : require_tokenizer(dir);
+      input.ids ? load_tokenizer(dir, options.quiet) : require_tokenizer(dir, options.quiet);
   const Prompt prompt = make_raw_prompt(tokenizer.get(), std::move(input), /*bytes=*/false);
   const auto engine = Engine::create({.model_dir = dir,
                                       .device = options.device,

@@ -166,7 +166,7 @@ int run_one_shot(const Options& options) {
   PromptInput input = read_prompt(options);
   const bool needs_text = !input.ids || (options.format == Format::kText && !options.show_prompt);
   const std::unique_ptr<Tokenizer> tokenizer =
-      needs_text ? require_tokenizer(dir) : load_tokenizer(dir);
+      needs_text ? require_tokenizer(dir, options.quiet) : load_tokenizer(dir, options.quiet);
   const Prompt prompt = make_prompt(options, dir, tokenizer.get(), std::move(input));
   if (options.show_prompt) {
     show_prompt(options, prompt);

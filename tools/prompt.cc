@@ -2,7 +2,6 @@
 
 #include <unistd.h>
 
-#include <filesystem>
 
 #include "deepseek_run/chat.h"
 #include "deepseek_run/inspect.h"
@@ -123,14 +122,12 @@ PromptInput read_prompt(const Options& options) {
   return {std::move(text), {}};
 }
 
-std::unique_ptr<Tokenizer> load_tokenizer(const std::string& model_dir) {
-  std::error_code ignored;
-  if (!std::filesystem::exists(model_dir + "/tokenizer.json", ignored)) return nullptr;
-  return Tokenizer::load(model_dir);
+std::unique_ptr<Tokenizer> load_tokenizer(const std::string& model_dir, bool quiet) {
+  return Tokenizer::is_in(model_dir) ? Tokenizer::load(model_dir, warnings(quiet)) : nullptr;
 }
 
-std::unique_ptr<Tokenizer> require_tokenizer(const std::string& model_dir) {
-  std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(model_dir);
+std::unique_ptr<Tokenizer> require_tokenizer(const std::string& model_dir, bool quiet) {
+  std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(model_dir, quiet);
   if (tokenizer == nullptr)
     throw Error(ErrorKind::kModel, visible_line(model_dir) +
                                        ": has no tokenizer.json, and text needs one\n"

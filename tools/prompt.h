@@ -27,10 +27,10 @@ struct PromptInput {
 // From -p, -f, --prompt-ids or standard input. Throws Error(kUsage) if there is none, or several.
 PromptInput read_prompt(const Options& options);
 
-// The tokenizer of a model directory; null if it has no tokenizer.json.
-std::unique_ptr<Tokenizer> load_tokenizer(const std::string& model_dir);
+// The tokenizer of a model directory; null if it has none.
+std::unique_ptr<Tokenizer> load_tokenizer(const std::string& model_dir, bool quiet);
 // The same where text cannot do without: Error(kModel).
-std::unique_ptr<Tokenizer> require_tokenizer(const std::string& model_dir);
+std::unique_ptr<Tokenizer> require_tokenizer(const std::string& model_dir, bool quiet);
 
 // Applies the chat format, or BOS where the model wants one. `tokenizer` may be null for ids alone.
 Prompt make_prompt(const Options& options, const std::string& model_dir, const Tokenizer* tokenizer,

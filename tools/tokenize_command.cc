@@ -49,7 +49,7 @@ int run_tokenize(const Options& options) {
   if (options.count && options.format == Format::kJson)
     throw Error(ErrorKind::kUsage,
                 "--count and --json exclude each other: the count is part of --json");
-  const std::unique_ptr<Tokenizer> tokenizer = Tokenizer::load(dir);
+  const std::unique_ptr<Tokenizer> tokenizer = Tokenizer::load(dir, warnings(options.quiet));
   if (options.jsonl) return tokenize_lines(options, *tokenizer);
 
   const std::vector<TokenId> ids = tokenize(*tokenizer, read_prompt(options).text, options.add_bos);

@@ -9,6 +9,8 @@
 #include <string_view>
 #include <vector>
 
+#include "deepseek_run/log.h"
+
 namespace dsr {
 
 using TokenId = int32_t;
@@ -20,16 +22,22 @@ struct ByteRange {
   bool operator==(const ByteRange&) const = default;
 };
 
-// Byte-level BPE from a `tokenizer.json`. Immutable after load; safe to use from several threads.
+// Byte-level BPE from a `tokenizer.json`, or sentencepiece from a `tokenizer.model`. Immutable
+// after load; safe to use from several threads.
 class Tokenizer {
  public:
-  // Reads `tokenizer.json` and, where present, `tokenizer_config.json` in `directory`.
-  // Throws Error(kModel) naming file and field.
-  static std::unique_ptr<Tokenizer> load(const std::string& directory);
+  // Reads `tokenizer.json` (`tokenizer.model` where there is none) and, where present,
+  // `tokenizer_config.json` in `directory`. `warn` hears of a pre-tokenizer pattern that is not one
+  // of those we know. Throws Error(kModel) naming file and field.
+  static std::unique_ptr<Tokenizer> load(const std::string& directory,
+                                         const WarningSink& warn = {});
+  // Whether `directory` has one of the two files.
+  static bool is_in(const std::string& directory);
   ~Tokenizer();
 
-  // The ids of `text`; no BOS is added. Added tokens in the text are recognised, except those that
-  // touch a byte of one of the `literal` ranges (ascending, disjoint): what a user typed stays
+  // The ids of `text`; no BOS is added. (sentencepiece may see a space in front of every part
+  // between added tokens, as its model says.) Added tokens in the text are recognised, except those
+  // that touch a byte of one of the `literal` ranges (ascending, disjoint): what a user typed stays
   // text. (Added tokens of one character are recognised everywhere: they are letters that a base
   // vocabulary lacks, like the u umlaut of DeepSeek LLM.) Throws Error(kUsage) with the byte
   // offset if `text` is not valid UTF-8.
@@ -39,7 +47,8 @@ class Tokenizer {
   std::vector<TokenId> encode_bytes(std::string_view bytes) const;
 
   // The bytes the ids stand for, exactly (they may end inside a UTF-8 character; ids without an
-  // entry stand for nothing). With `skip_special`, tokens marked special are left out.
+  // entry stand for nothing). With `skip_special`, tokens marked special are left out. A space that
+  // encoding put in front (sentencepiece) is taken away.
   std::string decode(std::span<const TokenId> ids, bool skip_special = false) const;
   // The bytes of one id.
   std::string_view token_bytes(TokenId id) const;
@@ -60,8 +69,9 @@ class Tokenizer {
   // there is none.
   const std::string& chat_template() const;
 
+  class Impl;  // one per kind of tokenizer
+
  private:
-  class Impl;
   explicit Tokenizer(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };

@@ -1,6 +1,12 @@
-#include "text/bpe_tokenizer.h"
+// Byte-level BPE as a tokenizer.json describes it. A text is cut at added tokens, what lies between
+// is normalised and pre-tokenized, and every piece becomes bytes that BPE merges.
+#include <algorithm>
 
 #include "base/error.h"
+#include "text/bpe_model.h"
+#include "text/nfc.h"
+#include "text/pre_tokenizer.h"
+#include "text/tokenizer_impl.h"
 
 namespace dsr {
 namespace {
@@ -26,10 +32,24 @@ std::vector<AddedToken> added_tokens_of(const Json& json, const std::string& pat
   return read_added_tokens(*list, path + ": added_tokens");
 }
 
-std::vector<AddedToken> select(const std::vector<AddedToken>& tokens, bool normalized) {
+// The tokens of one pass, as they appear in a text that was normalised.
+std::vector<AddedToken> select(const std::vector<AddedToken>& tokens, bool normalized, bool nfc) {
   std::vector<AddedToken> out;
   for (const AddedToken& t : tokens) {
-    if (t.normalized == normalized) out.push_back(t);
+    if (t.normalized != normalized) continue;
+    out.push_back(t);
+    if (nfc && normalized) out.back().content = to_nfc(t.content, {}).text;
+  }
+  return out;
+}
+
+// The parts of `literal` that lie in [begin, end), counted from `begin`.
+std::vector<ByteRange> ranges_in(std::span<const ByteRange> literal, size_t begin, size_t end) {
+  const auto first = static_cast<int64_t>(begin), last = static_cast<int64_t>(end);
+  std::vector<ByteRange> out;
+  for (const ByteRange& r : literal) {
+    const ByteRange part = {std::max(r.begin, first) - first, std::min(r.end, last) - first};
+    if (part.begin < part.end) out.push_back(part);
   }
   return out;
 }
@@ -54,23 +74,55 @@ void expect_type(const Json& json, std::string_view key, const std::string& path
              " is not supported (supported: ", known.empty() ? "none" : known, ")");
 }
 
-}  // namespace
+// Whether texts are normalised; the only form we know is NFC.
+bool has_nfc(const Json& json, const std::string& path) {
+  expect_type(json, "normalizer", path, {"NFC"});
+  const Json* normalizer = json.find("normalizer");
+  if (normalizer == nullptr || normalizer->is_null()) return false;
+  const std::string* type = string_in(*normalizer, "type");
+  if (type == nullptr || *type != "NFC") return false;
+  require_nfc(path + ": normalizer");
+  return true;
+}
 
-Tokenizer::Impl::Impl(const Json& json, const std::string& path)
+class BpeTokenizer : public Tokenizer::Impl {
+ public:
+  BpeTokenizer(const Json& json, const std::string& path, const WarningSink& warn);
+
+  void encode(std::string_view text, std::span<const ByteRange> literal,
+              std::vector<TokenId>& out) const override;
+  std::optional<TokenId> find(std::string_view bytes) const override;
+
+ private:
+  void add_tokens(const std::vector<AddedToken>& tokens, const Json& vocabulary,
+                  const std::string& place);
+  void encode_normalized(std::string_view text, ByteRange part, std::span<const ByteRange> literal,
+                         std::vector<TokenId>& out) const;
+  void encode_plain(std::string_view text, size_t begin, size_t end,
+                    std::vector<TokenId>& out) const;
+
+  BpeModel model_;
+  PreTokenizer pre_tokenizer_;
+  bool nfc_;  // the normaliser
+  std::vector<AddedToken> added_;
+  AddedTokenMatcher raw_matcher_, normalized_matcher_;  // the two passes, see AddedToken
+};
+
+BpeTokenizer::BpeTokenizer(const Json& json, const std::string& path, const WarningSink& warn)
     : model_(require_object(json, "model", path), path + ": model", bytes_),
-      pre_tokenizer_(require_object(json, "pre_tokenizer", path), path + ": pre_tokenizer"),
+      pre_tokenizer_(require_object(json, "pre_tokenizer", path), path + ": pre_tokenizer", warn),
+      nfc_(has_nfc(json, path)),
       added_(added_tokens_of(json, path)),
-      raw_matcher_(select(added_, /*normalized=*/false)),
-      normalized_matcher_(select(added_, /*normalized=*/true)) {
-  expect_type(json, "normalizer", path, {});
+      raw_matcher_(select(added_, /*normalized=*/false, nfc_)),
+      normalized_matcher_(select(added_, /*normalized=*/true, nfc_)) {
   expect_type(json, "decoder", path, {"ByteLevel"});
   // The post-processor would add BOS; tokenizer_config.json decides that (models.md 12.1).
   expect_type(json, "post_processor", path, {"ByteLevel", "TemplateProcessing", "Sequence"});
   add_tokens(added_, *json.find("model")->find("vocab"), path + ": added_tokens");
 }
 
-void Tokenizer::Impl::add_tokens(const std::vector<AddedToken>& tokens, const Json& vocabulary,
-                                 const std::string& place) {
+void BpeTokenizer::add_tokens(const std::vector<AddedToken>& tokens, const Json& vocabulary,
+                              const std::string& place) {
   for (size_t i = 0; i < tokens.size(); ++i) {
     const AddedToken& t = tokens[i];
     const Json* entry = vocabulary.find(t.content);
@@ -81,34 +133,35 @@ void Tokenizer::Impl::add_tokens(const std::vector<AddedToken>& tokens, const Js
       fail_model(place, "[", i, "].id ", t.id, " of ", quoted(t.content),
                  " is the id of another entry of model.vocab");
     bytes_.replace(t.id, t.content);
-    is_special_.resize(static_cast<size_t>(bytes_.limit()));
-    is_special_[static_cast<size_t>(t.id)] = t.special;
+    mark_special(t.id, t.special);
   }
 }
 
-void Tokenizer::Impl::encode(std::string_view text, std::span<const ByteRange> literal,
-                             std::vector<TokenId>& out) const {
-  const auto encode_normalized = [&](Part part) {
-    while (const auto m = normalized_matcher_.next(text, part.begin, part.end, literal)) {
-      encode_part(text, {part.begin, m->begin}, out);
-      out.push_back(m->id);
-      part.begin = m->end;
+void BpeTokenizer::encode(std::string_view text, std::span<const ByteRange> literal,
+                          std::vector<TokenId>& out) const {
+  cut(raw_matcher_, text, {0, std::ssize(text)}, literal, out, [&](size_t begin, size_t end) {
+    if (!nfc_) {
+      encode_normalized(text, {static_cast<int64_t>(begin), static_cast<int64_t>(end)}, literal,
+                        out);
+    } else if (begin < end) {
+      const NormalizedText normal =
+          to_nfc(text.substr(begin, end - begin), ranges_in(literal, begin, end));
+      encode_normalized(normal.text, {0, std::ssize(normal.text)}, normal.literal, out);
     }
-    encode_part(text, part, out);
-  };
-  size_t begin = 0;
-  while (const auto m = raw_matcher_.next(text, begin, text.size(), literal)) {
-    encode_normalized({begin, m->begin});
-    out.push_back(m->id);
-    begin = m->end;
-  }
-  encode_normalized({begin, text.size()});
+  });
 }
 
-void Tokenizer::Impl::encode_part(std::string_view text, Part part,
-                                  std::vector<TokenId>& out) const {
-  if (part.begin == part.end) return;
-  pre_tokenizer_.split(text.substr(part.begin, part.end - part.begin), [&](std::string_view piece) {
+void BpeTokenizer::encode_normalized(std::string_view text, ByteRange part,
+                                     std::span<const ByteRange> literal,
+                                     std::vector<TokenId>& out) const {
+  cut(normalized_matcher_, text, part, literal, out,
+      [&](size_t begin, size_t end) { encode_plain(text, begin, end, out); });
+}
+
+void BpeTokenizer::encode_plain(std::string_view text, size_t begin, size_t end,
+                                std::vector<TokenId>& out) const {
+  if (begin == end) return;
+  pre_tokenizer_.split(text.substr(begin, end - begin), [&](std::string_view piece) {
     const int64_t missing = model_.encode(piece, out);
     if (missing < 0) return;
     const auto byte = static_cast<unsigned char>(piece[static_cast<size_t>(missing)]);
@@ -117,7 +170,7 @@ void Tokenizer::Impl::encode_part(std::string_view text, Part part,
   });
 }
 
-std::optional<TokenId> Tokenizer::Impl::find(std::string_view bytes) const {
+std::optional<TokenId> BpeTokenizer::find(std::string_view bytes) const {
   if (bytes.empty()) return std::nullopt;
   if (const auto id = raw_matcher_.find(bytes)) return id;
   if (const auto id = normalized_matcher_.find(bytes)) return id;
@@ -125,41 +178,11 @@ std::optional<TokenId> Tokenizer::Impl::find(std::string_view bytes) const {
   return id < 0 ? std::nullopt : std::optional(id);
 }
 
-// bos_token and eos_token are strings or objects with "content".
-std::optional<TokenId> Tokenizer::Impl::special_id(const Json& config, std::string_view key,
-                                                   const std::string& path) const {
-  const Json* value = config.find(key);
-  if (value != nullptr && value->is_object()) value = value->find("content");
-  if (value == nullptr || value->is_null()) return std::nullopt;
-  if (!value->is_string()) fail_model(path, ": ", key, " is ", value->type_name());
-  const std::optional<TokenId> id = find(value->as_string());
-  if (!id)
-    fail_model(path, ": ", key, " ", quoted(value->as_string()), " is not in tokenizer.json");
-  return id;
-}
+}  // namespace
 
-void Tokenizer::Impl::read_config(const Json& config, const std::string& path) {
-  if (!config.is_object()) fail_model(path, ": not a JSON object");
-  JsonReader reader(config, path);
-  bos_id = special_id(config, "bos_token", path);
-  eos_id = special_id(config, "eos_token", path);
-  // The Llama tokenizer classes of transformers add BOS unless told otherwise.
-  const bool is_llama = reader.get_string("tokenizer_class", "").starts_with("LlamaTokenizer");
-  add_bos = reader.get_bool("add_bos_token", is_llama) && bos_id.has_value();
-  if (reader.get_bool("add_eos_token", false))
-    fail_model(path, ": add_eos_token true is not supported");
-  const Json* chat = reader.optional("chat_template");
-  if (chat == nullptr) return;
-  if (chat->is_string()) {
-    chat_template = chat->as_string();
-    return;
-  }
-  if (!chat->is_array()) fail_model(path, ": chat_template is ", chat->type_name());
-  for (const Json& named : chat->as_array()) {  // several templates: the one called "default"
-    const std::string* name = string_in(named, "name");
-    const std::string* text = string_in(named, "template");
-    if (name != nullptr && *name == "default" && text != nullptr) chat_template = *text;
-  }
+std::unique_ptr<Tokenizer::Impl> make_bpe_tokenizer(const Json& json, const std::string& path,
+                                                    const WarningSink& warn) {
+  return std::make_unique<BpeTokenizer>(json, path, warn);
 }
 
 }  // namespace dsr

@@ -178,13 +178,13 @@ std::string_view between(const char* begin, const char* end) {
 
 }  // namespace
 
-PreTokenizer::PreTokenizer(const Json& json, const std::string& place) {
-  add(json, place);
+PreTokenizer::PreTokenizer(const Json& json, const std::string& place, const WarningSink& warn) {
+  add(json, place, warn);
   if (!byte_level_)
     fail_model(place, ": no ByteLevel stage; only byte-level tokenizers are supported");
 }
 
-void PreTokenizer::add(const Json& json, const std::string& place) {
+void PreTokenizer::add(const Json& json, const std::string& place, const WarningSink& warn) {
   if (!json.is_object()) fail_model(place, " is ", json.type_name(), ", expected an object");
   if (byte_level_) fail_model(place, ": a stage after ByteLevel is not supported");
   if (stages_.size() >= kMaxStages) fail_model(place, ": more than ", kMaxStages, " stages");
@@ -195,9 +195,9 @@ void PreTokenizer::add(const Json& json, const std::string& place) {
     if (!list.is_array())
       fail_model(place, ".pretokenizers is ", list.type_name(), ", expected an array");
     for (size_t i = 0; i < list.as_array().size(); ++i)
-      add(list.as_array()[i], str(place, ".pretokenizers[", i, "]"));
+      add(list.as_array()[i], str(place, ".pretokenizers[", i, "]"), warn);
   } else if (type == "Split") {
-    add_split(reader);
+    add_split(reader, warn);
   } else if (type == "Digits") {
     PreTokenizerStage stage;
     stage.set.add_classes(kDigit);
@@ -213,7 +213,7 @@ void PreTokenizer::add(const Json& json, const std::string& place) {
   }
 }
 
-void PreTokenizer::add_split(JsonReader& reader) {
+void PreTokenizer::add_split(JsonReader& reader, const WarningSink& warn) {
   const std::string& place = reader.place();
   const std::string behavior = reader.require_string("behavior");
   if (behavior != "Isolated" || reader.get_bool("invert", false))
@@ -224,6 +224,10 @@ void PreTokenizer::add_split(JsonReader& reader) {
   if (regex == nullptr || !regex->is_string())
     fail_model(place, ".pattern: expected an object with a string \"Regex\"");
   stages_.push_back(parse_stage_pattern(regex->as_string(), place));
+  if (stages_.back().kind == PreTokenizerStage::Kind::kPcre2 && warn)
+    warn(str(place, ": the pattern ", quoted(regex->as_string()),
+             " is none of those we know: PCRE2 runs it, which is slower and may know an older"
+             " Unicode"));
 }
 
 void PreTokenizer::split_from(size_t stage, std::string_view text, const Sink& sink) const {
@@ -239,6 +243,9 @@ void PreTokenizer::split_from(size_t stage, std::string_view text, const Sink& s
       return isolate(stage, text, sink, DeepSeekV3Matcher(classes_));
     case PreTokenizerStage::Kind::kQwen2:
       return isolate(stage, text, sink, Qwen2Matcher(classes_, s.max_count));
+    case PreTokenizerStage::Kind::kPcre2:
+      return s.pattern->split(text,
+                              [&](std::string_view piece) { split_from(stage + 1, piece, sink); });
   }
 }
 

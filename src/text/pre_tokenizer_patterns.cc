@@ -132,8 +132,9 @@ PreTokenizerStage parse_stage_pattern(std::string_view pattern, std::string_view
   if (text == str(kQwen2Head, "{1,3}", kQwen2Tail))
     return {.kind = Kind::kQwen2, .set = {}, .max_count = 3};
   if (auto stage = SetPatternParser(text).parse()) return std::move(*stage);
-  fail_model(place, ": the pattern ", quoted(pattern),
-             " is not supported (supported: those of DeepSeek LLM, Coder and V3, Qwen2, Llama 3)");
+  return {.kind = Kind::kPcre2,
+          .set = {},
+          .pattern = std::make_shared<const Pcre2Pattern>(text, place)};
 }
 
 }  // namespace dsr

@@ -6,7 +6,7 @@
 #include "base/json.h"
 #include "base/mapped_file.h"
 #include "base/utf8.h"
-#include "text/bpe_tokenizer.h"
+#include "text/tokenizer_impl.h"
 
 namespace dsr {
 namespace {
@@ -38,12 +38,24 @@ void check_literal(std::span<const ByteRange> literal, std::string_view text) {
 Tokenizer::Tokenizer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Tokenizer::~Tokenizer() = default;
 
-std::unique_ptr<Tokenizer> Tokenizer::load(const std::string& directory) {
-  const std::string path = directory + "/tokenizer.json";
-  auto impl = std::make_unique<Impl>(read_json(path, kMaxTokenizerBytes), escaped(path));
+bool Tokenizer::is_in(const std::string& directory) {
+  return exists(directory + "/tokenizer.json") || exists(directory + "/tokenizer.model");
+}
+
+std::unique_ptr<Tokenizer> Tokenizer::load(const std::string& directory, const WarningSink& warn) {
+  const std::string path = directory + "/tokenizer.json",
+                    model_path = directory + "/tokenizer.model";
   const std::string config_path = directory + "/tokenizer_config.json";
-  if (exists(config_path))
-    impl->read_config(read_json(config_path, kMaxConfigBytes), escaped(config_path));
+  std::optional<Json> config;
+  if (exists(config_path)) config = read_json(config_path, kMaxConfigBytes);
+  std::unique_ptr<Impl> impl;
+  if (!exists(path) && exists(model_path)) {
+    impl = make_sentencepiece_tokenizer(read_file(model_path, kMaxTokenizerBytes),
+                                        escaped(model_path), config ? &*config : nullptr);
+  } else {
+    impl = make_bpe_tokenizer(read_json(path, kMaxTokenizerBytes), escaped(path), warn);
+  }
+  if (config) impl->read_config(*config, escaped(config_path));
   const std::string template_path = directory + "/chat_template.jinja";
   if (exists(template_path)) impl->chat_template = read_file(template_path, kMaxTemplateBytes);
   return std::unique_ptr<Tokenizer>(new Tokenizer(std::move(impl)));
@@ -70,6 +82,7 @@ std::string Tokenizer::decode(std::span<const TokenId> ids, bool skip_special) c
   for (const TokenId id : ids) {
     if (!skip_special || !is_special(id)) out += token_bytes(id);
   }
+  if (impl_->puts_space_in_front() && out.starts_with(' ')) out.erase(0, 1);
   return out;
 }
 

@@ -87,8 +87,8 @@ TEST(TokenizerErrors, AddedTokens) {
 }
 
 TEST(TokenizerErrors, OtherParts) {
-  EXPECT_EQ(error_with(R"({"added_tokens")", R"({"normalizer":{"type":"NFC"},"added_tokens")"),
-            "tokenizer.json: normalizer.type \"NFC\" is not supported (supported: none)");
+  EXPECT_EQ(error_with(R"({"added_tokens")", R"({"normalizer":{"type":"NFKC"},"added_tokens")"),
+            "tokenizer.json: normalizer.type \"NFKC\" is not supported (supported: NFC)");
   EXPECT_EQ(error_with(R"({"added_tokens")",
                        R"({"normalizer":{"type":"Sequence","normalizers":[]},"added_tokens")"),
             "no error");
@@ -96,9 +96,6 @@ TEST(TokenizerErrors, OtherParts) {
             "tokenizer.json: decoder.type \"WordPiece\" is not supported (supported: ByteLevel)");
   EXPECT_EQ(error_with(R"({"added_tokens")", R"({"decoder":7,"added_tokens")"),
             "tokenizer.json: decoder.type is missing");
-  EXPECT_EQ(error_with(R"(\\p{N}{1,3})", "(a+)+$"),
-            "tokenizer.json: pre_tokenizer.pretokenizers[0]: the pattern \"(a+)+$\" is not "
-            "supported (supported: those of DeepSeek LLM, Coder and V3, Qwen2, Llama 3)");
 }
 
 TEST(TokenizerErrors, Caps) {
@@ -121,7 +118,7 @@ TEST(TokenizerErrors, Config) {
   const std::string json = test::fixture_tokenizer().dump();
   EXPECT_EQ(error_of(json, "[]"), "tokenizer_config.json: not a JSON object");
   EXPECT_EQ(error_of(json, R"({"bos_token":"<s>"})"),
-            "tokenizer_config.json: bos_token \"<s>\" is not in tokenizer.json");
+            "tokenizer_config.json: bos_token \"<s>\" is not in the tokenizer");
   EXPECT_EQ(error_of(json, R"({"eos_token":7})"), "tokenizer_config.json: eos_token is integer");
   EXPECT_EQ(error_of(json, R"({"add_eos_token":true})"),
             "tokenizer_config.json: add_eos_token true is not supported");
