@@ -42,6 +42,7 @@ struct Options {
   std::optional<std::string> prompt, file, prompt_ids, system;
   std::string chat_format;  // empty: from the model
   Thinking think = Thinking::kAuto;
+  std::optional<std::string> tools;  // a file
   bool raw = false;
   bool bytes = false;
   bool allow_special = false;

@@ -2,7 +2,6 @@
 
 #include <unistd.h>
 
-
 #include "deepseek_run/chat.h"
 #include "deepseek_run/inspect.h"
 #include "tools/io.h"
@@ -80,6 +79,7 @@ void check_flags(const Options& options) {
   if (options.system) fail_usage("--system needs a chat format, and " + other + " is none");
   if (options.think != Thinking::kAuto)
     fail_usage("--think needs a chat format, and " + other + " is none");
+  if (options.tools) fail_usage("--tools needs a chat format, and " + other + " is none");
   if (!options.chat_format.empty())
     fail_usage("--chat-format and " + other + " exclude each other");
   if (options.allow_special && options.prompt_ids)
@@ -167,7 +167,9 @@ Prompt make_prompt(const Options& options, const std::string& model_dir, const T
   }
   messages.push_back({Role::kUser, std::move(input.text)});
   note_needless_think(options, *format, messages);
-  RenderedPrompt rendered = format->render(messages, options.think);
+  std::vector<ChatTool> tools;
+  if (options.tools) tools = parse_chat_tools(read_text(*options.tools, options), "--tools");
+  RenderedPrompt rendered = format->render(messages, options.think, tools);
   if (options.allow_special) rendered.literal.clear();
   Prompt out;
   out.ids = tokenizer->encode(rendered.text, rendered.literal);

@@ -32,6 +32,16 @@ struct RenderedPrompt {
   bool add_bos = false;
 };
 
+// A function that the model may ask to have called.
+struct ChatTool {
+  std::string name, description;
+  std::string parameters;  // a JSON schema, as the prompt shows it
+};
+
+// Reads an array of tools as the OpenAI API takes them: {"type": "function", "function": {"name",
+// "description", "parameters"}}, or only the inner objects. Throws Error(kUsage) naming `place`.
+std::vector<ChatTool> parse_chat_tools(std::string_view json, std::string_view place);
+
 // How one family of checkpoints writes a conversation. Stateless.
 class ChatFormat {
  public:
@@ -41,8 +51,10 @@ class ChatFormat {
   // the model was not trained on this format.
   virtual std::vector<std::string_view> control_tokens() const = 0;
   // The prompt that asks for the next assistant message. Messages: system ones first, then user
-  // and assistant in turn, a user message last. Throws Error(kUsage) otherwise.
-  virtual RenderedPrompt render(std::span<const ChatMessage> messages, Thinking thinking) const = 0;
+  // and assistant in turn, a user message last. Throws Error(kUsage) otherwise, and for tools where
+  // the format has none (V3.1 has, and calls them without reasoning).
+  virtual RenderedPrompt render(std::span<const ChatMessage> messages, Thinking thinking,
+                                std::span<const ChatTool> tools = {}) const = 0;
 
   // The format with this name; Error(kUsage) that lists the names if there is none.
   static const ChatFormat& by_name(std::string_view name);

@@ -39,6 +39,11 @@ bool add_system(PromptBuilder& prompt, std::span<const ChatMessage> system,
   return !system.empty();
 }
 
+void refuse_tools(const ChatFormat& format, std::span<const ChatTool> tools) {
+  if (!tools.empty())
+    fail_usage("tools: the chat format ", format.name(), " has no place for them");
+}
+
 }  // namespace
 
 PromptBuilder& PromptBuilder::message(std::string_view text) {
@@ -63,12 +68,37 @@ std::vector<std::string_view> MarkerFormat::control_tokens() const {
   return out;
 }
 
-RenderedPrompt MarkerFormat::render(std::span<const ChatMessage> messages,
-                                    Thinking thinking) const {
+// The block that the V3.1 model card puts behind the system prompt.
+void MarkerFormat::add_tools(PromptBuilder& prompt, std::span<const ChatTool> tools) const {
+  if (tools.empty()) return;
+  prompt.control("\n\n## Tools\nYou have access to the following tools:\n\n");
+  for (const ChatTool& t : tools) {
+    prompt.control("### ").message(t.name).control("\nDescription: ").message(t.description);
+    prompt.control("\n\nParameters: ").message(t.parameters).control("\n\n");
+  }
+  prompt.control("IMPORTANT: ALWAYS adhere to this exact format for tool use:\n");
+  prompt.control(kToolCallsBegin).control(kToolCallBegin).control("tool_call_name");
+  prompt.control(kToolSeparator).control("tool_call_arguments").control(kToolCallEnd);
+  prompt.control("{additional_tool_calls}").control(kToolCallsEnd);
+  prompt.control(
+      "\n\nWhere:\n"
+      "- `tool_call_name` must be an exact match to one of the available tools\n"
+      "- `tool_call_arguments` must be valid JSON that strictly follows the tool's Parameters "
+      "Schema\n"
+      "- For multiple tool calls, chain them directly without separators or spaces");
+}
+
+RenderedPrompt MarkerFormat::render(std::span<const ChatMessage> messages, Thinking thinking,
+                                    std::span<const ChatTool> tools) const {
+  const bool has_tools = style_ == ReasoningStyle::kSwitch;
+  if (!has_tools) refuse_tools(*this, tools);
+  if (!tools.empty() && thinking == Thinking::kOn)
+    fail_usage("tools: ", name_, " calls them without reasoning; --think on excludes them");
   const size_t n_system = count_system(messages);
   PromptBuilder prompt;
   prompt.control(kBosText);
   add_system(prompt, messages.first(n_system), "\n\n");
+  add_tools(prompt, tools);
   for (const ChatMessage& m : messages.subspan(n_system)) {
     if (m.role == Role::kUser) {
       prompt.control(kUserText).message(m.content);
@@ -92,7 +122,9 @@ RenderedPrompt MarkerFormat::render(std::span<const ChatMessage> messages,
   return out;
 }
 
-RenderedPrompt TranscriptFormat::render(std::span<const ChatMessage> messages, Thinking) const {
+RenderedPrompt TranscriptFormat::render(std::span<const ChatMessage> messages, Thinking,
+                                        std::span<const ChatTool> tools) const {
+  refuse_tools(*this, tools);
   const size_t n_system = count_system(messages);
   PromptBuilder prompt;
   prompt.control(kBosText);
@@ -107,7 +139,9 @@ RenderedPrompt TranscriptFormat::render(std::span<const ChatMessage> messages, T
   return prompt.control("Assistant:").finish();
 }
 
-RenderedPrompt InstructionFormat::render(std::span<const ChatMessage> messages, Thinking) const {
+RenderedPrompt InstructionFormat::render(std::span<const ChatMessage> messages, Thinking,
+                                         std::span<const ChatTool> tools) const {
+  refuse_tools(*this, tools);
   constexpr std::string_view kSystem =
       "You are an AI programming assistant, utilizing the Deepseek Coder model, developed by "
       "Deepseek Company, and you only answer questions related to computer science. For "
@@ -127,7 +161,9 @@ RenderedPrompt InstructionFormat::render(std::span<const ChatMessage> messages, 
   return prompt.control("### Response:\n").finish();
 }
 
-RenderedPrompt PlainFormat::render(std::span<const ChatMessage> messages, Thinking) const {
+RenderedPrompt PlainFormat::render(std::span<const ChatMessage> messages, Thinking,
+                                   std::span<const ChatTool> tools) const {
+  refuse_tools(*this, tools);
   const size_t n_system = count_system(messages);
   PromptBuilder prompt;
   if (add_system(prompt, messages.first(n_system), "\n\n")) prompt.control("\n\n");

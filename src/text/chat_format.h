@@ -37,9 +37,11 @@ class MarkerFormat : public ChatFormat {
   MarkerFormat(std::string_view name, ReasoningStyle style) : name_(name), style_(style) {}
   std::string_view name() const override { return name_; }
   std::vector<std::string_view> control_tokens() const override;
-  RenderedPrompt render(std::span<const ChatMessage> messages, Thinking thinking) const override;
+  RenderedPrompt render(std::span<const ChatMessage> messages, Thinking thinking,
+                        std::span<const ChatTool> tools) const override;
 
  private:
+  void add_tools(PromptBuilder& prompt, std::span<const ChatTool> tools) const;
   std::string_view answer_in_history(std::string_view content) const;
 
   std::string_view name_;
@@ -52,7 +54,8 @@ class TranscriptFormat : public ChatFormat {
   explicit TranscriptFormat(std::string_view name) : name_(name) {}
   std::string_view name() const override { return name_; }
   std::vector<std::string_view> control_tokens() const override { return {kBosText, kEosText}; }
-  RenderedPrompt render(std::span<const ChatMessage> messages, Thinking thinking) const override;
+  RenderedPrompt render(std::span<const ChatMessage> messages, Thinking thinking,
+                        std::span<const ChatTool> tools) const override;
 
  private:
   std::string_view name_;
@@ -63,7 +66,8 @@ class InstructionFormat : public ChatFormat {
  public:
   std::string_view name() const override { return "deepseek-coder"; }
   std::vector<std::string_view> control_tokens() const override { return {kBosText, "<|EOT|>"}; }
-  RenderedPrompt render(std::span<const ChatMessage> messages, Thinking thinking) const override;
+  RenderedPrompt render(std::span<const ChatMessage> messages, Thinking thinking,
+                        std::span<const ChatTool> tools) const override;
 };
 
 // User: and Assistant: without any control token, for models that have no format.
@@ -71,7 +75,8 @@ class PlainFormat : public ChatFormat {
  public:
   std::string_view name() const override { return "plain"; }
   std::vector<std::string_view> control_tokens() const override { return {}; }
-  RenderedPrompt render(std::span<const ChatMessage> messages, Thinking thinking) const override;
+  RenderedPrompt render(std::span<const ChatMessage> messages, Thinking thinking,
+                        std::span<const ChatTool> tools) const override;
 };
 
 }  // namespace dsr

@@ -2,7 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <sstream>
+
 #include "base/mapped_file.h"
+#include "base/sha256.h"
 #include "text/text_fixture.h"
 
 namespace dsr {
@@ -82,22 +85,76 @@ TEST(ChatFormat, PlainHasNoControlTokens) {
   EXPECT_FALSE(render("deepseek-v3", {kQ}).add_bos);
 }
 
-// What the released Jinja templates of V3 and R1 make of 200 conversations.
-TEST(ChatFormat, EqualsTheReleasedTemplates) {
+// 400 conversations: deepseek-v3 and -r1 as their released Jinja templates render them, the others
+// as scripts/make_chat_goldens.py does.
+TEST(ChatFormat, EqualsTheGoldens) {
   const std::string path = DSR_SOURCE_DIR "/tests/data/text/chat_goldens.json";
   const Json json = parse_json(read_file(path, 4 << 20), path);
-  ASSERT_EQ(json.as_array().size(), 200u);
-  for (const Json& row : json.as_array()) {
+  const Json::Array& texts = json.find("texts")->as_array();
+  ASSERT_EQ(json.find("conversations")->as_array().size(), 400u);
+  int compared = 0;
+  for (const Json& row : json.find("conversations")->as_array()) {
     Messages messages;
-    for (const Json& m : row.find("messages")->as_array()) {
-      const std::string& role = m.as_array()[0].as_string();
-      messages.push_back({role == "system" ? Role::kSystem
-                          : role == "user" ? Role::kUser
-                                           : Role::kAssistant,
-                          m.as_array()[1].as_string()});
+    std::istringstream in(row.find("messages")->as_string());
+    for (std::string word; in >> word;) {
+      const Role role = word[0] == 's'   ? Role::kSystem
+                        : word[0] == 'u' ? Role::kUser
+                                         : Role::kAssistant;
+      messages.push_back({role, texts[std::stoul(word.substr(1))].as_string()});
     }
-    for (const char* format : {"deepseek-v3", "deepseek-r1"})
-      EXPECT_EQ(render(format, messages).text, row.find(format)->as_string()) << format;
+    for (const auto& [key, hash] : row.as_object().members) {
+      if (key == "messages") continue;
+      const std::string format = key.substr(0, key.find(' '));
+      const std::string text =
+          render(format, messages, format == key ? Thinking::kAuto : Thinking::kOn).text;
+      Sha256 sha;
+      sha.update(text);
+      EXPECT_EQ(sha.finish().substr(0, 16), hash.as_string()) << key << ": " << quoted(text);
+      ++compared;
+    }
+  }
+  EXPECT_EQ(compared, 400 * 9);
+}
+
+TEST(ChatFormat, ToolsOfV31) {
+  const std::vector<ChatTool> tools = parse_chat_tools(
+      R"([{"type":"function","function":{"name":"add","description":"Adds \u4f60",)"
+      R"("parameters":{"type":"object","required":["a","b"],"n":1.5}}},{"name":"now"}])",
+      "tools");
+  const std::string block =
+      "\n\n## Tools\nYou have access to the following tools:\n\n"
+      "### add\nDescription: Adds \u4f60\n\n"
+      "Parameters: {\"type\": \"object\", \"required\": [\"a\", \"b\"], \"n\": 1.5}\n\n"
+      "### now\nDescription: \n\nParameters: {}\n\n"
+      "IMPORTANT: ALWAYS adhere to this exact format for tool use:\n"
+      "<\uFF5Ctool\u2581calls\u2581begin\uFF5C><\uFF5Ctool\u2581call\u2581begin\uFF5C>tool_call_"
+      "name"
+      "<\uFF5Ctool\u2581sep\uFF5C>tool_call_arguments<\uFF5Ctool\u2581call\u2581end\uFF5C>"
+      "{additional_tool_calls}<\uFF5Ctool\u2581calls\u2581end\uFF5C>\n\n"
+      "Where:\n- `tool_call_name` must be an exact match to one of the available tools\n"
+      "- `tool_call_arguments` must be valid JSON that strictly follows the tool's Parameters "
+      "Schema\n- For multiple tool calls, chain them directly without separators or spaces";
+  const Messages messages = {kS, kQ};
+  const auto text = [&](std::string_view name, Thinking thinking) {
+    return short_form(ChatFormat::by_name(name).render(messages, thinking, tools).text);
+  };
+  EXPECT_EQ(text("deepseek-v3.1", Thinking::kAuto), "Bs" + block + "UqA</think>");
+  EXPECT_THROW(text("deepseek-v3.1", Thinking::kOn), Error);
+  for (const std::string_view name : ChatFormat::names()) {
+    if (name == "deepseek-v3.1") continue;
+    EXPECT_ANY_THROW(text(name, Thinking::kAuto)) << name;
+  }
+}
+
+TEST(ChatFormat, ToolsThatCannotBeRead) {
+  for (const char* bad : {"", "{}", "[7]", "[{}]", R"([{"name":7}])", R"([{"function":7}])",
+                          R"([{"name":"a","description":7}])"}) {
+    try {
+      parse_chat_tools(bad, "tools");
+      ADD_FAILURE() << bad;
+    } catch (const Error& e) {
+      EXPECT_EQ(e.kind(), ErrorKind::kUsage) << bad;
+    }
   }
 }
 

@@ -61,6 +61,19 @@ class Prompts(CliTest):
         self.assertEqual(self.shown("-p", typed, "--raw")[1],
                          [BOS, *ids_of("a"), ASSISTANT, EOS, THINK])
 
+    def test_tools(self):
+        path = SCRATCH / "tools.json"
+        path.write_text('[{"type":"function","function":{"name":"f","parameters":{"a":[1,2]}}}]')
+        shown = self.output("-p", "hi", "--show-prompt", "--chat-format", "deepseek-v3.1", "--tools", path)
+        self.assertIn('\n\n## Tools\nYou have access to the following tools:\n\n### f\nDescription: \n\n'
+                      'Parameters: {"a": [1, 2]}\n\nIMPORTANT: ', shown)
+        for args in [["--chat-format", "deepseek-v3"], ["--raw"],
+                     ["--chat-format", "deepseek-v3.1", "--think", "on"]]:
+            self.failure("-p", "hi", *args, "--tools", path, code=2)
+        path.write_text("[7]")
+        self.assertIn("--tools[0]", self.failure("-p", "hi", "--chat-format", "deepseek-v3.1",
+                                                 "--tools", path, code=2))
+
     def test_ids(self):
         path = SCRATCH / "ids.txt"
         path.write_text("5, 6\n7\n")

@@ -39,7 +39,9 @@ class Help(CliTest):
         values = {"DIR": MODEL, "N": "20", "NAME": "auto", "TYPE": "f32", "TEXT": "x", "FILE":
                   SCRATCH / "prompt.txt", "IDS": "5", "MODE": "auto", "T": "1", "P": "0.5",
                   "X": "1", "ID+B": "5+1", "FORMAT": "json"}
-        special = {"--reasoning": "hide", "--chat-format": "deepseek-v3"}
+        special = {"--reasoning": "hide", "--chat-format": "deepseek-v3",
+                   "--tools": SCRATCH / "no-tools.json"}
+        (SCRATCH / "no-tools.json").write_text("[]")
         (SCRATCH / "prompt.txt").write_text("hi")
         for line in self.output("--help", model=None).splitlines():
             if not line.startswith("  ") or line.split()[0] in ("-h,", "--version"):
