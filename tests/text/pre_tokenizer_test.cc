@@ -47,7 +47,21 @@ bool runs_on_pcre2(const std::string& shape) {
   return shape == "gpt2" || shape == "o200k" || shape == "words";
 }
 
-class Shapes : public testing::TestWithParam<std::string> {};
+bool has_pcre2() {
+  try {
+    Pcre2Pattern("a", "here");
+    return true;
+  } catch (const Error&) {
+    return false;
+  }
+}
+
+class Shapes : public testing::TestWithParam<std::string> {
+ protected:
+  void SetUp() override {
+    if (runs_on_pcre2(GetParam()) && !has_pcre2()) GTEST_SKIP() << "this build has no PCRE2";
+  }
+};
 
 // Every block of texts of the corpus, or some of them where a sanitizer makes that slow.
 TEST_P(Shapes, CutsTextsAsHuggingFaceDoes) {
