@@ -46,7 +46,6 @@ constexpr std::string_view kNoLayers =
 constexpr std::string_view kNoCode = "no code or template from a model directory is ever run";
 constexpr std::string_view kNoFlash = "attention has one form here; there is nothing to switch on";
 constexpr std::string_view kNoParallel = "this version runs on one device";
-constexpr std::string_view kNoThreads = "the reference backend computes on one thread";
 constexpr std::string_view kNoNetwork =
     "the network is never used; download the model first and give its directory with -m";
 constexpr std::string_view kNoConversion =
@@ -67,8 +66,6 @@ constexpr std::array kForeign = {
     Foreign{"--tensor-parallel-size", kNoParallel},
     Foreign{"--pipeline-parallel-size", kNoParallel},
     Foreign{"--enable-expert-parallel", kNoParallel},
-    Foreign{"-t", kNoThreads},
-    Foreign{"--threads", kNoThreads},
     Foreign{"-hf", kNoNetwork},
     Foreign{"--hf-repo", kNoNetwork},
     Foreign{"--dtype", kNoConversion},

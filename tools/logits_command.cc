@@ -22,6 +22,8 @@ int run_logits(const Options& options) {
   const Prompt prompt = make_raw_prompt(tokenizer.get(), std::move(input), /*bytes=*/false);
   const auto engine = Engine::create({.model_dir = dir,
                                       .device = options.device,
+                                      .threads = options.threads,
+                                      .cpu_level = options.cpu_level,
                                       .ctx_size = options.ctx_size,
                                       .chunk = options.chunk,
                                       .cache_type = options.cache_type,

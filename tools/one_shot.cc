@@ -175,6 +175,8 @@ int run_one_shot(const Options& options) {
 
   const auto engine = Engine::create({.model_dir = dir,
                                       .device = options.device,
+                                      .threads = options.threads,
+                                      .cpu_level = options.cpu_level,
                                       .ctx_size = options.ctx_size,
                                       .chunk = options.chunk,
                                       .cache_type = options.cache_type,

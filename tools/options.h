@@ -35,6 +35,8 @@ struct Options {
 
   std::string model;  // empty: DEEPSEEK_RUN_MODEL, else the model that ships with the program
   std::string device = "auto";
+  int64_t threads = 0;  // 0: as many as physical cores
+  std::string cpu_level = "auto";
   std::string cache_type = "auto";
   int64_t ctx_size = 0;
   int64_t chunk = 512;

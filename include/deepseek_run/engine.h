@@ -17,11 +17,13 @@ namespace dsr {
 
 struct EngineOptions {
   std::string model_dir;            // a checkpoint directory as published
-  std::string device = "auto";      // auto | reference
+  std::string device = "auto";      // auto (cpu) | cpu | reference
+  int64_t threads = 0;              // of the cpu; 0: as many as physical cores it may use
+  std::string cpu_level = "auto";   // auto (the best) | portable | avx2 | avx512 | avx512-bf16
   int64_t ctx_size = 0;             // tokens per sequence; 0: min(the model's, 32768, what fits)
   int64_t max_seqs = 1;             // sequences in a step
   int64_t chunk = 512;              // most prompt tokens of one sequence in a step
-  std::string cache_type = "auto";  // auto (f32 on reference) | f32 | bf16 | fp8
+  std::string cache_type = "auto";  // auto (f32 on cpu) | f32 | bf16 | fp8
   const Tokenizer* tokenizer = nullptr;  // ids it has no entry for are never sampled; may be null
   WarningSink warn;
 };
@@ -60,7 +62,7 @@ struct StepOutput {
 struct ModelInfo {
   std::string directory;
   std::string architecture;
-  std::string device;  // the backend that runs: "reference"
+  std::string device;  // the backend that runs: "cpu" or "reference"
   int64_t vocab_size = 0;
   int64_t max_position_embeddings = 0;
   int64_t ctx_size = 0;

@@ -11,7 +11,7 @@ namespace dsr {
 // Bytes of one rank. The same arithmetic sizes the cache, prints the plan, refuses what cannot fit
 // and is compared with what was really allocated.
 struct MemoryPlan {
-  std::string device;               // "reference"
+  std::string device;               // "cpu" or "reference"
   int64_t ctx_size = 0;             // tokens a sequence may hold
   int64_t max_seqs = 0;             // sequences at a time
   int64_t mapped_weight_bytes = 0;  // read in place from the checkpoint's files

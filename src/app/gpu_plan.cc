@@ -95,6 +95,7 @@ ModelSizes model_sizes(const ModelConfig& config, const WeightSource& source,
   // A dry run of the reference backend: the cache is the same on every backend, and activations are
   // float32, an upper bound for one that keeps them in bf16.
   const PlannedRun run = plan_for_context({.backend = Backend::kReference,
+                                           .cpu = {},
                                            .cache_type = r.cache_type,
                                            .ctx_size = r.ctx_size,
                                            .max_seqs = r.max_seqs,

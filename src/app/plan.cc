@@ -90,7 +90,8 @@ void plan_on_gpus(const PlanQuery& q, const Subject& s, PlanFindings& f) {
 }
 
 void plan_here(const PlanQuery& q, const Subject& s, PlanFindings& f) {
-  const PlannedRun run = plan_run({.backend = Backend::kReference,
+  const PlannedRun run = plan_run({.backend = Backend::kCpu,
+                                   .cpu = {},
                                    .cache_type = cache_type_of(q),
                                    .ctx_size = q.ctx_size,
                                    .max_seqs = q.max_seqs,

@@ -14,8 +14,10 @@ const char* name(Backend backend) {
   return "?";
 }
 
-Exec::Exec(Backend backend, bool dry_run)
-    : Exec(backend, dry_run, backend == Backend::kCuda ? DType::kBF16 : DType::kF32) {}
+Exec::Exec(Backend backend, bool dry_run, const CpuOptions& cpu)
+    : Exec(backend, dry_run, backend == Backend::kCuda ? DType::kBF16 : DType::kF32) {
+  if (backend == Backend::kCpu) cpu_ = std::make_unique<CpuContext>(cpu, dry_run);
+}
 
 Exec::Exec(Backend backend, bool dry_run, DType activation_dtype)
     : backend_(backend),

@@ -1,7 +1,11 @@
 // Where and how ops run: the backend, its memory and its scratch space.
 #pragma once
 
+#include <memory>
+
+#include "base/error.h"
 #include "device/arena.h"
+#include "device/cpu_context.h"
 #include "device/memory.h"
 #include "tensor/dtype.h"
 
@@ -17,7 +21,8 @@ const char* name(Backend backend);
 // One per rank; passed to every op. A dry run checks shapes and counts memory but computes nothing.
 class Exec {
  public:
-  explicit Exec(Backend backend, bool dry_run = false);
+  // `cpu` is read where the backend is kCpu.
+  explicit Exec(Backend backend, bool dry_run = false, const CpuOptions& cpu = {});
   Exec(const Exec&) = delete;
   Exec& operator=(const Exec&) = delete;
 
@@ -27,6 +32,11 @@ class Exec {
   DType activation_dtype() const { return activation_dtype_; }
   MemoryAccount& memory() { return memory_; }
   Arena& scratch() { return scratch_; }
+  // Of the cpu backend.
+  CpuContext& cpu() {
+    DSR_CHECK(cpu_ != nullptr, name(backend_));
+    return *cpu_;
+  }
 
   // For op tests: the reference run on the activation type of another backend.
   static Exec reference_with(DType activation_dtype) {
@@ -41,6 +51,7 @@ class Exec {
   DType activation_dtype_;
   MemoryAccount memory_;  // before scratch_, whose buffer is counted here
   Arena scratch_;
+  std::unique_ptr<CpuContext> cpu_;  // null on other backends
 };
 
 }  // namespace dsr

@@ -14,12 +14,28 @@ namespace dsr {
 namespace {
 
 constexpr int64_t kMaxSeqs = 1024;
+constexpr int64_t kMaxThreads = 1024;
 constexpr int64_t kMaxChunk = 1 << 16;
 
 Backend backend_of(const std::string& device) {
-  if (device == "auto" || device == "reference") return Backend::kReference;
+  if (device == "auto" || device == "cpu") return Backend::kCpu;
+  if (device == "reference") return Backend::kReference;
   fail(ErrorKind::kDevice, "device ", quoted(device),
-       " is not available: this version computes on the reference backend (--device reference)");
+       " is not available: this version computes on cpu and, slowly, reference");
+}
+
+CpuOptions cpu_options(const EngineOptions& o) {
+  CpuOptions out;
+  out.threads = static_cast<int>(o.threads);
+  if (o.cpu_level != "auto") {
+    const auto level = std::find_if(kCpuLevels.begin(), kCpuLevels.end(),
+                                    [&](CpuLevel l) { return o.cpu_level == name(l); });
+    if (level == kCpuLevels.end())
+      fail_usage("cpu level ", quoted(o.cpu_level),
+                 ", expected auto, portable, avx2, avx512 or avx512-bf16");
+    out.level = *level;
+  }
+  return out;
 }
 
 CacheType cache_type_of(const std::string& type) {
@@ -137,8 +153,10 @@ class Engine::Impl {
   PlannedRun plan(const EngineOptions& o) const {
     check_option("max_seqs", o.max_seqs, 1, kMaxSeqs);
     check_option("chunk", o.chunk, 1, kMaxChunk);
+    check_option("threads", o.threads, 0, kMaxThreads);
     check_option("context", o.ctx_size, 0, int64_t{1} << 32);
     PlannedRun planned = plan_run({.backend = backend_of(o.device),
+                                   .cpu = cpu_options(o),
                                    .cache_type = cache_type_of(o.cache_type),
                                    .ctx_size = o.ctx_size,
                                    .max_seqs = o.max_seqs,

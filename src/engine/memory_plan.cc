@@ -73,6 +73,7 @@ PlannedRun plan_for_context(const PlanRequest& r, const ModelConfig& config,
   const int64_t ctx_size = r.ctx_size;
   PlannedRun out;
   out.runner = {.backend = r.backend,
+                .cpu = r.cpu,
                 .cache_type = r.cache_type,
                 .max_positions = ctx_size,
                 .limits = step_limits(r, ctx_size)};

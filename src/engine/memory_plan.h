@@ -11,6 +11,7 @@ namespace dsr {
 // What the user asked for; 0 leaves the choice to the plan.
 struct PlanRequest {
   Backend backend = Backend::kReference;
+  CpuOptions cpu;
   CacheType cache_type = CacheType::kF32;
   int64_t ctx_size = 0;
   int64_t max_seqs = 1;

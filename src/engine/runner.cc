@@ -21,7 +21,7 @@ Tensor fill(const Tensor& place, const std::vector<T>& values) {
 Runner::Runner(const RunnerOptions& options, const ModelConfig& config, const WeightSource& source,
                bool dry_run)
     : options_(options),
-      exec_(options.backend, dry_run),
+      exec_(options.backend, dry_run, options.cpu),
       model_(exec_, config, source, options.max_positions),
       kv_(exec_, model_.kv_layout(options.cache_type), options.limits.n_blocks),
       batch_(place_batch()) {
@@ -65,7 +65,7 @@ Runner::BatchBuffers Runner::place_batch() {
 
 // Runs the largest step dry to learn what the arena must hold, then gives it that.
 void Runner::plan_scratch() {
-  Exec dry(options_.backend, /*dry_run=*/true);
+  Exec dry(options_.backend, /*dry_run=*/true, options_.cpu);
   const StepLimits& l = options_.limits;
   const auto shape = [](DType type, const Shape& s) { return Tensor::of(nullptr, type, s); };
   ForwardBatch b;

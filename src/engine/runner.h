@@ -23,6 +23,7 @@ struct StepLimits {
 
 struct RunnerOptions {
   Backend backend = Backend::kReference;
+  CpuOptions cpu;
   CacheType cache_type = CacheType::kF32;
   int64_t max_positions = 0;
   StepLimits limits;

@@ -201,8 +201,14 @@ TEST_F(EngineTest, RefusesOptionsAndRequestsByName) {
   };
   EXPECT_EQ(with([](EngineOptions& o) { o.device = "cuda"; }),
             std::pair(ErrorKind::kDevice,
-                      std::string("device \"cuda\" is not available: this version computes on the "
-                                  "reference backend (--device reference)")));
+                      std::string("device \"cuda\" is not available: this version computes on cpu "
+                                  "and, slowly, reference")));
+  EXPECT_EQ(with([](EngineOptions& o) { o.cpu_level = "mmx"; }),
+            std::pair(ErrorKind::kUsage,
+                      std::string("cpu level \"mmx\", expected auto, portable, avx2, avx512 or "
+                                  "avx512-bf16")));
+  EXPECT_EQ(with([](EngineOptions& o) { o.threads = -1; }),
+            std::pair(ErrorKind::kUsage, std::string("threads is -1, expected 0 to 1024")));
   EXPECT_EQ(with([](EngineOptions& o) { o.cache_type = "q4"; }),
             std::pair(ErrorKind::kUsage,
                       std::string("cache type \"q4\", expected auto, f32, bf16 or fp8")));

@@ -17,7 +17,7 @@ class Plan(CliTest):
 
     def test_a_checkpoint_on_this_machine(self):
         text = self.plan(model=MODEL)
-        self.assertRegex(text, r"(?m)^device +reference, on this machine$")
+        self.assertRegex(text, r"(?m)^device +cpu, on this machine$")
         self.assertRegex(text, r"(?m)^fits: weights ")
 
     def test_every_card(self):

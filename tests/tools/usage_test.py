@@ -113,7 +113,7 @@ class WrongFlags(CliTest):
 
     def test_foreign_flags_get_a_sentence(self):
         for name in ["-ngl", "--n-gpu-layers", "--trust-remote-code", "-fa", "--flash-attn",
-                     "--tensor-parallel-size", "-tp", "-t", "--dtype", "-i", "--jinja",
+                     "--tensor-parallel-size", "-tp", "--dtype", "-i", "--jinja",
                      "--gpu-memory-utilization", "-hf", "--port"]:
             text = self.failure(name, "99", code=2)
             self.assertTrue(text.startswith(f"{name} is not a flag of deepseek-run: "), text)
@@ -208,10 +208,13 @@ class Models(CliTest):
         self.assertEqual(self.run_cli("-p", "hi", "--show-prompt", "-q", model=None).stderr, b"")
 
     def test_devices(self):
-        for device in ["cuda", "cuda:0", "cpu", "tpu"]:
+        for device in ["cuda", "cuda:0", "tpu"]:
             self.assertIn("reference", self.failure("-p", "hi", "--device", device, code=5))
-        for device in ["auto", "reference"]:
-            self.run_cli("-p", "hi", "-n", "1", "--device", device)
+        for device in ["auto", "cpu", "reference"]:
+            self.output("-p", "hi", "-n", "1", "--device", device)
+        self.output("-p", "hi", "-n", "1", "-t", "3", "--cpu-level", "portable")
+        self.assertIn("avx512-bf16", self.failure("-p", "hi", "--cpu-level", "mmx", code=2))
+        self.failure("-p", "hi", "--threads", "0", code=2)
 
     @unittest.skipIf(SANITIZED, "not with sanitizers")
     def test_what_does_not_fit(self):

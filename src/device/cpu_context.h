@@ -1,0 +1,66 @@
+// How the cpu backend computes: with which instructions, and on which threads.
+#pragma once
+
+#include <array>
+#include <memory>
+#include <optional>
+
+#include "base/math.h"
+#include "device/thread_pool.h"
+
+namespace dsr {
+
+// Instruction sets, each containing the ones before it.
+enum class CpuLevel {
+  kPortable,    // x86-64 as it began: correct everywhere, fast nowhere
+  kAvx2,        // AVX2, FMA, F16C
+  kAvx512,      // F, BW, DQ, VL
+  kAvx512Bf16,  // also AVX512_BF16
+};
+inline constexpr std::array kCpuLevels = {CpuLevel::kPortable, CpuLevel::kAvx2, CpuLevel::kAvx512,
+                                          CpuLevel::kAvx512Bf16};
+const char* name(CpuLevel level);  // "portable", "avx2", "avx512", "avx512-bf16"
+// The best that this machine has.
+CpuLevel best_cpu_level();
+
+enum class CpuMath {
+  kExact,  // the same bits whatever the level, the threads, the batch and the chunk
+  kFast,   // prefill rounds products' operands to bf16 where the machine multiplies those faster
+};
+
+struct CpuOptions {
+  int threads = 0;                // 0: default_threads()
+  std::optional<CpuLevel> level;  // none: the best
+  CpuMath math = CpuMath::kExact;
+};
+
+// One per Exec of the cpu backend.
+class CpuContext {
+ public:
+  // Throws Error(kDevice) for a level that the machine does not have. A dry run starts no threads.
+  CpuContext(const CpuOptions& options, bool dry_run);
+
+  CpuLevel level() const { return level_; }
+  CpuMath math() const { return math_; }
+  int threads() const { return threads_; }
+
+  // Calls job(begin, end) for parts of [0, n), one to a worker, that differ in size by one at most.
+  // Nobody is woken for less than `grain` of them: what is less than twice that, the caller does
+  // alone.
+  template <typename Job>
+  void parallel(int64_t n, int64_t grain, const Job& job) {
+    const int64_t parts = std::min<int64_t>(threads_, n / grain);
+    if (parts <= 1) return job(int64_t{0}, n);
+    pool_->run([&](int worker) {
+      if (worker < parts) job(n * worker / parts, n * (worker + 1) / parts);
+    });
+  }
+
+ private:
+  CpuLevel level_;
+  CpuMath math_;
+  int threads_;
+  std::unique_ptr<ThreadPool> pool_;
+};
+
+}  // namespace dsr

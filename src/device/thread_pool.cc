@@ -1,0 +1,94 @@
+#include "device/thread_pool.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+
+#include <chrono>
+#include <utility>
+
+#include "base/error.h"
+
+namespace dsr {
+namespace {
+
+constexpr std::chrono::microseconds kSpin{50};
+
+// Returns when `done` says so of the value: after a short while of looking, asleep in between.
+template <typename Done>
+void await(std::atomic<int>& value, const Done& done) {
+  const auto begin = std::chrono::steady_clock::now();
+  do {
+    for (int i = 0; i < 64; ++i) {
+      if (done(value.load(std::memory_order_acquire))) return;
+      __builtin_ia32_pause();
+    }
+  } while (std::chrono::steady_clock::now() - begin < kSpin);
+  for (int now = value.load(std::memory_order_acquire); !done(now);
+       now = value.load(std::memory_order_acquire))
+    value.wait(now, std::memory_order_acquire);
+}
+
+void pin(std::thread& thread, int cpu) {
+  cpu_set_t* set = CPU_ALLOC(static_cast<size_t>(cpu) + 1);
+  const size_t bytes = CPU_ALLOC_SIZE(static_cast<size_t>(cpu) + 1);
+  CPU_ZERO_S(bytes, set);
+  CPU_SET_S(static_cast<size_t>(cpu), bytes, set);
+  // A CPU that went offline meanwhile is no reason to fail: the thread runs elsewhere.
+  pthread_setaffinity_np(thread.native_handle(), bytes, set);
+  CPU_FREE(set);
+}
+
+}  // namespace
+
+ThreadPool::ThreadPool(int size, const std::vector<int>& cpus) : size_(size) {
+  DSR_CHECK(size >= 1 && (cpus.empty() || static_cast<int>(cpus.size()) >= size), size);
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);  // threads inherit it
+  for (int i = 1; i < size; ++i) {
+    threads_.emplace_back([this, i] { work(i); });
+    if (!cpus.empty()) pin(threads_.back(), cpus[static_cast<size_t>(i)]);
+  }
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+}
+
+ThreadPool::~ThreadPool() {
+  stop_.store(true, std::memory_order_relaxed);
+  started_.fetch_add(1, std::memory_order_release);
+  started_.notify_all();
+  for (std::thread& t : threads_) t.join();
+}
+
+void ThreadPool::do_share(int worker) {
+  try {
+    call_(job_, worker);
+  } catch (...) {
+    const std::lock_guard lock(mutex_);
+    error_ = std::current_exception();
+  }
+}
+
+void ThreadPool::work(int worker) {
+  for (int seen = 0;; ++seen) {
+    await(started_, [&](int now) { return now != seen; });
+    if (stop_.load(std::memory_order_relaxed)) return;
+    do_share(worker);
+    if (pending_.fetch_sub(1, std::memory_order_acq_rel) == 1) pending_.notify_one();
+  }
+}
+
+void ThreadPool::run(const void* job, Call call) {
+  job_ = job;
+  call_ = call;
+  if (size_ > 1) {
+    pending_.store(size_ - 1, std::memory_order_relaxed);
+    started_.fetch_add(1, std::memory_order_release);
+    started_.notify_all();
+  }
+  do_share(0);
+  await(pending_, [](int now) { return now == 0; });
+  if (error_ != nullptr) std::rethrow_exception(std::exchange(error_, nullptr));
+}
+
+}  // namespace dsr
