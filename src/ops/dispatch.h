@@ -16,9 +16,22 @@ namespace dsr {
 #endif
 
 // The last line of every ops::f, after its checks. A dry run ends here.
-#define DSR_DISPATCH(exec, op, args)       \
+#define DSR_DISPATCH(exec, op, args)  \
+  do {                                \
+    if ((exec).dry_run()) return;     \
+    DSR_DISPATCH_NOW(exec, op, args); \
+  } while (0)
+
+// Of an op that takes scratch from the arena on the fast backends: these are called in a dry run
+// too, to take it, and return then.
+#define DSR_DISPATCH_WITH_SCRATCH(exec, op, args)                                   \
+  do {                                                                              \
+    if ((exec).dry_run() && (exec).backend() == ::dsr::Backend::kReference) return; \
+    DSR_DISPATCH_NOW(exec, op, args);                                               \
+  } while (0)
+
+#define DSR_DISPATCH_NOW(exec, op, args)   \
   do {                                     \
-    if ((exec).dry_run()) return;          \
     switch ((exec).backend()) {            \
       case ::dsr::Backend::kReference:     \
         ::dsr::ref::op(exec, args);        \

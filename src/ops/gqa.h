@@ -45,8 +45,8 @@ void gqa_write_kv(Exec& exec, const GqaWriteKvArgs& a);
 void gqa_attention(Exec& exec, const GqaAttentionArgs& a);
 }  // namespace cuda
 namespace cpu {
-using ref::gqa_attention;
-using ref::gqa_write_kv;
+void gqa_attention(Exec& exec, const GqaAttentionArgs& a);
+void gqa_write_kv(Exec& exec, const GqaWriteKvArgs& a);
 }  // namespace cpu
 
 }  // namespace dsr

@@ -38,8 +38,8 @@ void linear(Exec& exec, const LinearArgs& a);
 void swiglu(Exec& exec, const SwigluArgs& a);
 }  // namespace cuda
 namespace cpu {
-using ref::linear;
-using ref::swiglu;
+void linear(Exec& exec, const LinearArgs& a);
+void swiglu(Exec& exec, const SwigluArgs& a);
 }  // namespace cpu
 
 }  // namespace dsr

@@ -91,11 +91,11 @@ void mla_value(Exec& exec, const MlaValueArgs& a);
 void mla_expanded_attention(Exec& exec, const MlaExpandedArgs& a);
 }  // namespace cuda
 namespace cpu {
-using ref::mla_attention;
+void mla_attention(Exec& exec, const MlaAttentionArgs& a);
 using ref::mla_expanded_attention;
-using ref::mla_query;
-using ref::mla_value;
-using ref::mla_write_kv;
+void mla_query(Exec& exec, const MlaQueryArgs& a);
+void mla_value(Exec& exec, const MlaValueArgs& a);
+void mla_write_kv(Exec& exec, const MlaWriteKvArgs& a);
 }  // namespace cpu
 
 }  // namespace dsr

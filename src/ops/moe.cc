@@ -37,7 +37,7 @@ void ops::moe_experts(Exec& exec, const MoeExpertsArgs& a) {
     DSR_CHECK(s.data.shape[0] == D.value(), s.data.text());
   if (a.addend.rank() > 0) expect(kOp, "addend", a.addend, exec.activation_dtype(), {T, D});
   if (T.value() == 0) return;
-  DSR_DISPATCH(exec, moe_experts, a);
+  DSR_DISPATCH_WITH_SCRATCH(exec, moe_experts, a);
 }
 
 }  // namespace dsr

@@ -61,8 +61,8 @@ void moe_route(Exec& exec, const MoeRouteArgs& a);
 void moe_experts(Exec& exec, const MoeExpertsArgs& a);
 }  // namespace cuda
 namespace cpu {
-using ref::moe_experts;
-using ref::moe_route;
+void moe_experts(Exec& exec, const MoeExpertsArgs& a);
+void moe_route(Exec& exec, const MoeRouteArgs& a);
 }  // namespace cpu
 
 }  // namespace dsr

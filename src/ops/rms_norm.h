@@ -38,8 +38,8 @@ void rms_norm(Exec& exec, const RmsNormArgs& a);
 void add_rms_norm(Exec& exec, const AddRmsNormArgs& a);
 }  // namespace cuda
 namespace cpu {
-using ref::add_rms_norm;
-using ref::rms_norm;
+void add_rms_norm(Exec& exec, const AddRmsNormArgs& a);
+void rms_norm(Exec& exec, const RmsNormArgs& a);
 }  // namespace cpu
 
 }  // namespace dsr

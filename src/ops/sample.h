@@ -56,7 +56,7 @@ namespace cuda {
 void sample(Exec& exec, const SampleArgs& a);
 }
 namespace cpu {
-using ref::sample;
+void sample(Exec& exec, const SampleArgs& a);
 }
 
 }  // namespace dsr

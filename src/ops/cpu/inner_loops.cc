@@ -1,0 +1,19 @@
+#include "ops/cpu/inner_loops.h"
+
+namespace dsr::cpu {
+
+const InnerLoops& inner_loops(CpuLevel level) {
+  switch (level) {
+    case CpuLevel::kPortable:
+      break;
+    case CpuLevel::kAvx2:
+      return inner_loops_avx2();
+    case CpuLevel::kAvx512:
+      return inner_loops_avx512();
+    case CpuLevel::kAvx512Bf16:
+      return inner_loops_avx512_bf16();
+  }
+  return inner_loops_portable();
+}
+
+}  // namespace dsr::cpu

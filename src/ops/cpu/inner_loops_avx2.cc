@@ -1,0 +1,75 @@
+// The inner loops with AVX2, FMA and F16C: 16 lanes are two registers.
+#include <immintrin.h>
+
+#include "ops/cpu/loops.h"
+
+namespace dsr::cpu {
+namespace {
+
+struct Avx2 {
+  static constexpr int kRows = 2, kTokens = 3;  // 12 of 16 registers are sums
+  struct Reg {
+    __m256 low, high;
+  };
+
+  static Reg zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
+  static Reg broadcast(float v) { return {_mm256_set1_ps(v), _mm256_set1_ps(v)}; }
+  static Reg load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+  static Reg load_part(const float* p, int64_t n) {
+    alignas(32) float copy[kLanes] = {};
+    for (int64_t i = 0; i < n; ++i) copy[i] = p[i];
+    return load(copy);
+  }
+  static void store(float* p, Reg v) {
+    _mm256_storeu_ps(p, v.low);
+    _mm256_storeu_ps(p + 8, v.high);
+  }
+  static Reg fma(Reg a, Reg b, Reg c) {
+    return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
+  }
+  static Reg mul(Reg a, Reg b) {
+    return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)};
+  }
+  static float sum(Reg v) {
+    const __m256 l8 = _mm256_add_ps(v.low, v.high);
+    const __m128 l4 = _mm_add_ps(_mm256_castps256_ps128(l8), _mm256_extractf128_ps(l8, 1));
+    const __m128 l2 = _mm_add_ps(l4, _mm_movehl_ps(l4, l4));
+    return _mm_cvtss_f32(_mm_add_ss(l2, _mm_shuffle_ps(l2, l2, 1)));
+  }
+  static Reg bf16(const uint16_t* p) {
+    const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    const auto widen = [](__m128i half) {
+      return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
+    };
+    return {widen(_mm256_castsi256_si128(bits)), widen(_mm256_extracti128_si256(bits, 1))};
+  }
+  // An e4m3 code, its sign moved up by 8 and the rest by 7 bits, is the fp16 of 2^-8 its value,
+  // subnormals included. (NaN is not: it would be 480.)
+  static Reg e4m3(const uint8_t* p) {
+    const __m128i codes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    const __m256i wide = _mm256_slli_epi16(_mm256_cvtepi8_epi16(codes), 7);
+    const __m256i half = _mm256_and_si256(wide, _mm256_set1_epi16(static_cast<int16_t>(0xbf80)));
+    return {_mm256_cvtph_ps(_mm256_castsi256_si128(half)),
+            _mm256_cvtph_ps(_mm256_extracti128_si256(half, 1))};
+  }
+  struct CodeMax {
+    static constexpr int64_t kCodes = 32;
+    __m256i max = _mm256_setzero_si256();
+    void look_at(const uint8_t* p) {
+      const __m256i codes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+      max = _mm256_max_epu8(max, _mm256_and_si256(codes, _mm256_set1_epi8(0x7f)));
+    }
+    bool has_nan() const {
+      return _mm256_movemask_epi8(_mm256_cmpeq_epi8(max, _mm256_set1_epi8(0x7f))) != 0;
+    }
+  };
+};
+
+}  // namespace
+
+const InnerLoops& inner_loops_avx2() {
+  static constexpr InnerLoops kTable = loops::table<Avx2>();
+  return kTable;
+}
+
+}  // namespace dsr::cpu

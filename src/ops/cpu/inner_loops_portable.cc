@@ -1,0 +1,70 @@
+// The inner loops without vector instructions. std::fma is the C library's: exact, and slow on a
+// machine that has no such instruction.
+#include <cmath>
+
+#include "ops/cpu/loops.h"
+#include "tensor/dtype.h"
+
+namespace dsr::cpu {
+namespace {
+
+struct Portable {
+  static constexpr int kRows = 1, kTokens = 1;
+  struct Reg {
+    float lane[kLanes];
+  };
+
+  template <typename F>
+  static Reg each(const F& f) {
+    Reg out;
+    for (int64_t i = 0; i < kLanes; ++i) out.lane[i] = f(i);
+    return out;
+  }
+  static Reg zero() { return broadcast(0); }
+  static Reg broadcast(float v) {
+    return each([&](int64_t) { return v; });
+  }
+  static Reg load(const float* p) {
+    return each([&](int64_t i) { return p[i]; });
+  }
+  static Reg load_part(const float* p, int64_t n) {
+    return each([&](int64_t i) { return i < n ? p[i] : 0.0f; });
+  }
+  static void store(float* p, const Reg& v) {
+    for (int64_t i = 0; i < kLanes; ++i) p[i] = v.lane[i];
+  }
+  static Reg fma(const Reg& a, const Reg& b, const Reg& c) {
+    return each([&](int64_t i) { return std::fma(a.lane[i], b.lane[i], c.lane[i]); });
+  }
+  static Reg mul(const Reg& a, const Reg& b) {
+    return each([&](int64_t i) { return a.lane[i] * b.lane[i]; });
+  }
+  static float sum(const Reg& v) {
+    float l[kLanes];
+    store(l, v);
+    for (int64_t n = kLanes / 2; n > 0; n /= 2)
+      for (int64_t i = 0; i < n; ++i) l[i] += l[i + n];
+    return l[0];
+  }
+  static Reg bf16(const uint16_t* p) {
+    return each([&](int64_t i) { return bf16_to_f32(p[i]); });
+  }
+  static Reg e4m3(const uint8_t* p) {
+    return each([&](int64_t i) { return e4m3_to_f32(p[i]) * 0x1p-8f; });
+  }
+  struct CodeMax {
+    static constexpr int64_t kCodes = 1;
+    bool nan = false;
+    void look_at(const uint8_t* p) { nan |= (*p & 0x7f) == 0x7f; }
+    bool has_nan() const { return nan; }
+  };
+};
+
+}  // namespace
+
+const InnerLoops& inner_loops_portable() {
+  static constexpr InnerLoops kTable = loops::table<Portable>();
+  return kTable;
+}
+
+}  // namespace dsr::cpu

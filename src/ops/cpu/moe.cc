@@ -1,0 +1,132 @@
+// Mixture of experts on the cpu: an expert's rows are read once a step, for all tokens that want
+// it.
+#include "ops/moe.h"
+
+#include "ops/cpu/tiles.h"
+
+namespace dsr::cpu {
+namespace {
+
+// The tokens of each expert: those of expert e are [begin[e], begin[e + 1]).
+struct Assignment {
+  std::vector<int64_t> begin, token;
+  std::vector<float> weight;
+  std::vector<int64_t> wanted;  // experts with tokens, ascending
+};
+
+Assignment assign(const MoeExpertsArgs& a, int64_t E) {
+  const int64_t T = a.expert_ids.shape[0], K = a.expert_ids.shape[1];
+  Assignment out;
+  out.begin.assign(static_cast<size_t>(E + 1), 0);
+  for (int64_t t = 0; t < T; ++t)
+    for (int64_t k = 0; k < K; ++k) {
+      const int32_t e = a.expert_ids.ptr<int32_t>(t)[k];
+      DSR_CHECK(e >= 0 && e < E, e);
+      ++out.begin[static_cast<size_t>(e + 1)];
+    }
+  for (size_t e = 0; e < static_cast<size_t>(E); ++e) {
+    if (out.begin[e + 1] > 0) out.wanted.push_back(static_cast<int64_t>(e));
+    out.begin[e + 1] += out.begin[e];
+  }
+  std::vector<int64_t> next(out.begin.begin(), out.begin.end() - 1);
+  out.token.resize(static_cast<size_t>(T * K));
+  out.weight.resize(out.token.size());
+  for (int64_t t = 0; t < T; ++t)
+    for (int64_t k = 0; k < K; ++k) {
+      const auto e = static_cast<size_t>(a.expert_ids.ptr<int32_t>(t)[k]);
+      const auto at = static_cast<size_t>(next[e]++);
+      out.token[at] = t;
+      out.weight[at] = a.expert_weights.ptr<float>(t)[k];
+    }
+  return out;
+}
+
+}  // namespace
+
+void moe_route(Exec& exec, const MoeRouteArgs& a) {
+  const int64_t T = a.logits.shape[0];
+  exec.cpu().parallel(T, 8, [&](int64_t begin, int64_t end) {
+    if (begin == end) return;
+    MoeRouteArgs part = a;
+    part.logits = rows(a.logits, begin, end - begin);
+    part.expert_ids = rows(a.expert_ids, begin, end - begin);
+    part.expert_weights = rows(a.expert_weights, begin, end - begin);
+    ref::moe_route(exec, part);
+  });
+}
+
+void moe_experts(Exec& exec, const MoeExpertsArgs& a) {
+  CpuContext& cpu = exec.cpu();
+  const int64_t T = a.x.shape[0], D = a.x.shape[1], F = a.down.columns();
+  const Arena::Scope scope(exec.scratch());
+  const Tensor hidden = exec.scratch().tensor(DType::kF32, {T * a.expert_ids.shape[1], F});
+  if (exec.dry_run()) return;
+  const Assignment tokens = assign(a, static_cast<int64_t>(a.down.segments.size()));
+  const auto n_routed = static_cast<int64_t>(tokens.token.size());
+  const int64_t n_wanted = std::ssize(tokens.wanted);
+  std::vector<const float*> x(tokens.token.size()), h(tokens.token.size());
+  for (size_t i = 0; i < x.size(); ++i) {
+    x[i] = a.x.ptr<float>(tokens.token[i]);
+    h[i] = hidden.ptr<float>(static_cast<int64_t>(i));
+  }
+  const auto first_of = [&](int64_t e) { return tokens.begin[static_cast<size_t>(e)]; };
+
+  // hidden = silu(gate x) * (up x), tile by tile through the wanted experts
+  const int64_t hidden_tiles = ceil_div(F, kTileRows);
+  const int64_t per_tile = n_routed * kTileRows * 2 * D / std::max<int64_t>(1, n_wanted);
+  cpu.parallel(n_wanted * hidden_tiles, grain(per_tile), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t e = tokens.wanted[static_cast<size_t>(i / hidden_tiles)];
+      const int64_t row = i % hidden_tiles * kTileRows, first = first_of(e);
+      const auto gate = static_cast<size_t>(2 * e);
+      gated_tile(cpu, {.gate = a.gate_up.segments[gate],
+                       .up = a.gate_up.segments[gate + 1],
+                       .quant = a.gate_up.quant,
+                       .first_row = row,
+                       .rows = std::min(kTileRows, F - row),
+                       .x = x.data() + first,
+                       .tokens = first_of(e + 1) - first,
+                       .out = hidden.ptr<float>(first) + row,
+                       .token_stride = F});
+    }
+  });
+
+  // out = sum of weight * down hidden: a thread owns columns of `out`, and goes through the experts
+  // in ascending order.
+  const int64_t out_tiles = ceil_div(D, kTileRows);
+  cpu.parallel(out_tiles, grain(n_routed * kTileRows * F), [&](int64_t begin, int64_t end) {
+    const int64_t first_column = begin * kTileRows, last_column = std::min(D, end * kTileRows);
+    for (int64_t t = 0; t < T; ++t)
+      std::fill(a.out.ptr<float>(t) + first_column, a.out.ptr<float>(t) + last_column, 0.0f);
+    float product[kTileRows * kTileTokens];
+    for (const int64_t e : tokens.wanted) {
+      for (int64_t row = first_column; row < last_column; row += kTileRows) {
+        const int64_t n_rows = std::min(kTileRows, D - row), stop = first_of(e + 1);
+        for (int64_t first = first_of(e); first < stop; first += kTileTokens) {
+          const int64_t n = std::min(kTileTokens, stop - first);
+          dots(cpu, {.segment = a.down.segments[static_cast<size_t>(e)],
+                     .quant = a.down.quant,
+                     .first_row = row,
+                     .rows = n_rows,
+                     .x = h.data() + first,
+                     .tokens = n,
+                     .out = product,
+                     .row_stride = 1,
+                     .token_stride = kTileRows});
+          for (int64_t i = 0; i < n; ++i) {
+            const auto at = static_cast<size_t>(first + i);
+            float* out = a.out.ptr<float>(tokens.token[at]) + row;
+            for (int64_t r = 0; r < n_rows; ++r)
+              out[r] += tokens.weight[at] * product[i * kTileRows + r];
+          }
+        }
+      }
+    }
+    if (a.addend.rank() == 0) return;
+    for (int64_t t = 0; t < T; ++t)
+      for (int64_t d = first_column; d < last_column; ++d)
+        a.out.ptr<float>(t)[d] += a.addend.ptr<float>(t)[d];
+  });
+}
+
+}  // namespace dsr::cpu

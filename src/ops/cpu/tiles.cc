@@ -1,0 +1,32 @@
+#include "ops/cpu/tiles.h"
+
+#include "ops/ref/rows.h"
+
+namespace dsr::cpu {
+
+void gated_tile(CpuContext& cpu, const GatedTile& a) {
+  float gate[kTileRows * kTileTokens], up[kTileRows * kTileTokens];
+  for (int64_t t0 = 0; t0 < a.tokens; t0 += kTileTokens) {
+    const int64_t n = std::min(kTileTokens, a.tokens - t0);
+    const auto run = [&](const WeightSegment& segment, float* out) {
+      dots(cpu, {.segment = segment,
+                 .quant = a.quant,
+                 .first_row = a.first_row,
+                 .rows = a.rows,
+                 .x = a.x + t0,
+                 .tokens = n,
+                 .out = out,
+                 .row_stride = 1,
+                 .token_stride = kTileRows});
+    };
+    run(a.gate, gate);
+    run(a.up, up);
+    for (int64_t t = 0; t < n; ++t)
+      for (int64_t r = 0; r < a.rows; ++r) {
+        const int64_t i = t * kTileRows + r;
+        a.out[(t0 + t) * a.token_stride + r] = ref::silu(gate[i]) * up[i];
+      }
+  }
+}
+
+}  // namespace dsr::cpu
