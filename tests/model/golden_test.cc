@@ -1,4 +1,4 @@
-// The forward pass on the reference backend against transformers, position by position.
+// The forward pass on reference and cpu against transformers, position by position.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -33,25 +33,26 @@ void expect_rows(const std::vector<float>& got, const std::vector<float>& want, 
   testing::Test::RecordProperty("worst_nmse", str(worst));
 }
 
-class Goldens : public testing::TestWithParam<std::string> {};
+class Goldens : public testing::TestWithParam<GoldenOn> {};
 
-INSTANTIATE_TEST_SUITE_P(Tiny, Goldens, testing::ValuesIn(all_goldens()), test_name);
+INSTANTIATE_TEST_SUITE_P(Tiny, Goldens, testing::ValuesIn(all_goldens_on_hosts()), host_test_name);
 
-TEST_P(Goldens, WeightsAreThoseOfTheScript) {
-  EXPECT_EQ(hex(TinyCheckpoint(GetParam()).digest()), Golden::load(GetParam()).weights_digest);
+TEST(GoldenWeights, AreThoseOfTheScript) {
+  for (const std::string& name : all_goldens())
+    EXPECT_EQ(hex(TinyCheckpoint(name).digest()), Golden::load(name).weights_digest) << name;
 }
 
 TEST_P(Goldens, LogitsOfEveryPosition) {
-  const TinyCheckpoint checkpoint(GetParam());
-  const Golden golden = Golden::load(GetParam());
-  ReferenceModel model(checkpoint.config(), checkpoint);
+  const TinyCheckpoint checkpoint(GetParam().name);
+  const Golden golden = Golden::load(GetParam().name);
+  ReferenceModel model(checkpoint.config(), checkpoint, {.backend = GetParam().backend});
   expect_rows(model.logits(golden.input_ids), golden.logits, checkpoint.config().vocab_size);
 }
 
 TEST_P(Goldens, GreedyTokens) {
-  const TinyCheckpoint checkpoint(GetParam());
-  const Golden golden = Golden::load(GetParam());
-  ReferenceModel model(checkpoint.config(), checkpoint);
+  const TinyCheckpoint checkpoint(GetParam().name);
+  const Golden golden = Golden::load(GetParam().name);
+  ReferenceModel model(checkpoint.config(), checkpoint, {.backend = GetParam().backend});
   const std::vector<int32_t> prompt(golden.input_ids.begin(),
                                     golden.input_ids.begin() + golden.prompt_tokens);
   const std::vector<int32_t> want(golden.input_ids.begin() + golden.prompt_tokens,
@@ -63,9 +64,11 @@ TEST_P(Goldens, GreedyTokens) {
 TEST(MtpGolden, LogitsOfEveryPosition) {
   const TinyCheckpoint checkpoint("v3-mtp");
   const Golden golden = Golden::load("v3-mtp");
-  ReferenceModel model(checkpoint.config(), checkpoint);
-  expect_rows(model.mtp_logits(golden.input_ids), golden.mtp_logits,
-              checkpoint.config().vocab_size);
+  for (const Backend backend : {Backend::kReference, Backend::kCpu}) {
+    ReferenceModel model(checkpoint.config(), checkpoint, {.backend = backend});
+    expect_rows(model.mtp_logits(golden.input_ids), golden.mtp_logits,
+                checkpoint.config().vocab_size);
+  }
 }
 
 }  // namespace

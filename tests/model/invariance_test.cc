@@ -1,5 +1,6 @@
-// What must not change a single bit of the logits on the reference backend: how a sequence is cut
-// into chunks, which pages it lies in, who its neighbours are, what memory held before.
+// What must not change a single bit of the logits on reference and cpu: how a sequence is cut
+// into chunks, which pages it lies in, who its neighbours are, what memory held before; on the cpu
+// nor how many threads compute, with which instructions.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -22,18 +23,20 @@ std::vector<int32_t> first_ids(const std::string& name, size_t n = kTokens) {
   return ids;
 }
 
-class Invariance : public testing::TestWithParam<std::string> {
+class Invariance : public testing::TestWithParam<GoldenOn> {
  protected:
-  const TinyCheckpoint checkpoint_{GetParam()};
-  const std::vector<int32_t> ids_ = first_ids(GetParam());
+  const TinyCheckpoint checkpoint_{GetParam().name};
+  const std::vector<int32_t> ids_ = first_ids(GetParam().name);
   const size_t V_ = static_cast<size_t>(checkpoint_.config().vocab_size);
 
-  ReferenceModel model(const ReferenceOptions& options = {}) const {
+  ReferenceModel model(ReferenceOptions options = {}) const {
+    options.backend = GetParam().backend;
     return ReferenceModel(checkpoint_.config(), checkpoint_, options);
   }
 };
 
-INSTANTIATE_TEST_SUITE_P(Tiny, Invariance, testing::ValuesIn(all_goldens()), test_name);
+INSTANTIATE_TEST_SUITE_P(Tiny, Invariance, testing::ValuesIn(all_goldens_on_hosts()),
+                         host_test_name);
 
 TEST_P(Invariance, OfChunking) {
   ReferenceModel whole = model(), chunked = model();
@@ -99,9 +102,32 @@ TEST_P(Invariance, OfShards) {
   const std::vector<float> want = in_memory.logits(ids_);
   for (const TempDir* dir : {&one, &several}) {
     const Checkpoint read = Checkpoint::open(dir->string(), {});
-    ReferenceModel from_disk(parse_config(read.config(), {}), read);
+    ReferenceModel from_disk(parse_config(read.config(), {}), read,
+                             {.backend = GetParam().backend});
     EXPECT_EQ(from_disk.logits(ids_), want) << dir->string();
   }
+}
+
+class CpuInvariance : public testing::TestWithParam<std::string> {};
+
+INSTANTIATE_TEST_SUITE_P(Tiny, CpuInvariance, testing::ValuesIn(all_goldens()), test_name);
+
+TEST_P(CpuInvariance, OfThreadsAndInstructions) {
+  const TinyCheckpoint checkpoint(GetParam());
+  const std::vector<int32_t> ids = first_ids(GetParam(), 40);
+  const auto logits = [&](int threads, CpuLevel level) {
+    ReferenceModel model(checkpoint.config(), checkpoint,
+                         {.backend = Backend::kCpu,
+                          .cpu = {.threads = threads, .level = level, .math = CpuMath::kExact}});
+    return model.logits(ids);
+  };
+  const std::vector<float> want = logits(1, best_cpu_level());
+  for (const int threads : {2, 3, 5})
+    EXPECT_EQ(logits(threads, best_cpu_level()), want) << threads << " threads";
+  for (const CpuLevel level : kCpuLevels)
+    if (level < best_cpu_level()) {
+      EXPECT_EQ(logits(2, level), want) << name(level);
+    }
 }
 
 TEST(MtpInvariance, OfChunkingAndWhatMemoryHeld) {

@@ -17,25 +17,34 @@ namespace dsr::test {
 struct BackendUnderTest {
   Backend backend;
   DType activation;
+  CpuLevel level = CpuLevel::kPortable;  // of kCpu
 };
 inline std::ostream& operator<<(std::ostream& out, const BackendUnderTest& b) {
-  return out << name(b.backend) << " " << name(b.activation);
+  out << name(b.backend) << " " << name(b.activation);
+  return b.backend == Backend::kCpu ? out << " " << name(b.level) : out;
 }
 
-// `reference` on both activation types: on bf16 it is what a GPU is compared with.
+// `reference` on both activation types: on bf16 it is what a GPU is compared with. The cpu at every
+// level that this machine has.
 inline std::vector<BackendUnderTest> backends_under_test() {
-  return {{Backend::kReference, DType::kF32},
-          {Backend::kReference, DType::kBF16},
-          {Backend::kCpu, DType::kF32}};
+  std::vector<BackendUnderTest> out = {{Backend::kReference, DType::kF32},
+                                       {Backend::kReference, DType::kBF16}};
+  for (const CpuLevel level : kCpuLevels)
+    if (level <= best_cpu_level()) out.push_back({Backend::kCpu, DType::kF32, level});
+  return out;
 }
 
 inline std::string backend_name(const testing::TestParamInfo<BackendUnderTest>& info) {
-  return std::string(name(info.param.backend)) + "_" + name(info.param.activation);
+  std::string out = testing::PrintToString(info.param);
+  for (char& c : out)
+    if (c == ' ' || c == '-') c = '_';
+  return out;
 }
 
+// The cpu with three threads, so that work is shared out unevenly.
 inline Exec make_exec(const BackendUnderTest& b) {
   if (b.backend == Backend::kReference) return Exec::reference_with(b.activation);
-  return Exec(b.backend);
+  return Exec(b.backend, false, {.threads = 3, .level = b.level, .math = CpuMath::kExact});
 }
 
 // Gives the arena its memory, and poisons what it hands out.

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "device/exec.h"
 #include "io/safetensors.h"
 
 namespace dsr::test {
@@ -30,6 +31,22 @@ inline std::string test_name(const testing::TestParamInfo<std::string>& info) {
   for (char& c : name)
     if (c == '-' || c == '.') c = '_';
   return name;
+}
+
+// A golden on a backend: for tests that hold on reference and cpu alike.
+struct GoldenOn {
+  std::string name;
+  Backend backend;
+};
+inline std::vector<GoldenOn> all_goldens_on_hosts() {
+  std::vector<GoldenOn> out;
+  for (const std::string& golden : all_goldens())
+    for (const Backend backend : {Backend::kReference, Backend::kCpu})
+      out.push_back({golden, backend});
+  return out;
+}
+inline std::string host_test_name(const testing::TestParamInfo<GoldenOn>& info) {
+  return test_name({info.param.name, 0}) + "_" + name(info.param.backend);
 }
 
 struct Golden {

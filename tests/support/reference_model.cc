@@ -76,8 +76,8 @@ std::vector<int32_t> first_blocks(int64_t tokens) {
 ReferenceModel::ReferenceModel(const ModelConfig& config, const WeightSource& source,
                                const ReferenceOptions& options)
     : options_(options),
-      exec_(Backend::kReference),
-      dry_exec_(Backend::kReference, true),
+      exec_(options.backend, false, options.cpu),
+      dry_exec_(options.backend, true, options.cpu),
       model_(exec_, config, source, options.max_tokens),
       dry_model_(dry_exec_, config, source, options.max_tokens),
       kv_(exec_, model_.kv_layout(options.cache_type), options.n_blocks),
@@ -107,7 +107,7 @@ StepResult ReferenceModel::run(const std::vector<SequencePart>& parts, Exec& exe
 }
 
 int64_t ReferenceModel::planned_bytes(const std::vector<SequencePart>& parts) {
-  Exec exec(Backend::kReference, true);
+  Exec exec(options_.backend, true, options_.cpu);
   run(parts, exec, dry_model_, dry_kv_);
   return exec.scratch().peak_bytes();
 }

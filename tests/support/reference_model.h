@@ -1,4 +1,4 @@
-// A model on the reference backend for tests: ids in, logits out, in any chunking.
+// A model for tests, on the reference backend unless told: ids in, logits out, in any chunking.
 //
 //   const TinyCheckpoint checkpoint("v3-bf16");
 //   ReferenceModel model(checkpoint.config(), checkpoint);
@@ -17,6 +17,8 @@ struct ReferenceOptions {
   int64_t n_blocks = 8;      // of the KV cache
   CacheType cache_type = CacheType::kF32;
   bool poison = false;  // every activation, and the whole cache, starts as NaN
+  Backend backend = Backend::kReference;
+  CpuOptions cpu = {};
 };
 
 // The new tokens of one sequence in a batch.

@@ -13,13 +13,13 @@ namespace {
 
 constexpr double kMaxNmse = 1e-9;
 
-class TrainedTiny : public testing::Test {
+class TrainedTiny : public testing::TestWithParam<Backend> {
  protected:
   TrainedTiny()
       : checkpoint_(Checkpoint::open(DSR_SOURCE_DIR "/models/tiny", {})),
         config_(parse_config(checkpoint_.config(), {})),
         goldens_(SafetensorsFile::open(DSR_SOURCE_DIR "/tests/data/tiny/logits.safetensors")),
-        model_(config_, checkpoint_, {.max_tokens = 640, .n_blocks = 10}) {}
+        model_(config_, checkpoint_, {.max_tokens = 640, .n_blocks = 10, .backend = GetParam()}) {}
 
   const StoredTensor& stored(const std::string& name) const {
     for (const StoredTensor& t : goldens_.tensors())
@@ -59,7 +59,10 @@ class TrainedTiny : public testing::Test {
   ReferenceModel model_;
 };
 
-TEST_F(TrainedTiny, LogitsOfMainModelAndMtpLayerAreThoseOfPyTorch) {
+INSTANTIATE_TEST_SUITE_P(Backends, TrainedTiny, testing::Values(Backend::kReference, Backend::kCpu),
+                         [](const auto& backend) { return std::string(name(backend.param)); });
+
+TEST_P(TrainedTiny, LogitsOfMainModelAndMtpLayerAreThoseOfPyTorch) {
   for (const std::string name : {"chat", "story", "unicode"}) {
     SCOPED_TRACE(name);
     const std::vector<int32_t> input = ids(name + ".input_ids");
@@ -69,7 +72,7 @@ TEST_F(TrainedTiny, LogitsOfMainModelAndMtpLayerAreThoseOfPyTorch) {
   }
 }
 
-TEST_F(TrainedTiny, BeyondTheOriginalContext) {
+TEST_P(TrainedTiny, BeyondTheOriginalContext) {
   const std::vector<int32_t> input = ids("long.input_ids");
   ASSERT_GT(static_cast<int64_t>(input.size()),
             config_.rope_scaling.original_max_position_embeddings);
@@ -78,7 +81,7 @@ TEST_F(TrainedTiny, BeyondTheOriginalContext) {
   expect_rows(model_.mtp_logits(input, 128), floats("long.mtp_logits"), positions);
 }
 
-TEST_F(TrainedTiny, GreedyTokens) {
+TEST_P(TrainedTiny, GreedyTokens) {
   const std::vector<int32_t> want = ids("greedy.ids");
   EXPECT_EQ(model_.greedy(ids("greedy.prompt_ids"), static_cast<int64_t>(want.size())), want);
 }
