@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -15,10 +16,26 @@
 
 namespace dsr {
 
+// Random weights in the shape of a published model, made in memory: to measure with.
+struct RandomModel {
+  std::string card;     // what its config.json says, as in models/
+  std::string weights;  // bf16 or fp8; empty: as released
+  int64_t layers = 0;   // the first so many; 0: all
+  uint64_t seed = 0;
+};
+
+// What the device can do, measured on the threads that an engine computes with.
+struct DevicePeaks {
+  int64_t threads = 0;     // of the host; 0: not on the host
+  double gb_per_s = 0;     // reading memory, 1e9 bytes
+  double tflop_per_s = 0;  // float32 fused multiply-add
+};
+
 struct EngineOptions {
-  std::string model_dir;            // a checkpoint directory as published
-  std::string device = "auto";      // auto (cpu) | cpu | reference
-  int64_t threads = 0;              // of the cpu; 0: as many as physical cores it may use
+  std::optional<RandomModel> random = {};  // instead of model_dir
+  std::string model_dir;                   // a checkpoint directory as published
+  std::string device = "auto";             // auto (cpu) | cpu | reference
+  int64_t threads = 0;                     // of the cpu; 0: as many as physical cores it may use
   std::string cpu_level = "auto";   // auto (the best) | portable | avx2 | avx512 | avx512-bf16
   int64_t ctx_size = 0;             // tokens per sequence; 0: min(the model's, 32768, what fits)
   int64_t max_seqs = 1;             // sequences in a step
@@ -37,6 +54,9 @@ struct Request {
   SamplingParams sampling;
   int64_t max_new_tokens = -1;  // at least 1; -1: to the end of the context
   bool ignore_eos = false;
+  // For measuring at a depth: the keys of this many tokens of the prompt are taken as computed,
+  // whatever the cache holds (Engine::fill_cache). Less than the prompt.
+  int64_t assumed_tokens = 0;
   // Prefills only what follows the longest common prefix of the sequence's tokens and the prompt.
   SequenceId sequence = 0;
 };
@@ -104,6 +124,11 @@ class Engine {
   // Float32 logits of every position of `ids`, row by row. Only when idle.
   void logits(std::span<const TokenId> ids,
               const std::function<void(int64_t position, std::span<const float> row)>& sink);
+
+  // Puts small finite numbers all over the cache. Only when idle and no sequence is kept.
+  void fill_cache();
+  // Takes about a second. Only when idle.
+  DevicePeaks measure_peaks();
 
  private:
   class Impl;

@@ -4,11 +4,11 @@
 #include <memory>
 #include <optional>
 
-#include "app/card.h"
 #include "app/plan_report.h"
 #include "base/error.h"
 #include "engine/memory_plan.h"
 #include "io/checkpoint.h"
+#include "model/card.h"
 #include "model/declared_source.h"
 
 namespace dsr {

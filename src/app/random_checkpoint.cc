@@ -4,11 +4,11 @@
 
 #include <filesystem>
 
-#include "app/card.h"
 #include "app/output_file.h"
 #include "base/error.h"
 #include "base/timer.h"
 #include "io/shard_list.h"
+#include "model/card.h"
 #include "model/random_weights.h"
 
 namespace dsr {

@@ -1,6 +1,7 @@
 #include "deepseek_run/engine.h"
 
 #include <algorithm>
+#include <optional>
 
 #include "base/error.h"
 #include "base/timer.h"
@@ -9,6 +10,8 @@
 #include "engine/runner.h"
 #include "engine/scheduler.h"
 #include "io/checkpoint.h"
+#include "model/card.h"
+#include "model/random_source.h"
 
 namespace dsr {
 namespace {
@@ -83,17 +86,18 @@ const char* name(FinishReason reason) {
 class Engine::Impl {
  public:
   explicit Impl(const EngineOptions& options)
-      : checkpoint_(Checkpoint::open(options.model_dir, options.warn)),
-        config_(parse_config(checkpoint_.config(), options.warn)),
+      : checkpoint_(open_checkpoint(options)),
+        config_(config_of(options)),
         planned_(plan(options)),
-        runner_(planned_.runner, config_, checkpoint_, /*dry_run=*/false),
+        random_(make_random(options)),
+        runner_(planned_.runner, config_, source(), /*dry_run=*/false),
         pool_(planned_.runner.limits.n_blocks),
         scheduler_(scheduler_limits(options), pool_) {
     DSR_CHECK(runner_.memory().total_bytes() == planned_.plan.allocated_bytes(),
               runner_.memory().total_bytes(), planned_.plan.allocated_bytes());
     runner_.set_allowed(allowed_ids(options.tokenizer, config_.vocab_size));
-    checkpoint_.check_unchanged();
-    info_ = {.directory = options.model_dir,
+    if (checkpoint_) checkpoint_->check_unchanged();
+    info_ = {.directory = checkpoint_ ? options.model_dir : options.random->card,
              .architecture = config_.architecture,
              .device = planned_.plan.device,
              .vocab_size = config_.vocab_size,
@@ -146,22 +150,46 @@ class Engine::Impl {
   }
 
   Scheduler& scheduler() { return scheduler_; }
+  Runner& runner() { return runner_; }
   const ModelInfo& info() const { return info_; }
   const MemoryPlan& plan() const { return planned_.plan; }
 
  private:
+  static std::optional<Checkpoint> open_checkpoint(const EngineOptions& o) {
+    if (o.random) return std::nullopt;
+    return Checkpoint::open(o.model_dir, o.warn);
+  }
+
+  ModelConfig config_of(const EngineOptions& o) const {
+    if (checkpoint_) return parse_config(checkpoint_->config(), o.warn);
+    return card_model(o.random->card, o.random->weights, o.random->layers, o.warn);
+  }
+
+  std::unique_ptr<RandomSource> make_random(const EngineOptions& o) const {
+    return checkpoint_ ? nullptr : std::make_unique<RandomSource>(config_, o.random->seed);
+  }
+
+  const WeightSource& source() const {
+    return checkpoint_ ? static_cast<const WeightSource&>(*checkpoint_) : *random_;
+  }
+
   PlannedRun plan(const EngineOptions& o) const {
     check_option("max_seqs", o.max_seqs, 1, kMaxSeqs);
     check_option("chunk", o.chunk, 1, kMaxChunk);
     check_option("threads", o.threads, 0, kMaxThreads);
     check_option("context", o.ctx_size, 0, int64_t{1} << 32);
+    // Random weights are made when it is known that they fit.
+    std::optional<DeclaredSource> shapes;
+    if (!checkpoint_) shapes.emplace(config_);
+    const WeightSource& planned_source =
+        shapes ? static_cast<const WeightSource&>(*shapes) : source();
     PlannedRun planned = plan_run({.backend = backend_of(o.device),
                                    .cpu = cpu_options(o),
                                    .cache_type = cache_type_of(o.cache_type),
                                    .ctx_size = o.ctx_size,
                                    .max_seqs = o.max_seqs,
                                    .chunk = o.chunk},
-                                  config_, checkpoint_);
+                                  config_, planned_source);
     require_fit(planned.plan);
     return planned;
   }
@@ -174,7 +202,8 @@ class Engine::Impl {
   }
 
   const Json* generation_config() const {
-    const Json& json = checkpoint_.generation_config();
+    if (!checkpoint_) return nullptr;
+    const Json& json = checkpoint_->generation_config();
     return json.is_null() ? nullptr : &json;
   }
 
@@ -186,9 +215,10 @@ class Engine::Impl {
   }
 
   Timer timer_;
-  Checkpoint checkpoint_;
+  std::optional<Checkpoint> checkpoint_;  // none: random weights
   ModelConfig config_;
   PlannedRun planned_;
+  std::unique_ptr<RandomSource> random_;
   Runner runner_;
   BlockPool pool_;
   Scheduler scheduler_;
@@ -211,6 +241,12 @@ RequestId Engine::submit(Request request) { return impl_->submit(std::move(reque
 void Engine::cancel(RequestId id) { impl_->scheduler().cancel(id); }
 bool Engine::idle() const { return impl_->scheduler().idle(); }
 std::vector<StepOutput> Engine::step() { return impl_->step(); }
+void Engine::fill_cache() { impl_->runner().fill_cache(); }
+DevicePeaks Engine::measure_peaks() {
+  const Peaks p = impl_->runner().measure_peaks();
+  return {
+      .threads = p.threads, .gb_per_s = p.bytes_per_s * 1e-9, .tflop_per_s = p.flop_per_s * 1e-12};
+}
 
 void Engine::logits(std::span<const TokenId> ids,
                     const std::function<void(int64_t, std::span<const float>)>& sink) {

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "device/communicator.h"
+#include "device/peaks.h"
 #include "engine/batch_builder.h"
 #include "model/transformer.h"
 
@@ -40,6 +41,9 @@ class Runner {
   const MemoryAccount& memory() { return exec_.memory(); }
   int64_t kv_bytes_per_token() const { return kv_.layout().bytes_per_token(); }
   int64_t mapped_weight_bytes() const { return model_.source_bytes(); }
+
+  void fill_cache() { kv_.fill(); }
+  Peaks measure_peaks() { return dsr::measure_peaks(exec_); }
 
   // Ids that may be sampled: bit i % 32 of word i / 32.
   void set_allowed(const std::vector<int32_t>& words);

@@ -24,6 +24,8 @@ void Scheduler::check(const Request& request) const {
                " new ones, context ", with_commas(limits_.ctx_size));
   if (request.max_new_tokens < -1 || request.max_new_tokens == 0)
     fail_usage("max_new_tokens is ", request.max_new_tokens, ", expected -1 or at least 1");
+  if (request.assumed_tokens < 0 || request.assumed_tokens >= n)
+    fail_usage("assumed_tokens are ", request.assumed_tokens, " of a prompt of ", n);
   if (request.sequence != 0 && !kept_.contains(request.sequence))
     fail_usage("sequence ", request.sequence, " is not open");
 }
@@ -55,6 +57,8 @@ bool Scheduler::admit(RunningRequest& r) {
   // The last token that is generated is never run, so it needs no place in the cache.
   if (!r.sequence->reserve(std::max(r.max_tokens - 1, reused + 1))) return false;
   stats_.prompt_tokens_reused += reused;
+  if (r.request.assumed_tokens > reused)
+    r.sequence->mark_computed(r.request.assumed_tokens - reused);
   return true;
 }
 

@@ -1,5 +1,7 @@
 #include "kv/kv_cache.h"
 
+#include <cstring>
+
 #include "base/error.h"
 
 namespace dsr {
@@ -8,6 +10,18 @@ KvCache::KvCache(Exec& exec, const KvLayout& layout, int64_t n_blocks)
     : layout_(layout),
       n_blocks_(n_blocks),
       buffer_(exec, MemoryKind::kKvCache, n_blocks * layout.bytes_per_block()) {}
+
+void KvCache::fill() {
+  // Bytes that make numbers of about 0.01 as float32 and bf16, and about 1.5 as e4m3, whose scales
+  // are float32 again. One generator step gives the choice for eight bytes.
+  uint64_t state = 1;
+  std::byte* data = buffer_.data();
+  for (int64_t i = 0; i + 8 <= buffer_.size_bytes(); i += 8) {
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    const uint64_t bytes = 0x3c3c3c3c3c3c3c3cu | ((state >> 7) & 0x0101010101010101u);
+    std::memcpy(data + i, &bytes, sizeof(bytes));
+  }
+}
 
 Tensor KvCache::pages(int64_t layer) const {
   DSR_CHECK(layer >= 0 && layer < layout_.n_layers, layer);

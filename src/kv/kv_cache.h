@@ -13,6 +13,8 @@ class KvCache {
 
   const KvLayout& layout() const { return layout_; }
   int64_t n_blocks() const { return n_blocks_; }
+  // Puts a small finite number in every place, whatever the type of the cache.
+  void fill();
   // One layer's pages; the layout must be of that kind.
   MlaCacheView mla(int64_t layer) const;
   GqaCacheView gqa(int64_t layer) const;

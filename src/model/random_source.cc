@@ -1,5 +1,11 @@
 #include "model/random_source.h"
 
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <future>
+#include <thread>
+
 #include "model/declared_source.h"
 #include "model/random_weights.h"
 
@@ -13,10 +19,25 @@ RandomSource::RandomSource(const ModelConfig& config, uint64_t seed) {
   for (const std::string& name : names_) {
     Entry& entry = entries_[name];
     entry.tensor = *declared.find(name);
-    entry.bytes.reserve(static_cast<size_t>(tensor_bytes(entry.tensor)));
-    weights.generate(name, [&](std::string_view piece) { entry.bytes += piece; });
-    entry.tensor.data = reinterpret_cast<const std::byte*>(entry.bytes.data());
+    // Not value-initialised: every byte is written below.
+    entry.bytes.reset(new std::byte[static_cast<size_t>(tensor_bytes(entry.tensor))]);
+    entry.tensor.data = entry.bytes.get();
   }
+  std::atomic<size_t> next = 0;
+  const auto fill = [&] {
+    for (size_t i = next++; i < names_.size(); i = next++) {
+      std::byte* out = entries_.at(names_[i]).bytes.get();
+      weights.generate(names_[i], [&](std::string_view piece) {
+        std::memcpy(out, piece.data(), piece.size());
+        out += piece.size();
+      });
+    }
+  };
+  std::vector<std::future<void>> others;
+  for (unsigned t = 1; t < std::max(1u, std::thread::hardware_concurrency()); ++t)
+    others.push_back(std::async(std::launch::async, fill));
+  fill();
+  for (std::future<void>& other : others) other.get();
 }
 
 const SourceTensor* RandomSource::find(const std::string& name) const {

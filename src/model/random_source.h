@@ -1,6 +1,7 @@
 // Random weights in memory, as a source that a model loads like a checkpoint.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -15,6 +16,7 @@ namespace dsr {
 // `make-random-checkpoint` writes.
 class RandomSource : public WeightSource {
  public:
+  // Filled by as many threads as the machine runs at a time: the values do not depend on them.
   RandomSource(const ModelConfig& config, uint64_t seed);
   RandomSource(const RandomSource&) = delete;  // tensors point into their bytes
   RandomSource& operator=(const RandomSource&) = delete;
@@ -25,7 +27,7 @@ class RandomSource : public WeightSource {
  private:
   struct Entry {
     SourceTensor tensor;
-    std::string bytes;
+    std::unique_ptr<std::byte[]> bytes;
   };
 
   std::vector<std::string> names_;

@@ -1,0 +1,143 @@
+#include "device/peaks.h"
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "base/error.h"
+#include "base/timer.h"
+
+namespace dsr {
+namespace {
+
+// Larger than the caches of any processor that we know, all threads together.
+constexpr int64_t kReadBytes = int64_t{512} << 20;
+constexpr int kRounds = 5;  // the best of them: other programs only take away
+
+using Words = std::vector<uint64_t>;
+
+__attribute__((target("avx2"))) uint64_t read_avx2(const uint64_t* p, size_t n) {
+  __m256i a = _mm256_setzero_si256(), b = a, c = a, d = a;
+  for (size_t i = 0; i + 16 <= n; i += 16) {
+    a = _mm256_xor_si256(a, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + i)));
+    b = _mm256_xor_si256(b, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + i + 4)));
+    c = _mm256_xor_si256(c, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + i + 8)));
+    d = _mm256_xor_si256(d, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + i + 12)));
+  }
+  a = _mm256_xor_si256(_mm256_xor_si256(a, b), _mm256_xor_si256(c, d));
+  return static_cast<uint64_t>(_mm256_extract_epi64(a, 0) ^ _mm256_extract_epi64(a, 1) ^
+                               _mm256_extract_epi64(a, 2) ^ _mm256_extract_epi64(a, 3));
+}
+
+uint64_t read_portable(const uint64_t* p, size_t n) {
+  uint64_t a = 0, b = 0, c = 0, d = 0;
+  for (size_t i = 0; i + 4 <= n; i += 4) {
+    a ^= p[i];
+    b ^= p[i + 1];
+    c ^= p[i + 2];
+    d ^= p[i + 3];
+  }
+  return a ^ b ^ c ^ d;
+}
+
+// Enough independent chains to hide four cycles of latency on two units.
+constexpr int kChains = 12;
+constexpr int64_t kFmaRounds = 2'000'000;
+
+__attribute__((target("avx512f"))) float fma_avx512() {
+  __m512 acc[kChains];
+  for (__m512& a : acc) a = _mm512_set1_ps(1);
+  const __m512 x = _mm512_set1_ps(0.999f), y = _mm512_set1_ps(0.001f);
+  for (int64_t r = 0; r < kFmaRounds; ++r)
+#pragma GCC unroll 12
+    for (int c = 0; c < kChains; ++c) acc[c] = _mm512_fmadd_ps(acc[c], x, y);
+  for (int c = 1; c < kChains; ++c) acc[0] = _mm512_add_ps(acc[0], acc[c]);
+  return _mm512_cvtss_f32(acc[0]);
+}
+
+__attribute__((target("avx2,fma"))) float fma_avx2() {
+  __m256 acc[kChains];
+  for (__m256& a : acc) a = _mm256_set1_ps(1);
+  const __m256 x = _mm256_set1_ps(0.999f), y = _mm256_set1_ps(0.001f);
+  for (int64_t r = 0; r < kFmaRounds; ++r)
+#pragma GCC unroll 12
+    for (int c = 0; c < kChains; ++c) acc[c] = _mm256_fmadd_ps(acc[c], x, y);
+  for (int c = 1; c < kChains; ++c) acc[0] = _mm256_add_ps(acc[0], acc[c]);
+  return _mm256_cvtss_f32(acc[0]);
+}
+
+float mul_add_sse() {
+  __m128 acc[kChains];
+  for (__m128& a : acc) a = _mm_set1_ps(1);
+  const __m128 x = _mm_set1_ps(0.999f), y = _mm_set1_ps(0.001f);
+  for (int64_t r = 0; r < kFmaRounds; ++r)
+#pragma GCC unroll 12
+    for (int c = 0; c < kChains; ++c) acc[c] = _mm_add_ps(_mm_mul_ps(acc[c], x), y);
+  for (int c = 1; c < kChains; ++c) acc[0] = _mm_add_ps(acc[0], acc[c]);
+  return _mm_cvtss_f32(acc[0]);
+}
+
+using Part = std::function<void(int64_t thread)>;
+using Team = std::function<void(const Part&)>;  // runs a part on each thread
+
+double timed(const Team& team, const Part& part) {
+  const Timer timer;
+  team(part);
+  return timer.seconds();
+}
+
+double best_seconds(const Team& team, const Part& part) {
+  double best = timed(team, part);
+  for (int r = 1; r < kRounds; ++r) best = std::min(best, timed(team, part));
+  return best;
+}
+
+Peaks host_peaks(int64_t threads, const Team& team) {
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool avx512 = __builtin_cpu_supports("avx512f");
+  Peaks out{.threads = threads};
+  const int64_t per_thread = kReadBytes / threads / 8;
+  std::vector<Words> memory(static_cast<size_t>(threads));
+  volatile uint64_t sink = 0;   // what is computed is used
+  timed(team, [&](int64_t t) {  // written by the thread that reads it
+    memory[static_cast<size_t>(t)] = Words(static_cast<size_t>(per_thread), 1);
+  });
+  std::vector<uint64_t> sums(static_cast<size_t>(threads) * 8);
+  const double read = best_seconds(team, [&](int64_t t) {
+    const Words& w = memory[static_cast<size_t>(t)];
+    sums[static_cast<size_t>(t) * 8] =
+        avx2 ? read_avx2(w.data(), w.size()) : read_portable(w.data(), w.size());
+  });
+  out.bytes_per_s = static_cast<double>(per_thread * 8 * threads) / read;
+  const int64_t lanes = avx512 ? 16 : avx2 ? 8 : 4;
+  const double fma = best_seconds(team, [&](int64_t t) {
+    const float r = avx512 ? fma_avx512() : avx2 ? fma_avx2() : mul_add_sse();
+    sums[static_cast<size_t>(t) * 8] += r > 0 ? 1 : 0;
+  });
+  for (const uint64_t s : sums) sink = sink ^ s;
+  out.flop_per_s = static_cast<double>(threads * kFmaRounds * kChains * lanes * 2) / fma;
+  return out;
+}
+
+}  // namespace
+
+Peaks measure_peaks(Exec& exec) {
+  switch (exec.backend()) {
+    case Backend::kReference:
+      return host_peaks(1, [](const Part& part) { part(0); });
+    case Backend::kCpu:
+      return host_peaks(exec.cpu().threads(), [&](const Part& part) {
+        exec.cpu().parallel(exec.cpu().threads(), 1, [&](int64_t begin, int64_t end) {
+          for (int64_t t = begin; t < end; ++t) part(t);
+        });
+      });
+    case Backend::kCuda:
+      break;
+  }
+  fail(ErrorKind::kDevice, "the peaks of ", name(exec.backend()), " cannot be measured");
+}
+
+}  // namespace dsr

@@ -1,0 +1,17 @@
+// What the device of an Exec can do at most: the ceilings that measured speeds are compared with.
+#pragma once
+
+#include "device/exec.h"
+
+namespace dsr {
+
+struct Peaks {
+  int64_t threads = 0;     // of the host; 0: not on the host
+  double bytes_per_s = 0;  // reading memory
+  double flop_per_s = 0;   // float32 fused multiply-add; two operations each
+};
+
+// Measures on as many threads as the backend computes with, in about a second.
+Peaks measure_peaks(Exec& exec);
+
+}  // namespace dsr
