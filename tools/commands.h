@@ -11,6 +11,7 @@ int run_logits(const Options& options);
 int run_inspect(const Options& options);
 int run_plan(const Options& options);
 int run_verify(const Options& options);
+int run_bench(const Options& options);
 int run_make_random_checkpoint(const Options& options);
 
 }  // namespace dsr

@@ -38,6 +38,8 @@ int run(const std::vector<std::string>& arguments) {
       return run_plan(options);
     case Command::kVerify:
       return run_verify(options);
+    case Command::kBench:
+      return run_bench(options);
     case Command::kMakeRandomCheckpoint:
       return run_make_random_checkpoint(options);
   }

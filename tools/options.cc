@@ -16,9 +16,9 @@ constexpr int64_t kMaxInt = std::numeric_limits<int32_t>::max();
 
 // Which commands have a flag: bits.
 constexpr unsigned kAnswer = 1, kTokenize = 2, kLogits = 4, kInspect = 8, kPlan = 16, kMake = 32,
-                   kVerify = 64;
+                   kVerify = 64, kBench = 1024;
 constexpr unsigned kRuns = kAnswer | kLogits, kSized = kRuns | kPlan;
-constexpr unsigned kAll = kAnswer | kTokenize | kLogits | kInspect | kPlan | kVerify;
+constexpr unsigned kAll = kAnswer | kTokenize | kLogits | kInspect | kPlan | kVerify | kBench;
 
 struct Row {
   unsigned commands;
@@ -61,6 +61,12 @@ void set_cache_type(Options& o, const std::string& v) {
   o.cache_type = v;
 }
 
+void set_bench_format(Options& o, const std::string& v) {
+  constexpr std::array kFormats = {BenchFormat::kMarkdown, BenchFormat::kJson, BenchFormat::kJsonl,
+                                   BenchFormat::kCsv};
+  o.bench.format = kFormats[parse_choice("--format", v, {"md", "json", "jsonl", "csv"})];
+}
+
 using Text = const std::string&;
 
 const std::array kRows = {
@@ -68,14 +74,14 @@ const std::array kRows = {
         "directory, or org/name in the Hugging Face cache\n"
         "                              (default: $DEEPSEEK_RUN_MODEL, else models/tiny)",
         [](Options& o, Text v) { o.model = v; }},
-    Row{kPlan | kMake, "Model", "--card", "FILE",
+    Row{kPlan | kMake | kBench, "Model", "--card", "FILE",
         "a model's config.json facts, as in models/; no model is needed then",
         [](Options& o, Text v) { o.card = v; }},
     Row{kPlan, "Model", "--weights", "TYPE", "of a card: bf16 or fp8 (default: as released)",
         [](Options& o, Text v) { o.weights = v; }},
-    Row{kMake, "Model", "--quant", "TYPE", "weights as bf16 or fp8 (default: as released)",
+    Row{kMake | kBench, "Model", "--quant", "TYPE", "weights as bf16 or fp8 (default: as released)",
         [](Options& o, Text v) { o.weights = v; }},
-    Row{kMake, "Model", "--layers", "N", "how many of the layers (default: all)",
+    Row{kMake | kBench, "Model", "--layers", "N", "how many of the layers (default: all)",
         [](Options& o, Text v) { o.layers = parse_int("--layers", v, 1, 1024); }},
     Row{kPlan, "Model", "--gpus", "NxNAME",
         "such as 8xA100-80 (default: the memory of this machine)",
@@ -85,17 +91,33 @@ const std::array kRows = {
     Row{kSized, "Model", "-c,--ctx-size", "N",
         "context in tokens (default: the model's, at most 32K, if it fits)",
         [](Options& o, Text v) { o.ctx_size = parse_int("--ctx-size", v, 1, kMaxInt); }},
-    Row{kRuns, "Model", "--device", "NAME", "auto, cpu or reference (default: auto, the cpu)",
+    Row{kRuns | kBench, "Model", "--device", "NAME",
+        "auto, cpu or reference (default: auto, the cpu)",
         [](Options& o, Text v) { o.device = v; }},
-    Row{kRuns, "Model", "-t,--threads", "N", "of the cpu (default: its physical cores)",
+    Row{kRuns | kBench, "Model", "-t,--threads", "N", "of the cpu (default: its physical cores)",
         [](Options& o, Text v) { o.threads = parse_int("--threads", v, 1, 1024); }},
-    Row{kRuns, "Model", "--cpu-level", "NAME",
+    Row{kRuns | kBench, "Model", "--cpu-level", "NAME",
         "auto, portable, avx2, avx512 or avx512-bf16 (default: auto)",
         [](Options& o, Text v) { o.cpu_level = v; }},
-    Row{kSized, "Model", "--cache-type", "TYPE",
+    Row{kSized | kBench, "Model", "--cache-type", "TYPE",
         "KV cache: auto, f32, bf16 or fp8 (default: auto, which is f32)", set_cache_type},
-    Row{kSized, "Model", "--chunk", "N", "prompt tokens computed in one step (default: 512)",
+    Row{kSized | kBench, "Model", "--chunk", "N",
+        "prompt tokens computed in one step (default: 512)",
         [](Options& o, Text v) { o.chunk = parse_int("--chunk", v, 1, 1 << 16); }},
+    Row{kBench, "Model", "--random-weights", nullptr, "in the shape of --card, made in memory",
+        [](Options& o, Text) { o.random_weights = true; }},
+    Row{kBench, "Rows", "-p", "N,N", "tokens of a prompt; 0: none (default: 512)",
+        [](Options& o, Text v) { o.bench.prompts = parse_ints("-p", v, 0, kMaxInt); }},
+    Row{kBench, "Rows", "-n", "N,N", "tokens of an answer; 0: none (default: 128)",
+        [](Options& o, Text v) { o.bench.generates = parse_ints("-n", v, 0, kMaxInt); }},
+    Row{kBench, "Rows", "-d", "N,N", "depth: tokens in the cache before, made up (default: 0)",
+        [](Options& o, Text v) { o.bench.depths = parse_ints("-d", v, 0, kMaxInt); }},
+    Row{kBench, "Rows", "-B", "N,N", "sequences at a time (default: 1)",
+        [](Options& o, Text v) { o.bench.batches = parse_ints("-B", v, 1, 1024); }},
+    Row{kBench, "Rows", "-r", "N", "repetitions (default: 5)",
+        [](Options& o, Text v) { o.bench.repetitions = parse_int("-r", v, 1, 1000); }},
+    Row{kBench, "Rows", "--warmup", "N", "runs before that do not count (default: 1)",
+        [](Options& o, Text v) { o.bench.warmup = parse_int("--warmup", v, 0, 1000); }},
 
     Row{kAnswer | kTokenize | kLogits, "Prompt", "-p,--prompt", "TEXT",
         "the prompt; - reads standard input", [](Options& o, Text v) { o.prompt = v; }},
@@ -173,10 +195,12 @@ const std::array kRows = {
     Row{kTokenize, "Output", "--add-bos", nullptr, "put the begin-of-sequence token in front",
         [](Options& o, Text) { o.add_bos = true; }},
     Row{kMake, "Output", "-o", "DIR", "a new directory", [](Options& o, Text v) { o.output = v; }},
-    Row{kRuns, "Output", "-o", "FILE", "write to a file (default: standard output)",
+    Row{kRuns | kBench, "Output", "-o", "FILE", "write to a file (default: standard output)",
         [](Options& o, Text v) { o.output = v; }},
     Row{kAnswer | kInspect | kPlan, "Output", "--format", "FORMAT", "text or json (default: text)",
         set_format},
+    Row{kBench, "Output", "--format", "FORMAT", "md, json, jsonl or csv (default: md)",
+        set_bench_format},
     Row{kAnswer, "Output", "--reasoning", "MODE",
         "show, hide or separate (default: show; with json separate)", set_reasoning},
     Row{kAnswer, "Output", "--no-timings", nullptr, "no line of timings",
@@ -203,7 +227,7 @@ constexpr std::array kCommands = {
                "Runs a DeepSeek checkpoint as published and prints the answer to a prompt, which\n"
                "comes from -p, -f or standard input.\n"
                "Other commands, each with --help: tokenize, logits, inspect, plan, verify,\n"
-               "make-random-checkpoint.",
+               "bench, make-random-checkpoint.",
                "deepseek-run [-m DIR] -p TEXT [flags]"},
     CommandRow{"tokenize", Command::kTokenize, kTokenize,
                "Prints the token ids of a text and their pieces, one token a line. The model\n"
@@ -226,6 +250,11 @@ constexpr std::array kCommands = {
         "Reads every weight file and compares it with the SHA-256 that the Hugging Face cache\n"
         "names it by; counts FP8 values that are NaN. Exit code 3: a file differs.",
         "deepseek-run verify [-m DIR]"},
+    CommandRow{
+        "bench", Command::kBench, kBench,
+        "Measures prompts and answers by length, depth and batch size, beside what the machine's\n"
+        "memory and arithmetic would allow, measured in the same process.",
+        "deepseek-run bench [-m DIR | --random-weights --card FILE] [flags]"},
     CommandRow{
         "make-random-checkpoint", Command::kMakeRandomCheckpoint, kMake,
         "Writes a checkpoint of random weights in the shape of a published one: config.json\n"

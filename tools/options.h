@@ -7,12 +7,22 @@
 #include <utility>
 #include <vector>
 
+#include "deepseek_run/bench.h"
 #include "deepseek_run/chat.h"
 #include "deepseek_run/sampling_params.h"
 
 namespace dsr {
 
-enum class Command { kAnswer, kTokenize, kLogits, kInspect, kPlan, kVerify, kMakeRandomCheckpoint };
+enum class Command {
+  kAnswer,
+  kTokenize,
+  kLogits,
+  kInspect,
+  kPlan,
+  kVerify,
+  kMakeRandomCheckpoint,
+  kBench
+};
 enum class Format { kText, kJson };
 enum class ReasoningMode { kShow, kHide, kSeparate };
 
@@ -63,7 +73,9 @@ struct Options {
 
   std::string card, weights, gpus;  // plan
   int64_t max_seqs = 1;
-  int64_t layers = 0;  // make-random-checkpoint
+  int64_t layers = 0;           // make-random-checkpoint, bench
+  bool random_weights = false;  // bench
+  BenchOptions bench;           // its rows
 
   bool count = false;  // tokenize
   bool jsonl = false;

@@ -40,6 +40,17 @@ int64_t parse_int(std::string_view flag, std::string_view text, int64_t min, int
   return value;
 }
 
+std::vector<int64_t> parse_ints(std::string_view flag, std::string_view text, int64_t min,
+                                int64_t max) {
+  std::vector<int64_t> out;
+  while (true) {
+    const size_t comma = text.find(',');
+    out.push_back(parse_int(flag, text.substr(0, comma), min, max));
+    if (comma == text.npos) return out;
+    text.remove_prefix(comma + 1);
+  }
+}
+
 uint64_t parse_uint(std::string_view flag, std::string_view text) {
   uint64_t value = 0;
   if (!read_with_unit(text, value))

@@ -19,6 +19,9 @@ namespace dsr {
 
 // A whole number; "32K" is 32768 and "32k" is 32000.
 int64_t parse_int(std::string_view flag, std::string_view text, int64_t min, int64_t max);
+// Whole numbers between commas, at least one.
+std::vector<int64_t> parse_ints(std::string_view flag, std::string_view text, int64_t min,
+                                int64_t max);
 // A whole number of 64 bits, in the same forms.
 uint64_t parse_uint(std::string_view flag, std::string_view text);
 double parse_real(std::string_view flag, std::string_view text);

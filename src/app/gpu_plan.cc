@@ -36,6 +36,7 @@ class Counter {
   ModelSizes finish() {
     if (config_.tie_word_embeddings)  // read as the head
       out_.active.replicated += out_.part(Part::kEmbedding).total();
+    out_.experts = experts_;
     out_.active.divided += of_chosen(experts_.divided);
     out_.active.replicated += of_chosen(experts_.replicated);
     return out_;

@@ -25,6 +25,7 @@ struct ModelSizes {
   std::array<SharedBytes, kParts> parts;
   SharedBytes active;  // what one token of one sequence reads: of the routed experts those that are
                        // chosen, of the embedding nothing, no MTP layer
+  SharedBytes experts;             // all routed experts with their scales
   int64_t kv_bytes_per_token = 0;  // all layers
   int64_t n_kv_heads = 0;          // the cache is divided by them; 0: MLA, every GPU holds it all
   int64_t activation_bytes = 0;    // of the largest step, and its batch

@@ -1,0 +1,38 @@
+// How fast a model runs here, and how near that is to what the machine can do.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "deepseek_run/engine.h"
+
+namespace dsr {
+
+enum class BenchFormat { kMarkdown, kJson, kJsonl, kCsv };
+
+struct BenchOptions {
+  EngineOptions engine;  // context and sequences are chosen for the rows
+  // One row for each of prompts and for each of generates, at each depth and batch size. 0: none.
+  std::vector<int64_t> prompts = {512};    // tokens of a prompt ("pp512")
+  std::vector<int64_t> generates = {128};  // tokens of an answer ("tg128")
+  std::vector<int64_t> depths = {0};       // tokens in the cache before
+  std::vector<int64_t> batches = {1};      // sequences at a time
+  int64_t repetitions = 5;
+  int64_t warmup = 1;  // runs before that are not counted
+  BenchFormat format = BenchFormat::kMarkdown;
+  // Asked before every step; false ends the run.
+  std::function<bool()> keep_going;
+};
+
+struct BenchReport {
+  std::string text;
+  bool complete = false;  // false: keep_going ended it, and there is no text
+};
+
+// Measures Engine::step, the code that answers prompts. The tokens before a depth are not computed:
+// the cache holds made-up numbers for them, which takes the same time to read.
+BenchReport run_bench(const BenchOptions& options);
+
+}  // namespace dsr

@@ -1,0 +1,56 @@
+#include "app/bench_work.h"
+
+#include <cmath>
+
+#include "model/weights.h"
+
+namespace dsr {
+
+BenchWork bench_work(const ModelConfig& config, const WeightSource& source,
+                     int64_t kv_bytes_per_token) {
+  BenchWork out{.config = config, .sizes = model_sizes_of_weights(config, source)};
+  out.sizes.kv_bytes_per_token = kv_bytes_per_token;
+  out.head_parameters =
+      static_cast<double>(config.vocab_size) * static_cast<double>(config.hidden_size);
+  const double chosen = config.n_routed_experts == 0
+                            ? 0
+                            : static_cast<double>(config.num_experts_per_tok) /
+                                  static_cast<double>(config.n_routed_experts);
+  ModelWeights unused;
+  for_each_weight(config, /*with_mtp=*/false, unused, [&](const WeightSpec& w) {
+    const Part part = part_of(w.name, config);
+    if (w.role != WeightRole::kLinear || part == Part::kHead) return;
+    const double n = static_cast<double>(w.shape[0]) * static_cast<double>(w.shape[1]);
+    out.active_parameters += part == Part::kExperts ? n * chosen : n;
+  });
+  return out;
+}
+
+double decode_bytes(const BenchWork& w, int64_t batch, double context) {
+  const auto experts = static_cast<double>(w.sizes.experts.total());
+  const ModelConfig& c = w.config;
+  double bytes = static_cast<double>(w.sizes.active.total());
+  if (c.n_routed_experts > 0) {
+    const double chosen =
+        static_cast<double>(c.num_experts_per_tok) / static_cast<double>(c.n_routed_experts);
+    const double touched = 1 - std::pow(1 - chosen, static_cast<double>(batch));
+    bytes += experts * (touched - chosen);
+  }
+  return bytes +
+         static_cast<double>(batch) * context * static_cast<double>(w.sizes.kv_bytes_per_token);
+}
+
+double prefill_flop(const BenchWork& w, int64_t batch, int64_t n, int64_t depth) {
+  const ModelConfig& c = w.config;
+  const auto tokens = static_cast<double>(n);
+  const int64_t per_pair =
+      c.attention == AttentionKind::kMla ? c.qk_head_dim() + c.v_head_dim : 2 * c.head_dim;
+  // Token i looks at depth + i + 1 of them.
+  const double pairs = tokens * static_cast<double>(depth) + tokens * (tokens + 1) / 2;
+  const double attention = 2.0 * static_cast<double>(c.num_hidden_layers * c.num_attention_heads) *
+                           static_cast<double>(per_pair) * pairs;
+  return static_cast<double>(batch) *
+         (2 * w.active_parameters * tokens + 2 * w.head_parameters + attention);
+}
+
+}  // namespace dsr

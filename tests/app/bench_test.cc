@@ -1,0 +1,142 @@
+// bench: the rows it gives, and the arithmetic of what a step reads and computes.
+#include "deepseek_run/bench.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "app/bench_work.h"
+#include "base/json.h"
+#include "model/card.h"
+#include "model/declared_source.h"
+#include "support/cards.h"
+#include "support/expect_error.h"
+#include "support/temp_dir.h"
+#include "support/tiny_checkpoint.h"
+
+namespace dsr::test {
+namespace {
+
+BenchWork work_of(const char* name, int64_t kv_bytes_per_token) {
+  const ModelConfig c = card_model(card_path(name), "bf16", 0, {});
+  return bench_work(c, DeclaredSource(c), kv_bytes_per_token);
+}
+
+// Llama 7B: every weight but the embedding is read once a step, whatever the batch.
+TEST(BenchWorkTest, OfADenseModel) {
+  const BenchWork w = work_of("deepseek-llm-7b", 491520);
+  const double matrices = 30.0 * (4.0 * 4096 * 4096 + 3.0 * 4096 * 11008);
+  const double head = 102400.0 * 4096, norms = 61.0 * 4096 * 4;  // widened to float32
+  EXPECT_DOUBLE_EQ(decode_bytes(w, 1, 0), 2 * (matrices + head) + norms);
+  EXPECT_DOUBLE_EQ(decode_bytes(w, 4, 100) - decode_bytes(w, 1, 0), 400.0 * 491520);
+  // 3 tokens behind 10 look at 11, 12 and 13; 30 layers, 32 heads of 128, keys and values.
+  EXPECT_DOUBLE_EQ(prefill_flop(w, 2, 3, 10),
+                   2 * (2 * matrices * 3 + 2 * head + 2.0 * 30 * 32 * 256 * 36));
+}
+
+// V2-Lite: 6 of 64 experts for one token, nearly all of them for 64 tokens.
+TEST(BenchWorkTest, OfAMixtureOfExperts) {
+  const BenchWork w = work_of("deepseek-v2-lite", 31104);
+  const double expert = 26.0 * 3 * 2048 * 1408 * 2;
+  EXPECT_NEAR(decode_bytes(w, 2, 0) - decode_bytes(w, 1, 0), expert * (6 - 36.0 / 64), 1);
+  const double all = decode_bytes(w, 1, 0) + 58 * expert;
+  EXPECT_LT(decode_bytes(w, 64, 0), all);
+  EXPECT_GT(decode_bytes(w, 64, 0), 0.99 * all);
+}
+
+class BenchTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    const TinyCheckpoint tiny("v3-fp8");
+    tiny.write(dir_.string());
+    options_.engine.model_dir = dir_.string();
+    options_.engine.device = "reference";
+    options_.prompts = {5};
+    options_.generates = {3};
+    options_.depths = {0, 40};
+    options_.batches = {1, 2};
+    options_.repetitions = 2;
+    options_.format = BenchFormat::kJson;
+  }
+
+  TempDir dir_;
+  BenchOptions options_;
+};
+
+void expect_rows(const Json& report) {
+  const Json::Array& rows = report.find("rows")->as_array();
+  ASSERT_EQ(rows.size(), 8u);
+  size_t at = 0;
+  for (const char* test : {"pp5", "tg3"})
+    for (const int64_t depth : {0, 40})
+      for (const int64_t batch : {1, 2}) {
+        const Json& row = rows[at++];
+        EXPECT_EQ(row.find("test")->as_string(), test);
+        EXPECT_EQ(row.find("depth")->as_int(), depth);
+        EXPECT_EQ(row.find("batch")->as_int(), batch);
+        ASSERT_EQ(row.find("repetitions")->as_array().size(), 2u);
+        const double a = row.find("repetitions")->as_array()[0].as_double();
+        const double b = row.find("repetitions")->as_array()[1].as_double();
+        EXPECT_NEAR(row.find("tok_per_s")->as_double(), (a + b) / 2, 1e-6 * a);
+        EXPECT_NEAR(row.find("tok_per_s_sd")->as_double(), std::abs(a - b) / std::sqrt(2),
+                    1e-6 * a);
+        const bool decode = test[0] == 't';
+        const Json& share = *row.find(decode ? "bandwidth_share" : "peak_share");
+        EXPECT_GT(share.as_double(), 0);
+        EXPECT_LT(share.as_double(), 1);
+        EXPECT_TRUE(row.find(decode ? "peak_share" : "bandwidth_share")->is_null());
+        EXPECT_GT(row.find("peak_memory_bytes")->as_int(), 1 << 20);
+      }
+  EXPECT_GT(report.find("bandwidth_gb_per_s")->as_double(), 0);
+  EXPECT_GT(report.find("peak_tflops")->as_double(), 0);
+}
+
+TEST_F(BenchTest, RowsOfACheckpoint) {
+  const BenchReport report = run_bench(options_);
+  ASSERT_TRUE(report.complete);
+  expect_rows(parse_json(report.text, "report"));
+}
+
+TEST_F(BenchTest, RowsOfRandomWeights) {
+  options_.engine.model_dir.clear();
+  options_.engine.random =
+      RandomModel{.card = dir_.string() + "/config.json", .weights = "bf16", .layers = 2};
+  const BenchReport report = run_bench(options_);
+  ASSERT_TRUE(report.complete);
+  const Json json = parse_json(report.text, "report");
+  expect_rows(json);
+  EXPECT_EQ(json.find("weights")->as_string(), "bf16");
+  options_.engine.random->layers = 1000;
+  EXPECT_EQ(error_of([&] { run_bench(options_); }, ErrorKind::kUsage).substr(0, 16),
+            "layers are 1000,");
+}
+
+TEST_F(BenchTest, EndsWhenAsked) {
+  int steps = 0;
+  options_.keep_going = [&] { return ++steps < 3; };
+  EXPECT_FALSE(run_bench(options_).complete);
+  EXPECT_EQ(steps, 3);
+}
+
+// A depth is in the cache, not computed: its answer takes as many steps as tokens, and differs from
+// the same tokens without it.
+TEST_F(BenchTest, AssumedTokensAreNotComputed) {
+  const auto engine = Engine::create(
+      {.model_dir = dir_.string(), .device = "reference", .ctx_size = 64, .chunk = 8, .warn = {}});
+  engine->fill_cache();
+  Request r;
+  r.prompt.assign(41, 7);
+  r.assumed_tokens = 40;
+  r.max_new_tokens = 3;
+  r.ignore_eos = true;
+  engine->submit(r);
+  while (!engine->idle()) engine->step();
+  EXPECT_EQ(engine->stats().steps, 3);
+  EXPECT_EQ(engine->stats().prompt_tokens_computed, 1);
+  r.assumed_tokens = 41;
+  EXPECT_EQ(error_of([&] { engine->submit(r); }, ErrorKind::kUsage),
+            "assumed_tokens are 41 of a prompt of 41");
+}
+
+}  // namespace
+}  // namespace dsr::test
