@@ -37,12 +37,7 @@ CpuContext::CpuContext(const CpuOptions& options, bool dry_run)
   if (level_ > best_cpu_level())
     fail(ErrorKind::kDevice, "cpu level ", name(level_),
          " is more than this machine has, which is ", name(best_cpu_level()));
-  if (dry_run) return;
-  // A pool that takes every core pins its workers. One that takes some of them does not: every
-  // such process would choose the same ones.
-  const std::vector<int> cores = physical_cores(allowed_cpus());
-  const bool all = threads_ == static_cast<int>(cores.size());
-  pool_ = std::make_unique<ThreadPool>(threads_, all ? cores : std::vector<int>{});
+  if (!dry_run) pool_ = std::make_unique<ThreadPool>(threads_);
 }
 
 }  // namespace dsr

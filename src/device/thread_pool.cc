@@ -1,7 +1,6 @@
 #include "device/thread_pool.h"
 
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 
 #include <chrono>
@@ -29,27 +28,14 @@ void await(std::atomic<int>& value, const Done& done) {
     value.wait(now, std::memory_order_acquire);
 }
 
-void pin(std::thread& thread, int cpu) {
-  cpu_set_t* set = CPU_ALLOC(static_cast<size_t>(cpu) + 1);
-  const size_t bytes = CPU_ALLOC_SIZE(static_cast<size_t>(cpu) + 1);
-  CPU_ZERO_S(bytes, set);
-  CPU_SET_S(static_cast<size_t>(cpu), bytes, set);
-  // A CPU that went offline meanwhile is no reason to fail: the thread runs elsewhere.
-  pthread_setaffinity_np(thread.native_handle(), bytes, set);
-  CPU_FREE(set);
-}
-
 }  // namespace
 
-ThreadPool::ThreadPool(int size, const std::vector<int>& cpus) : size_(size) {
-  DSR_CHECK(size >= 1 && (cpus.empty() || static_cast<int>(cpus.size()) >= size), size);
+ThreadPool::ThreadPool(int size) : size_(size) {
+  DSR_CHECK(size >= 1, size);
   sigset_t all, before;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);  // threads inherit it
-  for (int i = 1; i < size; ++i) {
-    threads_.emplace_back([this, i] { work(i); });
-    if (!cpus.empty()) pin(threads_.back(), cpus[static_cast<size_t>(i)]);
-  }
+  for (int i = 1; i < size; ++i) threads_.emplace_back([this, i] { work(i); });
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 

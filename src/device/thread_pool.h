@@ -15,9 +15,9 @@ namespace dsr {
 // that these find the thread that knows what to do with them.
 class ThreadPool {
  public:
-  // `size` workers, at least 1. Where `cpus` is not empty, worker i stays on cpus[i]; worker 0, a
-  // thread of the caller's, goes where the kernel puts it.
-  ThreadPool(int size, const std::vector<int>& cpus);
+  // `size` workers, at least 1. They are not tied to CPUs: worker 0 is the caller's thread, and
+  // where it came to run on a worker's CPU the two took turns (measured: half the speed).
+  explicit ThreadPool(int size);
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
   ~ThreadPool();
