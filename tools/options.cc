@@ -97,7 +97,7 @@ const std::array kRows = {
     Row{kRuns | kBench, "Model", "-t,--threads", "N", "of the cpu (default: its physical cores)",
         [](Options& o, Text v) { o.threads = parse_int("--threads", v, 1, 1024); }},
     Row{kRuns | kBench, "Model", "--cpu-level", "NAME",
-        "auto, portable, avx2, avx512 or avx512-bf16 (default: auto)",
+        "auto, portable, avx2 or avx512 (default: auto)",
         [](Options& o, Text v) { o.cpu_level = v; }},
     Row{kSized | kBench, "Model", "--cache-type", "TYPE",
         "KV cache: auto, f32, bf16 or fp8 (default: auto, which is f32)", set_cache_type},

@@ -13,8 +13,6 @@ const char* name(CpuLevel level) {
       return "avx2";
     case CpuLevel::kAvx512:
       return "avx512";
-    case CpuLevel::kAvx512Bf16:
-      return "avx512-bf16";
   }
   return "?";
 }
@@ -25,14 +23,12 @@ CpuLevel best_cpu_level() {
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
                       __builtin_cpu_supports("avx512vl");
-  if (avx512 && __builtin_cpu_supports("avx512bf16")) return CpuLevel::kAvx512Bf16;
   if (avx512) return CpuLevel::kAvx512;
   return avx2 ? CpuLevel::kAvx2 : CpuLevel::kPortable;
 }
 
 CpuContext::CpuContext(const CpuOptions& options, bool dry_run)
     : level_(options.level.value_or(best_cpu_level())),
-      math_(options.math),
       threads_(options.threads > 0 ? options.threads : default_threads()) {
   if (level_ > best_cpu_level())
     fail(ErrorKind::kDevice, "cpu level ", name(level_),

@@ -12,26 +12,18 @@ namespace dsr {
 
 // Instruction sets, each containing the ones before it.
 enum class CpuLevel {
-  kPortable,    // x86-64 as it began: correct everywhere, fast nowhere
-  kAvx2,        // AVX2, FMA, F16C
-  kAvx512,      // F, BW, DQ, VL
-  kAvx512Bf16,  // also AVX512_BF16
+  kPortable,  // x86-64 as it began: correct everywhere, fast nowhere
+  kAvx2,      // AVX2, FMA, F16C
+  kAvx512,    // F, BW, DQ, VL
 };
-inline constexpr std::array kCpuLevels = {CpuLevel::kPortable, CpuLevel::kAvx2, CpuLevel::kAvx512,
-                                          CpuLevel::kAvx512Bf16};
-const char* name(CpuLevel level);  // "portable", "avx2", "avx512", "avx512-bf16"
+inline constexpr std::array kCpuLevels = {CpuLevel::kPortable, CpuLevel::kAvx2, CpuLevel::kAvx512};
+const char* name(CpuLevel level);  // "portable", "avx2", "avx512"
 // The best that this machine has.
 CpuLevel best_cpu_level();
-
-enum class CpuMath {
-  kExact,  // the same bits whatever the level, the threads, the batch and the chunk
-  kFast,   // prefill rounds products' operands to bf16 where the machine multiplies those faster
-};
 
 struct CpuOptions {
   int threads = 0;                // 0: default_threads()
   std::optional<CpuLevel> level;  // none: the best
-  CpuMath math = CpuMath::kExact;
 };
 
 // One per Exec of the cpu backend.
@@ -41,7 +33,6 @@ class CpuContext {
   CpuContext(const CpuOptions& options, bool dry_run);
 
   CpuLevel level() const { return level_; }
-  CpuMath math() const { return math_; }
   int threads() const { return threads_; }
 
   // Calls job(begin, end) for parts of [0, n), one to a worker, that differ in size by one at most.
@@ -58,7 +49,6 @@ class CpuContext {
 
  private:
   CpuLevel level_;
-  CpuMath math_;
   int threads_;
   std::unique_ptr<ThreadPool> pool_;
 };

@@ -34,8 +34,7 @@ CpuOptions cpu_options(const EngineOptions& o) {
     const auto level = std::find_if(kCpuLevels.begin(), kCpuLevels.end(),
                                     [&](CpuLevel l) { return o.cpu_level == name(l); });
     if (level == kCpuLevels.end())
-      fail_usage("cpu level ", quoted(o.cpu_level),
-                 ", expected auto, portable, avx2, avx512 or avx512-bf16");
+      fail_usage("cpu level ", quoted(o.cpu_level), ", expected auto, portable, avx2 or avx512");
     out.level = *level;
   }
   return out;

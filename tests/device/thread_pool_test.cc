@@ -69,7 +69,7 @@ TEST(ThreadPool, WorkersLeaveSignalsToOthers) {
 }
 
 TEST(CpuContext, PartsCoverTheRangeOnce) {
-  Exec exec(Backend::kCpu, false, {.threads = 4, .level = {}, .math = CpuMath::kExact});
+  Exec exec(Backend::kCpu, false, {.threads = 4, .level = {}});
   for (const int64_t n : {1, 3, 4, 1001}) {
     std::vector<std::atomic<int>> seen(static_cast<size_t>(n));
     exec.cpu().parallel(n, 1, [&](int64_t begin, int64_t end) {

@@ -117,8 +117,7 @@ TEST_P(CpuInvariance, OfThreadsAndInstructions) {
   const std::vector<int32_t> ids = first_ids(GetParam(), 40);
   const auto logits = [&](int threads, CpuLevel level) {
     ReferenceModel model(checkpoint.config(), checkpoint,
-                         {.backend = Backend::kCpu,
-                          .cpu = {.threads = threads, .level = level, .math = CpuMath::kExact}});
+                         {.backend = Backend::kCpu, .cpu = {.threads = threads, .level = level}});
     return model.logits(ids);
   };
   const std::vector<float> want = logits(1, best_cpu_level());

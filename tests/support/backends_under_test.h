@@ -44,7 +44,7 @@ inline std::string backend_name(const testing::TestParamInfo<BackendUnderTest>& 
 // The cpu with three threads, so that work is shared out unevenly.
 inline Exec make_exec(const BackendUnderTest& b) {
   if (b.backend == Backend::kReference) return Exec::reference_with(b.activation);
-  return Exec(b.backend, false, {.threads = 3, .level = b.level, .math = CpuMath::kExact});
+  return Exec(b.backend, false, {.threads = 3, .level = b.level});
 }
 
 // Gives the arena its memory, and poisons what it hands out.

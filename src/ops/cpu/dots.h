@@ -18,8 +18,8 @@ struct Dots {
   int64_t row_stride, token_stride;  // in floats
 };
 
-// Reads each weight once where there are few tokens, and turns tiles of them into float32 (fast
-// math: into bf16) where there are many.
+// Reads each weight once where there are few tokens, and turns tiles of them into float32 where
+// there are many.
 void dots(CpuContext& cpu, const Dots& d);
 
 // a . b by the definition of inner_loops.h.

@@ -10,8 +10,6 @@ const InnerLoops& inner_loops(CpuLevel level) {
       return inner_loops_avx2();
     case CpuLevel::kAvx512:
       return inner_loops_avx512();
-    case CpuLevel::kAvx512Bf16:
-      return inner_loops_avx512_bf16();
   }
   return inner_loops_portable();
 }

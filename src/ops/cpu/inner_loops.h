@@ -52,10 +52,6 @@ struct InnerLoops {
   // lanes [rows][kTileTokens][16]; rows a multiple of 4, tokens of 6, columns of 16.
   void (*tile)(const float* w, const float* x, int64_t rows, int64_t tokens, int64_t columns,
                float* lanes);
-  // The same of bf16 values, two products to a lane at a time; columns a multiple of 32. Null where
-  // the machine has no such instruction.
-  void (*tile_bf16)(const uint16_t* w, const uint16_t* x, int64_t rows, int64_t tokens,
-                    int64_t columns, float* lanes);
   // out[i] = the sum of 16 lanes.
   void (*reduce)(const float* lanes, int64_t n, float* out);
 
@@ -74,7 +70,6 @@ struct InnerLoops {
 const InnerLoops& inner_loops_portable();
 const InnerLoops& inner_loops_avx2();
 const InnerLoops& inner_loops_avx512();
-const InnerLoops& inner_loops_avx512_bf16();
 const InnerLoops& inner_loops(CpuLevel level);
 
 }  // namespace dsr::cpu

@@ -273,7 +273,6 @@ constexpr InnerLoops table() {
           .decode_bf16 = decode_bf16<V>,
           .has_e4m3_nan = has_e4m3_nan<V>,
           .tile = tile<V>,
-          .tile_bf16 = nullptr,
           .reduce = reduce<V>,
           .add_weighted_rows = add_weighted_rows<V>};
 }
