@@ -36,7 +36,7 @@ struct EngineOptions {
   std::string model_dir;                   // a checkpoint directory as published
   std::string device = "auto";             // auto (cpu) | cpu | reference
   int64_t threads = 0;                     // of the cpu; 0: as many as physical cores it may use
-  std::string cpu_level = "auto";   // auto (the best) | portable | avx2 | avx512
+  std::string cpu_level = "auto";          // auto (the best) | portable | avx2 | avx512
   int64_t ctx_size = 0;             // tokens per sequence; 0: min(the model's, 32768, what fits)
   int64_t max_seqs = 1;             // sequences in a step
   int64_t chunk = 512;              // most prompt tokens of one sequence in a step
