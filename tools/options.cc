@@ -51,6 +51,11 @@ void set_cache_type(Options& o, const std::string& v) {
   o.cache_type = v;
 }
 
+void set_completion(Options& o, const std::string& v) {
+  parse_choice("--completion", v, {"bash", "zsh", "fish"});
+  o.completion = v;
+}
+
 void set_bench_format(Options& o, const std::string& v) {
   constexpr std::array kFormats = {BenchFormat::kMarkdown, BenchFormat::kJson, BenchFormat::kJsonl,
                                    BenchFormat::kCsv};
@@ -67,10 +72,10 @@ const std::array kRows = {
     Row{kPlan | kMake | kBench, "Model", "--card", "FILE",
         "a model's config.json facts, as in models/; no model is needed then",
         [](Options& o, Text v) { o.card = v; }},
-    Row{kPlan, "Model", "--weights", "TYPE", "of a card: bf16 or fp8 (default: as released)",
+    Row{kPlan, "Model", "--weights", "bf16|fp8", "of a card (default: as released)",
         [](Options& o, Text v) { o.weights = v; }},
-    Row{kMake | kBench, "Model", "--quant", "TYPE", "weights as bf16 or fp8 (default: as released)",
-        [](Options& o, Text v) { o.weights = v; }},
+    Row{kMake | kBench, "Model", "--quant", "bf16|fp8",
+        "type of the weights (default: as released)", [](Options& o, Text v) { o.weights = v; }},
     Row{kMake | kBench, "Model", "--layers", "N", "how many of the layers (default: all)",
         [](Options& o, Text v) { o.layers = parse_int("--layers", v, 1, 1024); }},
     Row{kPlan, "Model", "--gpus", "NxNAME",
@@ -86,11 +91,11 @@ const std::array kRows = {
         [](Options& o, Text v) { o.device = v; }},
     Row{kRuns | kBench, "Model", "-t,--threads", "N", "of the cpu (default: its physical cores)",
         [](Options& o, Text v) { o.threads = parse_int("--threads", v, 1, 1024); }},
-    Row{kRuns | kBench, "Model", "--cpu-level", "NAME",
-        "auto, portable, avx2 or avx512 (default: auto)",
+    Row{kRuns | kBench, "Model", "--cpu-level", "auto|portable|avx2|avx512",
+        "instructions of the cpu to use (default: auto, the best)",
         [](Options& o, Text v) { o.cpu_level = v; }},
-    Row{kSized | kBench, "Model", "--cache-type", "TYPE",
-        "KV cache: auto, f32, bf16 or fp8 (default: auto, which is f32)", set_cache_type},
+    Row{kSized | kBench, "Model", "--cache-type", "auto|f32|bf16|fp8",
+        "of the KV cache (default: auto, which is f32)", set_cache_type},
     Row{kSized | kBench, "Model", "--chunk", "N",
         "prompt tokens computed in one step (default: 512)",
         [](Options& o, Text v) { o.chunk = parse_int("--chunk", v, 1, 1 << 16); }},
@@ -126,8 +131,8 @@ const std::array kRows = {
     Row{kAnswer, "Prompt", "--tools", "FILE",
         "functions the model may call, as in the OpenAI API (deepseek-v3.1)",
         [](Options& o, Text v) { o.tools = v; }},
-    Row{kAnswer, "Prompt", "--think", "MODE",
-        "reason before answering: auto, on or off (default: auto)", set_think},
+    Row{kAnswer, "Prompt", "--think", "auto|on|off", "reason before answering (default: auto)",
+        set_think},
     Row{kAnswer, "Prompt", "--bytes", nullptr, "the prompt may be any bytes; implies --raw",
         [](Options& o, Text) { o.bytes = o.raw = true; }},
     Row{kAnswer, "Prompt", "--allow-special", nullptr,
@@ -190,12 +195,11 @@ const std::array kRows = {
     Row{kRuns | kBench, "Output", "-o,--output", "FILE",
         "write to a file (default: standard output)", [](Options& o, Text v) { o.output = v; },
         From::kCommandLine},
-    Row{kAnswer | kInspect | kPlan, "Output", "--format", "FORMAT", "text or json (default: text)",
+    Row{kAnswer | kInspect | kPlan, "Output", "--format", "text|json", "(default: text)",
         set_format},
-    Row{kBench, "Output", "--format", "FORMAT", "md, json, jsonl or csv (default: md)",
-        set_bench_format},
-    Row{kAnswer, "Output", "--reasoning", "MODE",
-        "show, hide or separate (default: show; with json separate)", set_reasoning},
+    Row{kBench, "Output", "--format", "md|json|jsonl|csv", "(default: md)", set_bench_format},
+    Row{kAnswer, "Output", "--reasoning", "show|hide|separate",
+        "what to do with it (default: show; with json separate)", set_reasoning},
     Row{kAnswer, "Output", "--no-timings", nullptr, "no line of timings",
         [](Options& o, Text) { o.timings = false; }},
     Row{kAnswer, "Output", "-v,--verbose", nullptr,
@@ -206,11 +210,20 @@ const std::array kRows = {
     Row{kAll | kMake, "Settings", "--config", "FILE",
         "settings: lines \"temp = 0.7\", names as here; # begins a comment",
         [](Options& o, Text v) { o.config = v; }, From::kEnvironment},
+    Row{kAll | kMake, "Settings", "--print-config", nullptr,
+        "print each setting and where it comes from, as such a file, and leave",
+        [](Options& o, Text) { o.print_config = true; }, From::kCommandLine},
     Row{kAll | kMake, "Information", "-h,--help", "[=WORD]",
         "print this help; with a word the lines, of all commands, that hold it",
         [](Options& o, Text v) { o.help = v; }, From::kCommandLine},
     Row{kAll | kMake, "Information", "--version", nullptr, "print the version",
         [](Options& o, Text) { o.version = true; }, From::kCommandLine},
+    Row{kAnswer, "Information", "--list-devices", nullptr, "print what --device can name here",
+        [](Options& o, Text) { o.list_devices = true; }, From::kCommandLine},
+    Row{kAnswer, "Information", "--completion", "bash|zsh|fish",
+        "print the shell's completion of these flags", set_completion, From::kCommandLine},
+    Row{kAnswer, "Hidden", "--man", nullptr, "print the manual page",
+        [](Options& o, Text) { o.man = true; }, From::kCommandLine},
 };
 
 constexpr std::array kCommands = {

@@ -56,6 +56,10 @@ struct Options {
   Command command = Command::kAnswer;
   std::optional<std::string> help;  // a word to look for, or empty
   bool version = false;
+  bool list_devices = false;
+  bool man = false;
+  std::string completion;  // a shell
+  bool print_config = false;
   std::string config;  // a file
   std::vector<Given> given;
   std::vector<std::string> warnings;  // about settings

@@ -19,13 +19,6 @@ void append_hex(std::string& out, std::string_view bytes) {
   }
 }
 
-// C0, DEL, and C1, which UTF-8 writes as C2 80 to C2 9F.
-bool is_control(std::string_view character) {
-  const auto first = static_cast<unsigned char>(character[0]);
-  if (character.size() == 1) return first < 0x20 || first == 0x7f;
-  return first == 0xC2 && static_cast<unsigned char>(character[1]) < 0xA0;
-}
-
 std::string escape(std::string_view text, std::string_view kept) {
   std::string out;
   while (!text.empty()) {
@@ -80,6 +73,13 @@ size_t invalid_utf8_at(std::string_view text) {
     at += n;
   }
   return text.npos;
+}
+
+// UTF-8 writes C1 as C2 80 to C2 9F.
+bool is_control(std::string_view character) {
+  const auto first = static_cast<unsigned char>(character[0]);
+  if (character.size() == 1) return first < 0x20 || first == 0x7f;
+  return first == 0xC2 && static_cast<unsigned char>(character[1]) < 0xA0;
 }
 
 std::string visible(std::string_view text) { return escape(text, "\n\t"); }

@@ -15,6 +15,9 @@ size_t utf8_length(std::string_view text);
 // The offset of the first byte that is not UTF-8; npos if there is none.
 size_t invalid_utf8_at(std::string_view text);
 
+// Whether a UTF-8 character is C0, DEL or C1.
+bool is_control(std::string_view character);
+
 // Text that cannot control a terminal: C0, C1, DEL and invalid bytes as \x1b; line breaks and tabs
 // stay.
 std::string visible(std::string_view text);
