@@ -42,6 +42,16 @@ void set_reasoning(Options& o, const std::string& v) {
   o.reasoning = kModes[parse_choice("--reasoning", v, {"show", "hide", "separate"})];
 }
 
+void set_truncate(Options& o, const std::string& v) {
+  constexpr std::array kModes = {Truncate::kLeft, Truncate::kMiddle};
+  o.truncate = kModes[parse_choice("--truncate", v, {"left", "middle"})];
+}
+
+void set_stop(Options& o, const std::string& v) {
+  check_utf8("--stop", v);
+  o.stop.push_back(v);
+}
+
 void set_format(Options& o, const std::string& v) {
   o.format = parse_choice("--format", v, {"text", "json"}) == 0 ? Format::kText : Format::kJson;
 }
@@ -138,6 +148,10 @@ const std::array kRows = {
     Row{kAnswer, "Prompt", "--allow-special", nullptr,
         "control tokens in the prompt's text are control tokens",
         [](Options& o, Text) { o.allow_special = true; }},
+    Row{kAnswer, "Prompt", "--truncate", "left|middle",
+        "cut a text that is too long there, so that -n tokens, else a quarter of the context, are "
+        "free (default: refuse it)",
+        set_truncate},
     Row{kAnswer, "Prompt", "--show-prompt", nullptr,
         "print the prompt as the model gets it and its ids, and leave",
         [](Options& o, Text) { o.show_prompt = true; }, From::kCommandLine},
@@ -179,7 +193,7 @@ const std::array kRows = {
         [](Options& o,
            Text v) { o.sampling.logit_bias.push_back(parse_logit_bias("--logit-bias", v)); }},
     Row{kAnswer, "Sampling", "--stop", "TEXT", "end the answer before this text; repeatable",
-        [](Options& o, Text v) { o.stop.push_back(v); }},
+        set_stop},
 
     Row{kTokenize, "Output", "--count", nullptr, "print how many tokens there are",
         [](Options& o, Text) { o.count = true; }},
@@ -200,6 +214,9 @@ const std::array kRows = {
     Row{kBench, "Output", "--format", "md|json|jsonl|csv", "(default: md)", set_bench_format},
     Row{kAnswer, "Output", "--reasoning", "show|hide|separate",
         "what to do with it (default: show; with json separate)", set_reasoning},
+    Row{kAnswer, "Output", "--strict-tty", nullptr,
+        "on a terminal show characters that reorder text or have no width",
+        [](Options& o, Text) { o.strict_tty = true; }},
     Row{kAnswer, "Output", "--no-timings", nullptr, "no line of timings",
         [](Options& o, Text) { o.timings = false; }},
     Row{kAnswer, "Output", "-v,--verbose", nullptr,

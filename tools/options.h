@@ -25,6 +25,7 @@ enum class Command {
   kBench
 };
 enum class Format { kText, kJson };
+enum class Truncate { kNone, kLeft, kMiddle };
 enum class ReasoningMode { kShow, kHide, kSeparate };
 
 // Sampling as far as flags set it; the rest comes from the model.
@@ -80,6 +81,7 @@ struct Options {
   bool bytes = false;
   bool allow_special = false;
   bool show_prompt = false;
+  Truncate truncate = Truncate::kNone;
 
   int64_t predict = -1;
   SamplingFlags sampling;
@@ -91,6 +93,7 @@ struct Options {
   bool quiet = false;
   bool verbose = false;
   bool timings = true;
+  bool strict_tty = false;
 
   std::string card, weights, gpus;  // plan
   int64_t max_seqs = 1;
