@@ -17,11 +17,13 @@ std::string_view trimmed(std::string_view text) {
   return text.substr(0, text.find_last_not_of(kBlank) + 1);
 }
 
-// "TOP_K" <-> "--top-k"
+// "TOP_K" <-> "--top-k"; empty for what is no name in capitals.
 std::string flag_of_variable(std::string_view name) {
   std::string out = "--";
-  for (const char c : name)
+  for (const char c : name) {
+    if (c == '-' || (c >= 'a' && c <= 'z')) return "";
     out += c == '_' ? '-' : c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+  }
   return out;
 }
 

@@ -156,6 +156,8 @@ void install_signal_handlers() {
   install_stop(SIGHUP);
   install(SIGALRM, on_timer);
   install(SIGPIPE, SIG_DFL);
+  install(SIGXFSZ,
+          SIG_IGN);  // a write beyond the limit fails instead, and is answered like a full disk
   struct sigaction action {};
   action.sa_sigaction = on_bus_error;
   action.sa_flags = SA_SIGINFO;
