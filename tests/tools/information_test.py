@@ -110,6 +110,9 @@ class Help(CliTest):
         text = self.output("--help=quant", model=None)
         self.assertIn("deepseek-run bench:\n", text)
         self.assertIn("--quant", text)
+        text = self.output("--help=Sampling", model=None)
+        self.assertIn("--top-k", text)
+        self.assertNotIn("--format", text)
         self.assertEqual(self.failure("--help=tempp", code=2),
                          'nothing in the help has "tempp"\n  try: --help=temp')
         self.assertIn("try: --help", self.failure("--help=\x1bzzzzzzz", code=2))

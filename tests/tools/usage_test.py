@@ -105,6 +105,9 @@ class Aliases(CliTest):
                      ("--repetition-penalty", "1"), ("-c", "1K"), ("-c", "1k")]:
             self.assertEqual(self.output(*say_a, "-n", "3", *args), "aaa\n")
         self.assertIn('"text":"aaa"', self.output(*say_a, "-n", "3", "--output-format", "json"))
+        want = self.output("--max-seqs", "3", "--gpus", "1xA100-80", command="plan")
+        for name in ["-np", "--parallel", "--max-num-seqs"]:
+            self.assertEqual(self.output(name, "3", "--gpus", "1xA100-80", command="plan"), want)
 
 
 class WrongFlags(CliTest):
@@ -117,6 +120,9 @@ class WrongFlags(CliTest):
                          "unknown flag --predict\n  try: --help")
 
     def test_foreign_flags_get_a_sentence(self):
+        self.assertEqual(self.failure("--mirostat", "2", code=2),
+                         "--mirostat is not a flag of deepseek-run: not among the samplers here: "
+                         "--help=Sampling lists them")
         for name in ["-ngl", "--n-gpu-layers", "--trust-remote-code", "-fa", "--flash-attn",
                      "--tensor-parallel-size", "-tp", "--dtype", "-i", "--jinja",
                      "--gpu-memory-utilization", "-hf", "--port"]:
@@ -171,8 +177,10 @@ class WrongFlags(CliTest):
             self.assertEqual(self.failure(*args, "-p", "hi", code=2), text)
 
     def test_arguments_that_are_no_flags(self):
-        for argument in ["hello", "bench", "--", "-"]:
+        for argument in ["hello", "bench", "--", "-", ""]:
             self.assertIn("a prompt is given with -p", self.failure(argument, code=2))
+        self.assertTrue(self.failure("tokenise", model=None, code=2).endswith(
+            "comes first\n  try: deepseek-run tokenize"))
 
     def test_flags_that_exclude_each_other(self):
         for args in [["-p", "a", "-f", "b"], ["-p", "a", "--prompt-ids", "1"],
