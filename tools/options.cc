@@ -259,7 +259,7 @@ constexpr std::array kCommands = {
         "make-random-checkpoint", Command::kMakeRandomCheckpoint, kMake,
         "Writes a checkpoint of random weights in the shape of a published one: config.json\n"
         "and safetensors files, no tokenizer. It loads and runs like the real one (with\n"
-        "--prompt-ids) and says nothing; for measuring speed and memory.",
+        "--prompt-ids --format json) and says nothing; for measuring speed and memory.",
         "deepseek-run make-random-checkpoint --card FILE -o DIR [flags]"},
 };
 
