@@ -12,6 +12,7 @@
 #include "tools/prompt.h"
 #include "tools/signals.h"
 #include "tools/terminal.h"
+#include "tools/truncate.h"
 
 namespace dsr {
 namespace {
@@ -36,7 +37,7 @@ std::string hex(uint64_t value) {
 // a terminal.
 class TextPrinter {
  public:
-  TextPrinter(Output& out, ReasoningMode mode, bool escape)
+  TextPrinter(Output& out, ReasoningMode mode, Escape escape)
       : out_(out), mode_(mode), escape_(escape), dim_(has_colour(out.fd())) {}
 
   void piece(const AnswerPiece& p) {
@@ -67,29 +68,31 @@ class TextPrinter {
       return print(text);
     }
     at_line_start_ = text.back() == '\n';
-    const std::string shown = escape_ ? visible(text) : text;
+    const std::string shown = visible(text, escape_);
     out_.write(dim_ ? dimmed(shown) : shown);
   }
 
   void write(const std::string& text) {
     at_line_start_ = text.back() == '\n';
-    out_.write(escape_ ? visible(text) : text);
+    out_.write(visible(text, escape_));
   }
 
   Output& out_;
   ReasoningMode mode_;
-  bool escape_, dim_;
+  Escape escape_;
+  bool dim_;
   bool any_ = false, in_reasoning_ = false, at_line_start_ = false, errors_used_ = false;
 };
 
 void show_prompt(const Options& options, const Prompt& prompt) {
   Output out(options.output);
   if (options.format == Format::kJson) {
-    out.write(prompt_json(prompt.text, prompt.ids) + "\n");
+    out.write(visible_json(prompt_json(prompt.text, prompt.ids)) + "\n");
   } else {
     std::string ids;
     for (const TokenId id : prompt.ids) ids += (ids.empty() ? "" : ",") + std::to_string(id);
-    out.write((is_terminal(out.fd()) ? visible(prompt.text) : prompt.text) + "\n" + ids + "\n");
+    out.write(visible(prompt.text, escape_for(out.fd(), /*raw=*/false, options.strict_tty)) + "\n" +
+              ids + "\n");
   }
   out.close();
 }
@@ -113,7 +116,7 @@ Answer print_text(const Options& options, Engine& engine, const Tokenizer& token
                   const AnswerRequest& request) {
   Output out(options.output);
   TextPrinter printer(out, options.reasoning.value_or(ReasoningMode::kShow),
-                      is_terminal(out.fd()) && !options.raw);
+                      escape_for(out.fd(), options.raw, options.strict_tty));
   Answer answer = run_to_end(engine, &tokenizer, request, [&](const AnswerPiece& piece) {
     printer.piece(piece);
     return stop_signal() == 0;
@@ -133,12 +136,12 @@ Answer print_json(const Options& options, Engine& engine, const Tokenizer* token
   const ReasoningMode mode = options.reasoning.value_or(ReasoningMode::kSeparate);
   Answer shown = answer;
   if (mode == ReasoningMode::kHide) shown.reasoning.clear();
-  out.write(answer_json({shown}, request.request.prompt,
-                        {.model = model_name(engine.info().directory),
-                         .id = (chat ? "chatcmpl-" : "cmpl-") + hex(random_bits()),
-                         .chat = chat,
-                         .separate_reasoning = mode != ReasoningMode::kShow}) +
-            "\n");
+  const std::string json = answer_json({shown}, request.request.prompt,
+                                       {.model = model_name(engine.info().directory),
+                                        .id = (chat ? "chatcmpl-" : "cmpl-") + hex(random_bits()),
+                                        .chat = chat,
+                                        .separate_reasoning = mode != ReasoningMode::kShow});
+  out.write(visible_json(json) + "\n");
   out.close();
   return answer;
 }
@@ -163,12 +166,17 @@ int run_one_shot(const Options& options) {
   options.sampling.apply_to(early);
   check_sampling_params(early, int64_t{1} << 31);
   const std::string dir = find_model_dir(options.model, notes(options.quiet));
-  PromptInput input = read_prompt(options);
+  const PromptInput input = read_prompt(options);
   const bool needs_text = !input.ids || (options.format == Format::kText && !options.show_prompt);
   const std::unique_ptr<Tokenizer> tokenizer =
       needs_text ? require_tokenizer(dir, options.quiet) : load_tokenizer(dir, options.quiet);
-  const Prompt prompt = make_prompt(options, dir, tokenizer.get(), std::move(input));
+  Prompt prompt = make_prompt(options, dir, tokenizer.get(), input);
+  const auto fit = [&](int64_t ctx_size) {
+    if (options.truncate != Truncate::kNone)
+      prompt = truncated(options, dir, tokenizer.get(), input, std::move(prompt), ctx_size);
+  };
   if (options.show_prompt) {
+    if (options.ctx_size > 0) fit(options.ctx_size);
     show_prompt(options, prompt);
     return 0;
   }
@@ -182,6 +190,7 @@ int run_one_shot(const Options& options) {
                                       .cache_type = options.cache_type,
                                       .tokenizer = tokenizer.get(),
                                       .warn = warnings(options.quiet)});
+  fit(engine->info().ctx_size);
   const AnswerRequest request = make_request(options, prompt, engine->info());
   if (options.verbose) {
     print_line("seed " + std::to_string(request.request.sampling.seed));
