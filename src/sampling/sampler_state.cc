@@ -5,7 +5,8 @@
 
 namespace dsr {
 
-SamplerState::SamplerState(const SamplingParams& p, const std::vector<bool>& dry_breakers) {
+SamplerState::SamplerState(const SamplingParams& p, const std::vector<bool>& dry_breakers)
+    : guarded_(p.loop_guard) {
   std::map<TokenId, double> sums;
   for (const auto& [id, bias] : p.logit_bias) sums[id] += bias;
   logit_bias_.assign(sums.begin(), sums.end());
@@ -14,7 +15,12 @@ SamplerState::SamplerState(const SamplingParams& p, const std::vector<bool>& dry
                            .base = p.dry_base,
                            .allowed_length = p.dry_allowed_length},
                  dry_breakers);
-  if (p.loop_guard) loop_guard_.emplace();
+}
+
+bool SamplerState::push(TokenId id) {
+  if (!guarded_) return false;
+  if (!loop_guard_) loop_guard_.emplace();
+  return loop_guard_->push(id);
 }
 
 std::vector<std::pair<TokenId, float>> SamplerState::biases(std::span<const TokenId> tokens) {

@@ -22,12 +22,13 @@ class SamplerState {
   std::vector<std::pair<TokenId, float>> biases(std::span<const TokenId> tokens);
 
   // Takes in a token of the answer; true if the loop guard ends it here.
-  bool push(TokenId id) { return loop_guard_ && loop_guard_->push(id); }
+  bool push(TokenId id);
 
  private:
   std::vector<std::pair<TokenId, double>> logit_bias_;  // ascending, each id once
   std::optional<Dry> dry_;
-  std::optional<LoopGuard> loop_guard_;
+  bool guarded_;
+  std::optional<LoopGuard> loop_guard_;  // from the first token on: many requests may wait
 };
 
 // The most that a row may ask for.
