@@ -38,7 +38,7 @@ class Help(CliTest):
         """A flag that is listed is accepted, with a value exactly if one is listed."""
         values = {"DIR": MODEL, "N": "20", "NAME": "auto", "TYPE": "f32", "TEXT": "x", "FILE":
                   SCRATCH / "prompt.txt", "IDS": "5", "MODE": "auto", "T": "1", "P": "0.5",
-                  "X": "1", "ID+B": "5+1", "FORMAT": "json"}
+                  "X": "1", "ID+B": "5+1", "FORMAT": "json", "SWITCH": "on"}
         special = {"--reasoning": "hide", "--chat-format": "deepseek-v3",
                    "--tools": SCRATCH / "no-tools.json"}
         (SCRATCH / "no-tools.json").write_text("[]")
@@ -53,6 +53,7 @@ class Help(CliTest):
                 args = [name] + [str(special.get(name, values[v])) for v in value]
                 args += [] if prompt else ["-p", "x"]
                 args += [] if name in ("-n", "--predict") else ["-n", "1"]
+                args += ["--format", "json"] if name == "--logprobs" else []
                 if name == "-o":
                     args[1] = os.devnull
                 self.run_cli(*args)
