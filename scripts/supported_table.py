@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
-"""The README's table of supported checkpoints: what `deepseek-run plan` says of every card in models/.
+# SPDX-License-Identifier: MIT
+"""The README's table of supported checkpoints: what `deepseek-run plan` says of the cards in models/.
 
 usage: scripts/supported_table.py build/release/deepseek-run [--check README.md]
 
-Prints the table. With --check, exit 1 and the rows that README.md lacks. Columns: the checkpoint, its
-architecture, weights as released, bytes of its weights (1e9), and the fewest GPUs of each kind
-that hold it with one sequence of 8,192 tokens (or the model's context, if less) in a bf16 cache.
+Prints the table. With --check, exit 1 if README.md has another one. Columns: the checkpoint, its
+architecture, weights as released, bytes of them that are loaded (1e9), and the fewest GPUs of each
+kind that hold it with one sequence of 8,192 tokens (or the model's context) in a bf16 cache.
 """
+import itertools
 import json
 import pathlib
 import subprocess
@@ -20,7 +22,8 @@ GPUS = ("A100-40", "A100-80", "H200")
 def plan(binary, card, gpus, count):
     context = min(CONTEXT, json.loads(pathlib.Path(card).read_text())["max_position_embeddings"])
     done = subprocess.run(
-        [binary, "plan", "-q", "--card", card, "--gpus", f"{count}x{gpus}", "-c", str(context), "--format", "json"],
+        [binary, "plan", "-q", "--card", card, "--gpus", f"{count}x{gpus}", "-c", str(context),
+         "--format", "json"],
         capture_output=True, text=True, check=False)
     if done.returncode not in (0, 4):
         sys.exit(f"{card}: {done.stderr.strip()}")
@@ -57,9 +60,10 @@ def main():
         print("\n".join(table))
         return
     readme = pathlib.Path(sys.argv[3]).read_text().splitlines()
-    missing = [row for row in table if row not in readme]
-    if missing:
-        sys.exit("README.md lacks these rows (scripts/supported_table.py prints all):\n" + "\n".join(missing))
+    start = readme.index(table[0]) if table[0] in readme else len(readme)
+    found = list(itertools.takewhile(lambda line: line.startswith("|"), readme[start:]))
+    if found != table:
+        sys.exit("README.md should have this table:\n" + "\n".join(table))
 
 
 if __name__ == "__main__":
