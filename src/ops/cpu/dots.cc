@@ -4,6 +4,8 @@
 #include <limits>
 #include <vector>
 
+#include "ops/cpu/tiles.h"
+
 namespace dsr::cpu {
 namespace {
 
@@ -158,8 +160,8 @@ void many_tokens(const InnerLoops& loops, const Dots& d, const float* scales) {
   Tile tile;
   // Rows and tokens that only round up are computed and thrown away: they must be numbers.
   std::fill_n(tile.w + d.rows * kTileColumns, (rows - d.rows) * kTileColumns, 0.0f);
-  for (int64_t t0 = 0; t0 < d.tokens; t0 += kTileTokens) {
-    const int64_t n = std::min(kTileTokens, d.tokens - t0), tokens = round_up(n, kTileTokenRound);
+  for_each_token_part(d.tokens, [&](int64_t t0, int64_t n) {
+    const int64_t tokens = round_up(n, kTileTokenRound);
     std::fill_n(tile.x + n * kTileColumns, (tokens - n) * kTileColumns, 0.0f);
     for (int64_t k0 = 0; k0 < K; k0 += kTileColumns) {
       const TilePart part{t0, n, k0, std::min(kTileColumns, K - k0)};
@@ -177,7 +179,7 @@ void many_tokens(const InnerLoops& loops, const Dots& d, const float* scales) {
       loops.reduce(tile.lanes + r * kTileTokens * kLanes, n, sums);
       for (int64_t t = 0; t < n; ++t) d.out[r * d.row_stride + (t0 + t) * d.token_stride] = sums[t];
     }
-  }
+  });
 }
 
 // Rows that share their scales.

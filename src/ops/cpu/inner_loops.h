@@ -22,8 +22,8 @@ inline constexpr int64_t kDotRows = 4;
 inline constexpr int64_t kDotTokens = 6;
 
 // tile: rows and tokens of a tile, and the columns of it that are held as float32.
-inline constexpr int64_t kTileRows = 64;
-inline constexpr int64_t kTileTokens = 48;
+inline constexpr int64_t kTileRows = 128;
+inline constexpr int64_t kTileTokens = 72;
 inline constexpr int64_t kTileColumns = 512;
 inline constexpr int64_t kTileRowRound = 4, kTileTokenRound = 6;  // what they are rounded up to
 
