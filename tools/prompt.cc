@@ -169,15 +169,10 @@ Prompt make_prompt(const Options& options, const std::string& model_dir, const T
   note_needless_think(options, *format, messages);
   std::vector<ChatTool> tools;
   if (options.tools) tools = parse_chat_tools(read_text(*options.tools, options), "--tools");
-  RenderedPrompt rendered = format->render(messages, options.think, tools);
-  if (options.allow_special) rendered.literal.clear();
-  Prompt out;
-  out.ids = tokenizer->encode(rendered.text, rendered.literal);
-  out.text = std::move(rendered.text);
-  out.chat = true;
-  out.starts_in_reasoning = rendered.starts_in_reasoning;
-  if (rendered.add_bos) add_bos(*tokenizer, out);
-  return out;
+  EncodedPrompt encoded = encode_prompt(*tokenizer, format->render(messages, options.think, tools),
+                                        options.allow_special);
+  return {std::move(encoded.text), std::move(encoded.ids), /*chat=*/true,
+          encoded.starts_in_reasoning};
 }
 
 }  // namespace dsr
