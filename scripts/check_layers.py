@@ -37,7 +37,6 @@ OPEN_TO_ALL = {"deepseek_run/error.h", "deepseek_run/log.h"}
 # Library header -> the files that may include it (patterns on the path from the root).
 LIBRARIES = [
     (r"nlohmann/", r"src/base/json\."),
-    (r"CLI/", r"tools/"),
     (r"histedit\.h|editline/", r"tools/"),
     (r"pcre2|sentencepiece|utf8proc", r"src/text/"),
     (r"(cuda|cublas|curand|cupti|nccl|nvml)\w*\.(h|hpp)$|cuda/|cooperative_groups|mma\.h|nvtx3/",

@@ -104,56 +104,67 @@ size_t distance(std::string_view a, std::string_view b) {
   return row[b.size()];
 }
 
-[[noreturn]] void fail_unknown(const std::string& name, const KnownFlags& flags) {
-  constexpr size_t kMaxCompared = 64;  // no flag is as long
-  std::string nearest;
-  size_t best = 3;  // further away it is another word
-  for (const std::string& known : flags.names) {
-    if (known.size() <= 2 || name.size() > kMaxCompared) continue;
-    if (const size_t d = distance(name, known); d < best) {
-      best = d;
-      nearest = known;
-    }
-  }
-  fail_usage("unknown flag " + visible_line(name) +
-             (nearest.empty() ? "\n  try: --help" : "\n  try: " + nearest));
+template <typename Table>
+auto find(const Table& table, std::string_view name) -> decltype(table.data()) {
+  const auto at =
+      std::find_if(table.begin(), table.end(), [&](const auto& row) { return row.name == name; });
+  return at == table.end() ? nullptr : &*at;
+}
+
+// "--no-raw" <-> "--raw"
+std::string negation(std::string_view name) {
+  constexpr std::string_view kNo = "--no-";
+  return name.starts_with(kNo) ? "--" + std::string(name.substr(kNo.size()))
+                               : std::string(kNo) + std::string(name.substr(2));
+}
+
+[[noreturn]] void fail_unknown(std::string_view name, unsigned command) {
+  std::vector<std::string> names;
+  for (const Row& row : option_rows())
+    if ((row.commands & command) != 0 && row.group != kHidden)
+      for (const std::string_view known : names_of(row)) names.emplace_back(known);
+  const std::string near = nearest(name, names);
+  fail_usage("unknown flag " + visible_line(name) + "\n  try: " + (near.empty() ? "--help" : near));
 }
 
 // Walks the arguments once.
-class Normaliser {
+class ArgumentParser {
  public:
-  Normaliser(const std::vector<std::string>& in, const KnownFlags& flags)
-      : in_(in), flags_(flags) {}
+  ArgumentParser(const std::vector<std::string>& in, unsigned command)
+      : in_(in), command_(command) {}
 
-  std::vector<std::string> run() {
+  std::vector<Argument> run() {
     while (at_ < in_.size()) {
       const std::string& argument = in_[at_++];
       if (argument.size() < 2 || argument[0] != '-' || argument == "--")
         fail_usage("unexpected argument \"" + visible_line(argument) +
-                   "\"; a prompt is given with -p, and a command (tokenize, logits, inspect) comes "
-                   "first");
+                   "\"; a prompt is given with -p, and a command (" + command_names() +
+                   ") comes first");
       flag(argument);
     }
     return std::move(out_);
   }
 
  private:
+  static std::string command_names() {
+    std::string out;
+    for (const CommandRow& row : command_rows())
+      if (*row.name != '\0') out += (out.empty() ? "" : ", ") + std::string(row.name);
+    return out;
+  }
+
   void flag(const std::string& argument) {
     const size_t equals = argument.find('=');
     const std::string name = argument.substr(0, equals);
     std::optional<std::string> value;
     if (equals != argument.npos) value = argument.substr(equals + 1);
 
-    if (const Alias* alias = find(kAliases, name); alias && flags_.takes_value(primary(*alias))) {
-      if (alias->value.empty()) return put(name, primary(*alias), value);
-      if (value) fail_usage(name + " takes no value");
-      return put(name, primary(*alias), std::string(alias->value));
-    }
-    if (flags_.takes_value(name)) return put(name, name, value);
-    if (const Foreign* foreign = find(kForeign, name))
-      fail_usage(name + " is not a flag of deepseek-run: " + std::string(foreign->sentence));
-    if (name[1] == '-') fail_unknown(name, flags_);
-    if (flags_.takes_value("-" + name)) return put(name, "-" + name, value);  // -temp 1
+    if (const auto meaning = meaning_of(name, command_)) return put(name, *meaning, value);
+    if (const std::string_view sentence = foreign_sentence(name); !sentence.empty())
+      fail_usage(name + " is not a flag of deepseek-run: " + std::string(sentence));
+    if (name[1] == '-') fail_unknown(name, command_);
+    if (const auto meaning = meaning_of("-" + name, command_))  // -temp 1
+      return put(name, *meaning, value);
     short_flags(argument);
   }
 
@@ -161,44 +172,73 @@ class Normaliser {
   void short_flags(const std::string& argument) {
     for (size_t i = 1; i < argument.size(); ++i) {
       const std::string name = {'-', argument[i]};
-      const std::optional<bool> takes_value = flags_.takes_value(name);
-      if (!takes_value) fail_unknown(argument, flags_);
-      if (*takes_value && i + 1 < argument.size()) return put(name, name, argument.substr(i + 1));
-      put(name, name, {});
+      const auto meaning = meaning_of(name, command_);
+      if (!meaning) fail_unknown(argument, command_);
+      if (takes_value(*meaning) && i + 1 < argument.size())
+        return put(name, *meaning, argument.substr(i + 1));
+      put(name, *meaning, {});
     }
+  }
+
+  static bool takes_value(const Meaning& meaning) {
+    return !meaning.value && meaning.row->value != nullptr && *meaning.row->value != '[';
   }
 
   // `typed` is what the user wrote, for messages.
-  void put(const std::string& typed, const std::string& name, std::optional<std::string> value) {
-    const bool takes_value = *flags_.takes_value(name);
-    if (!takes_value && value) fail_usage(typed + " takes no value");
-    if (takes_value && !value) {
+  void put(const std::string& typed, const Meaning& meaning, std::optional<std::string> value) {
+    const bool none = meaning.value || meaning.row->value == nullptr;
+    if (none && value) fail_usage(typed + " takes no value");
+    if (takes_value(meaning) && !value) {
       if (at_ == in_.size()) fail_usage(typed + " needs a value");
       value = in_[at_++];
     }
-    out_.push_back(name);
-    if (value) out_.push_back(*value);
+    const std::string implied = meaning.value.value_or(none ? "on" : "");
+    out_.push_back({meaning.row, value.value_or(implied)});
   }
-
-  template <typename Table>
-  static auto find(const Table& table, std::string_view name) -> decltype(table.data()) {
-    const auto at =
-        std::find_if(table.begin(), table.end(), [&](const auto& row) { return row.name == name; });
-    return at == table.end() ? nullptr : &*at;
-  }
-  static std::string primary(const Alias& alias) { return std::string(alias.primary); }
 
   const std::vector<std::string>& in_;
-  const KnownFlags& flags_;
+  unsigned command_;
   size_t at_ = 0;
-  std::vector<std::string> out_;
+  std::vector<Argument> out_;
 };
 
 }  // namespace
 
-std::vector<std::string> normalised(const std::vector<std::string>& arguments,
-                                    const KnownFlags& flags) {
-  return Normaliser(arguments, flags).run();
+std::optional<Meaning> meaning_of(std::string_view name, unsigned commands) {
+  if (const Alias* alias = find(kAliases, name))
+    if (const Row* row = find_row(alias->primary, commands))
+      return Meaning{
+          row, alias->value.empty() ? std::nullopt : std::optional<std::string>(alias->value)};
+  if (const Row* row = find_row(name, commands)) return Meaning{row, {}};
+  if (!name.starts_with("--")) return std::nullopt;
+  const Row* row = find_row(negation(name), commands);
+  if (row == nullptr || row->value != nullptr || row->from == From::kCommandLine)
+    return std::nullopt;
+  return Meaning{row, "off"};
+}
+
+std::string nearest(std::string_view name, const std::vector<std::string>& names) {
+  constexpr size_t kMaxCompared = 64;  // no flag is as long
+  std::string out;
+  size_t best = 3;  // further away it is another word
+  if (name.size() > kMaxCompared) return out;
+  for (const std::string& known : names) {
+    if (known.size() <= 2) continue;
+    if (const size_t d = distance(name, known); d < best) {
+      best = d;
+      out = known;
+    }
+  }
+  return out;
+}
+
+std::string_view foreign_sentence(std::string_view name) {
+  const Foreign* foreign = find(kForeign, name);
+  return foreign == nullptr ? "" : foreign->sentence;
+}
+
+std::vector<Argument> parse_arguments(const std::vector<std::string>& arguments, unsigned command) {
+  return ArgumentParser(arguments, command).run();
 }
 
 }  // namespace dsr

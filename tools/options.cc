@@ -1,12 +1,11 @@
-// The flags, as rows of one table: it makes the parser and the help.
+// The flags and the commands: see option_table.h.
 #include "tools/options.h"
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <array>
 #include <limits>
 
-#include "tools/arguments.h"
+#include "tools/option_table.h"
 #include "tools/values.h"
 
 namespace dsr {
@@ -19,15 +18,6 @@ constexpr unsigned kAnswer = 1, kTokenize = 2, kLogits = 4, kInspect = 8, kPlan 
                    kVerify = 64, kBench = 1024;
 constexpr unsigned kRuns = kAnswer | kLogits, kSized = kRuns | kPlan;
 constexpr unsigned kAll = kAnswer | kTokenize | kLogits | kInspect | kPlan | kVerify | kBench;
-
-struct Row {
-  unsigned commands;
-  const char* group;
-  const char* names;  // as CLI11 takes them
-  const char* value;  // what stands for the value in the help; nullptr: the flag takes none
-  const char* help;
-  void (*apply)(Options& o, const std::string& value);
-};
 
 void set_seed(Options& o, const std::string& v) {
   if (v == "-1") {
@@ -73,7 +63,7 @@ const std::array kRows = {
     Row{kAll, "Model", "-m,--model", "DIR",
         "directory, or org/name in the Hugging Face cache\n"
         "                              (default: $DEEPSEEK_RUN_MODEL, else models/tiny)",
-        [](Options& o, Text v) { o.model = v; }},
+        [](Options& o, Text v) { o.model.path = v; }},
     Row{kPlan | kMake | kBench, "Model", "--card", "FILE",
         "a model's config.json facts, as in models/; no model is needed then",
         [](Options& o, Text v) { o.card = v; }},
@@ -120,12 +110,13 @@ const std::array kRows = {
         [](Options& o, Text v) { o.bench.warmup = parse_int("--warmup", v, 0, 1000); }},
 
     Row{kAnswer | kTokenize | kLogits, "Prompt", "-p,--prompt", "TEXT",
-        "the prompt; - reads standard input", [](Options& o, Text v) { o.prompt = v; }},
+        "the prompt; - reads standard input", [](Options& o, Text v) { o.prompt = v; },
+        From::kCommandLine},
     Row{kAnswer | kTokenize | kLogits, "Prompt", "-f,--file", "FILE",
         "the prompt from a file, less one line break at its end",
-        [](Options& o, Text v) { o.file = v; }},
+        [](Options& o, Text v) { o.file = v; }, From::kCommandLine},
     Row{kRuns, "Prompt", "--prompt-ids", "IDS", "the prompt as token ids: 1,2,3 or @FILE",
-        [](Options& o, Text v) { o.prompt_ids = v; }},
+        [](Options& o, Text v) { o.prompt_ids = v; }, From::kCommandLine},
     Row{kAnswer, "Prompt", "--system", "TEXT", "system prompt (default: none)",
         [](Options& o, Text v) { o.system = v; }},
     Row{kAnswer, "Prompt", "--raw", nullptr, "no chat format: continue the prompt",
@@ -144,7 +135,7 @@ const std::array kRows = {
         [](Options& o, Text) { o.allow_special = true; }},
     Row{kAnswer, "Prompt", "--show-prompt", nullptr,
         "print the prompt as the model gets it and its ids, and leave",
-        [](Options& o, Text) { o.show_prompt = true; }},
+        [](Options& o, Text) { o.show_prompt = true; }, From::kCommandLine},
 
     Row{kAnswer, "Sampling", "-n,--predict", "N", "most new tokens; -1: to the end (default: -1)",
         set_predict},
@@ -194,9 +185,11 @@ const std::array kRows = {
         [](Options& o, Text) { o.jsonl = true; }},
     Row{kTokenize, "Output", "--add-bos", nullptr, "put the begin-of-sequence token in front",
         [](Options& o, Text) { o.add_bos = true; }},
-    Row{kMake, "Output", "-o", "DIR", "a new directory", [](Options& o, Text v) { o.output = v; }},
-    Row{kRuns | kBench, "Output", "-o", "FILE", "write to a file (default: standard output)",
-        [](Options& o, Text v) { o.output = v; }},
+    Row{kMake, "Output", "-o,--output", "DIR", "a new directory",
+        [](Options& o, Text v) { o.output = v; }, From::kCommandLine},
+    Row{kRuns | kBench, "Output", "-o,--output", "FILE",
+        "write to a file (default: standard output)", [](Options& o, Text v) { o.output = v; },
+        From::kCommandLine},
     Row{kAnswer | kInspect | kPlan, "Output", "--format", "FORMAT", "text or json (default: text)",
         set_format},
     Row{kBench, "Output", "--format", "FORMAT", "md, json, jsonl or csv (default: md)",
@@ -205,29 +198,25 @@ const std::array kRows = {
         "show, hide or separate (default: show; with json separate)", set_reasoning},
     Row{kAnswer, "Output", "--no-timings", nullptr, "no line of timings",
         [](Options& o, Text) { o.timings = false; }},
-    Row{kAnswer, "Output", "-v", nullptr, "also show the seed and what the memory is used for",
+    Row{kAnswer, "Output", "-v,--verbose", nullptr,
+        "also show the seed and what the memory is used for",
         [](Options& o, Text) { o.verbose = true; }},
-    Row{kAll | kMake, "Output", "-q", nullptr, "nothing on standard error but errors",
+    Row{kAll | kMake, "Output", "-q,--quiet", nullptr, "nothing on standard error but errors",
         [](Options& o, Text) { o.quiet = true; }},
-    Row{kAll | kMake, "Information", "-h,--help", nullptr, "print this help",
-        [](Options& o, Text) { o.wants_help = true; }},
-    Row{kAnswer, "Information", "--version", nullptr, "print the version",
-        [](Options& o, Text) { o.version = true; }},
+    Row{kAll | kMake, "Settings", "--config", "FILE",
+        "settings: lines \"temp = 0.7\", names as here; # begins a comment",
+        [](Options& o, Text v) { o.config = v; }, From::kEnvironment},
+    Row{kAll | kMake, "Information", "-h,--help", "[=WORD]",
+        "print this help; with a word the lines, of all commands, that hold it",
+        [](Options& o, Text v) { o.help = v; }, From::kCommandLine},
+    Row{kAll | kMake, "Information", "--version", nullptr, "print the version",
+        [](Options& o, Text) { o.version = true; }, From::kCommandLine},
 };
 
-struct CommandRow {
-  const char* name;  // "" for the command without a name
-  Command command;
-  unsigned bit;
-  const char* help;
-  const char* usage;
-};
 constexpr std::array kCommands = {
     CommandRow{"", Command::kAnswer, kAnswer,
                "Runs a DeepSeek checkpoint as published and prints the answer to a prompt, which\n"
-               "comes from -p, -f or standard input.\n"
-               "Other commands, each with --help: tokenize, logits, inspect, plan, verify,\n"
-               "bench, make-random-checkpoint.",
+               "comes from -p, -f or standard input.",
                "deepseek-run [-m DIR] -p TEXT [flags]"},
     CommandRow{"tokenize", Command::kTokenize, kTokenize,
                "Prints the token ids of a text and their pieces, one token a line. The model\n"
@@ -263,61 +252,6 @@ constexpr std::array kCommands = {
         "deepseek-run make-random-checkpoint --card FILE -o DIR [flags]"},
 };
 
-const CommandRow& command_of(const std::vector<std::string>& arguments) {
-  for (const CommandRow& row : kCommands)
-    if (!arguments.empty() && *row.name != '\0' && arguments[0] == row.name) return row;
-  return kCommands[0];
-}
-
-void add_rows(CLI::App& app, const CommandRow& command, Options& out) {
-  for (const Row& row : kRows) {
-    if ((row.commands & command.bit) == 0) continue;
-    const auto apply = [&row, &out](const std::string& value) { row.apply(out, value); };
-    CLI::Option* option =
-        row.value == nullptr
-            ? app.add_flag_callback(row.names, [apply] { apply(""); })
-            : app.add_option_function<std::string>(row.names, apply)->trigger_on_parse();
-    option->take_last();
-  }
-}
-
-// "-m,--model" and "DIR" -> "-m, --model DIR"
-std::string flag_text(const Row& row) {
-  std::string out = row.names;
-  if (const size_t comma = out.find(','); comma != out.npos) out.insert(comma + 1, " ");
-  if (out[1] == '-') out.insert(0, "    ");  // long names in one column
-  return row.value == nullptr ? out : out + " " + row.value;
-}
-
-std::string help_text(const CommandRow& command) {
-  constexpr size_t kColumn = 30;
-  std::string out = std::string(command.help) + "\n\nUsage: " + command.usage + "\n";
-  std::string group;
-  for (const Row& row : kRows) {
-    if ((row.commands & command.bit) == 0) continue;
-    if (group != row.group) out += std::string("\n") + row.group + ":\n";
-    group = row.group;
-    std::string line = "  " + flag_text(row);
-    line.resize(std::max(kColumn, line.size() + 1), ' ');
-    out += line + row.help + "\n";
-  }
-  return out;
-}
-
-KnownFlags known_flags(const CLI::App& app) {
-  KnownFlags out;
-  for (const CLI::Option* option : app.get_options()) {
-    for (const std::string& name : option->get_lnames()) out.names.push_back("--" + name);
-    for (const std::string& name : option->get_snames()) out.names.push_back("-" + name);
-  }
-  out.takes_value = [&app](const std::string& name) -> std::optional<bool> {
-    const CLI::Option* option = app.get_option_no_throw(name);
-    if (name.empty() || name[0] != '-' || option == nullptr) return std::nullopt;
-    return option->get_items_expected_max() > 0;
-  };
-  return out;
-}
-
 }  // namespace
 
 void SamplingFlags::apply_to(SamplingParams& p) const {
@@ -333,25 +267,7 @@ void SamplingFlags::apply_to(SamplingParams& p) const {
   p.seed = seed.value_or(p.seed);
 }
 
-Options parse_options(const std::vector<std::string>& arguments) {
-  const CommandRow& command = command_of(arguments);
-  const bool named = *command.name != '\0';
-  Options out;
-  out.command = command.command;
-  CLI::App app;
-  app.set_help_flag();  // ours is a row like the others
-  add_rows(app, command, out);
-
-  const std::vector<std::string> rest(arguments.begin() + (named ? 1 : 0), arguments.end());
-  std::vector<std::string> reversed = normalised(rest, known_flags(app));
-  std::reverse(reversed.begin(), reversed.end());  // as CLI11 wants them
-  try {
-    app.parse(reversed);
-  } catch (const CLI::ParseError& e) {
-    throw Error(ErrorKind::kUsage, e.what());
-  }
-  if (out.wants_help) out.help = help_text(command);
-  return out;
-}
+std::span<const Row> option_rows() { return kRows; }
+std::span<const CommandRow> command_rows() { return kCommands; }
 
 }  // namespace dsr

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <utility>
@@ -37,13 +38,29 @@ struct SamplingFlags {
   void apply_to(SamplingParams& params) const;
 };
 
+// Which model, and where that was said. Empty: the model that ships with the program.
+struct ModelChoice {
+  std::string path;
+  std::string source = "-m";
+
+  bool empty() const { return path.empty(); }
+};
+
+// A setting as it was given: the flag's name without dashes, the value ("on" or "off" for a flag
+// that takes none), and where: "flag", a variable's name, or FILE:LINE.
+struct Given {
+  std::string name, value, source;
+};
+
 struct Options {
   Command command = Command::kAnswer;
-  bool wants_help = false;
-  std::string help;  // the text, if it is wanted
+  std::optional<std::string> help;  // a word to look for, or empty
   bool version = false;
+  std::string config;  // a file
+  std::vector<Given> given;
+  std::vector<std::string> warnings;  // about settings
 
-  std::string model;  // empty: DEEPSEEK_RUN_MODEL, else the model that ships with the program
+  ModelChoice model;
   std::string device = "auto";
   int64_t threads = 0;  // 0: as many as physical cores
   std::string cpu_level = "auto";
@@ -82,7 +99,16 @@ struct Options {
   bool add_bos = false;
 };
 
-// Throws Error(kUsage) with the nearest name for an unknown flag.
-Options parse_options(const std::vector<std::string>& arguments);
+// What stands around the command line.
+struct Surroundings {
+  std::vector<std::string> environment;  // "NAME=value"
+  // The contents of a configuration file; nullopt if there is none. Throws Error(kUsage).
+  std::function<std::optional<std::string>(const std::string& path)> read_file;
+};
+
+// Flags, then DEEPSEEK_RUN_<FLAG>, then --config, then the user's configuration file: the first of
+// these that sets a flag counts. Throws Error(kUsage) with the nearest name for an unknown flag or
+// setting; an error names the variable, or the file and line.
+Options parse_options(const std::vector<std::string>& arguments, const Surroundings& around);
 
 }  // namespace dsr

@@ -28,7 +28,7 @@ MODEL = write_model(SCRATCH / "model")
 def environment(**changes: str) -> dict[str, str]:
     """Ours without what a user may have set, and `changes`."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("DEEPSEEK_RUN_")}
-    return {**kept, **changes}
+    return {**kept, "XDG_CONFIG_HOME": str(SCRATCH / "no-config"), **changes}
 
 
 def say(text: str, *more: str) -> list[str]:

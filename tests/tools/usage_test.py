@@ -40,7 +40,7 @@ class Help(CliTest):
                   SCRATCH / "prompt.txt", "IDS": "5", "MODE": "auto", "T": "1", "P": "0.5",
                   "X": "1", "ID+B": "5+1", "FORMAT": "json"}
         special = {"--reasoning": "hide", "--chat-format": "deepseek-v3",
-                   "--tools": SCRATCH / "no-tools.json"}
+                   "--tools": SCRATCH / "no-tools.json", "--config": os.devnull}
         (SCRATCH / "no-tools.json").write_text("[]")
         (SCRATCH / "prompt.txt").write_text("hi")
         for line in self.output("--help", model=None).splitlines():
