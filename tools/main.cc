@@ -14,6 +14,7 @@
 #include "tools/help.h"
 #include "tools/io.h"
 #include "tools/option_table.h"
+#include "tools/repl.h"
 #include "tools/signals.h"
 
 namespace dsr {
@@ -50,7 +51,7 @@ int run(const std::vector<std::string>& arguments) {
   }
   switch (options.command) {
     case Command::kAnswer:
-      return run_one_shot(options);
+      return wants_chat(options) ? run_repl(options) : run_one_shot(options);
     case Command::kTokenize:
       return run_tokenize(options);
     case Command::kLogits:

@@ -76,6 +76,7 @@ struct Options {
   bool bytes = false;
   bool allow_special = false;
   bool show_prompt = false;
+  bool interactive = false;
 
   int64_t predict = -1;
   SamplingFlags sampling;

@@ -33,12 +33,6 @@ std::string read_text(const std::string& path, const Options& options) {
   return text;
 }
 
-void check_utf8(const std::string& what, const std::string& text) {
-  if (const size_t at = invalid_utf8_at(text); at != text.npos)
-    fail_usage(what + " is not UTF-8 at byte " + std::to_string(at) +
-               "\n  try: --bytes, which takes any bytes");
-}
-
 void add_bos(const Tokenizer& tokenizer, Prompt& prompt) {
   const std::optional<TokenId> bos = tokenizer.bos_id();
   if (!tokenizer.add_bos() || !bos) return;
@@ -55,21 +49,6 @@ void check_format(const ChatFormat& format, const Tokenizer& tokenizer) {
                                          " needs the token " + std::string(token) +
                                          ", and the model's tokenizer.json has none such\n"
                                          "  try: --raw, or --chat-format plain");
-}
-
-// The format to use; null for plain completion.
-const ChatFormat* chat_format(const Options& options, const std::string& model_dir,
-                              const Tokenizer& tokenizer) {
-  if (options.raw) return nullptr;
-  if (!options.chat_format.empty()) {
-    const ChatFormat& format = ChatFormat::by_name(options.chat_format);
-    check_format(format, tokenizer);
-    return &format;
-  }
-  const ChatFormat* format = ChatFormat::detect(checkpoint_architecture(model_dir), tokenizer);
-  if (format == nullptr)
-    notes(options.quiet)("the model has no chat template: continuing the prompt as --raw does");
-  return format;
 }
 
 // What --raw or --prompt-ids would leave without meaning is refused.
@@ -102,6 +81,28 @@ void note_needless_think(const Options& options, const ChatFormat& format,
 
 }  // namespace
 
+void check_utf8(const std::string& what, const std::string& text) {
+  if (const size_t at = invalid_utf8_at(text); at != text.npos)
+    fail_usage(what + " is not UTF-8 at byte " + std::to_string(at) +
+               "\n  try: --bytes, which takes any bytes");
+}
+
+const ChatFormat* find_chat_format(const Options& options, const std::string& model_dir,
+                                   const Tokenizer& tokenizer) {
+  if (options.raw) return nullptr;
+  if (!options.chat_format.empty()) {
+    const ChatFormat& format = ChatFormat::by_name(options.chat_format);
+    check_format(format, tokenizer);
+    return &format;
+  }
+  return ChatFormat::detect(checkpoint_architecture(model_dir), tokenizer);
+}
+
+std::vector<ChatTool> read_tools(const Options& options) {
+  if (!options.tools) return {};
+  return parse_chat_tools(read_text(*options.tools, options), "--tools");
+}
+
 PromptInput read_prompt(const Options& options) {
   const int given =
       options.prompt.has_value() + options.file.has_value() + options.prompt_ids.has_value();
@@ -113,10 +114,6 @@ PromptInput read_prompt(const Options& options) {
   }
   if (options.prompt && *options.prompt != "-") return {*options.prompt, {}};
   if (options.file) return {read_text(*options.file, options), {}};
-  if (!options.prompt && is_terminal(STDIN_FILENO))
-    fail_usage(
-        "no prompt, and this version has no chat on the terminal\n"
-        "  try: -p TEXT, -f FILE, or text on standard input");
   std::string text = read_text("-", options);
   if (text.empty()) fail_usage("no prompt: standard input is empty\n  try: -p TEXT, -f FILE");
   return {std::move(text), {}};
@@ -152,8 +149,10 @@ Prompt make_raw_prompt(const Tokenizer* tokenizer, PromptInput input, bool bytes
 Prompt make_prompt(const Options& options, const std::string& model_dir, const Tokenizer* tokenizer,
                    PromptInput input) {
   check_flags(options);
-  const ChatFormat* format = input.ids ? nullptr : chat_format(options, model_dir, *tokenizer);
+  const ChatFormat* format = input.ids ? nullptr : find_chat_format(options, model_dir, *tokenizer);
   if (format == nullptr) {
+    if (!input.ids && !options.raw)
+      notes(options.quiet)("the model has no chat template: continuing the prompt as --raw does");
     Prompt out = make_raw_prompt(tokenizer, std::move(input), options.bytes);
     out.starts_in_reasoning = ends_with_open_think(out.text);
     return out;
@@ -167,8 +166,7 @@ Prompt make_prompt(const Options& options, const std::string& model_dir, const T
   }
   messages.push_back({Role::kUser, std::move(input.text)});
   note_needless_think(options, *format, messages);
-  std::vector<ChatTool> tools;
-  if (options.tools) tools = parse_chat_tools(read_text(*options.tools, options), "--tools");
+  const std::vector<ChatTool> tools = read_tools(options);
   EncodedPrompt encoded = encode_prompt(*tokenizer, format->render(messages, options.think, tools),
                                         options.allow_special);
   return {std::move(encoded.text), std::move(encoded.ids), /*chat=*/true,

@@ -78,4 +78,9 @@ class Conversation {
   std::vector<ChatTurn> turns_;
 };
 
+// "1,900 of 2,048 tokens (93 %)"
+std::string context_use(int64_t n_tokens, int64_t ctx_size);
+// "prompts 812 tok computed, 1,204 tok reused | answers 214 tok"
+std::string totals_line(const EngineStats& stats);
+
 }  // namespace dsr

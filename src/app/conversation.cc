@@ -185,4 +185,16 @@ ChatTurn Conversation::turn_of(const std::string& user, const ChatSettings& s, b
   return out;
 }
 
+std::string context_use(int64_t n_tokens, int64_t ctx_size) {
+  const double share = static_cast<double>(n_tokens) / static_cast<double>(ctx_size);
+  return str(with_commas(n_tokens), " of ", with_commas(ctx_size), " tokens (",
+             static_cast<int64_t>(100 * share), " %)");
+}
+
+std::string totals_line(const EngineStats& s) {
+  return str("prompts ", with_commas(s.prompt_tokens_computed), " tok computed, ",
+             with_commas(s.prompt_tokens_reused), " tok reused | answers ",
+             with_commas(s.tokens_generated), " tok");
+}
+
 }  // namespace dsr

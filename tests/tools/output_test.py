@@ -149,15 +149,6 @@ class Terminals(CliTest):
             self.assertEqual(run_on_terminal(*args, **env)[0], "<think>\naa\n")
         self.assertEqual(run_on_terminal(*args, NO_COLOR="")[0].count("\x1b"), 6)
 
-    def test_a_terminal_without_a_prompt(self):
-        parent, child = pty.openpty()
-        run = subprocess.run([BINARY, "-m", MODEL], stdin=child, capture_output=True,
-                             env=environment(), timeout=60, check=False)
-        os.close(child)
-        os.close(parent)
-        self.assertEqual((run.returncode, run.stdout), (2, b""))
-        self.assertIn(b"no chat on the terminal", run.stderr)
-
 
 class Signals(CliTest):
     def start(self, *args: str, model: Path = MODEL,

@@ -1,0 +1,32 @@
+// An answer as text, as it streams.
+#pragma once
+
+#include <string>
+
+#include "deepseek_run/answer.h"
+#include "tools/io.h"
+#include "tools/options.h"
+
+namespace dsr {
+
+// Writes the pieces of an answer. Reasoning stands between <think> and </think>, dimmed on a
+// terminal. With `escape` nothing of it controls a terminal.
+class TextPrinter {
+ public:
+  TextPrinter(Output& out, ReasoningMode mode, bool escape);
+
+  void piece(const AnswerPiece& p);
+  // The answer ends with a line break, unless there is none because the model failed.
+  void end(FinishReason finish);
+
+ private:
+  void reasoning(const std::string& text);
+  void write(const std::string& text);
+
+  Output& out_;
+  ReasoningMode mode_;
+  bool escape_, dim_;
+  bool any_ = false, in_reasoning_ = false, at_line_start_ = false, errors_used_ = false;
+};
+
+}  // namespace dsr
