@@ -16,18 +16,21 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "tools"))
 from pty_chat import PROMPT, PtyChat  # noqa: E402
 
+STORY = "Tell me a story about a fox."  # Ctrl-C ends it
 LINES = [
     "What is 47 + 38?",
     "What day comes after Monday?",
-    "/stats",
     '"""',
     "Sort these numbers:",
     '31, 7, 19"""',
-    "/edit",
-    "/set temp=0.7",
+    STORY,
     "/undo",
+    "/set tmp=0.7",
+    "/set temp=0.7",
+    "/regen",
+    "/stats",
     "/tokens",
-    "/save chat.json",
+    "/save fox.json",
     "/exit",
 ]
 
@@ -44,14 +47,13 @@ def main() -> None:
         with PtyChat([binary, "-m", model, "--temp", "0"], env, columns=200) as chat:
             shown = chat.expect(PROMPT)
             for line in LINES:
-                if line == "/edit":
-                    chat.send("/edit\r")
-                    shown += chat.expect(r"> [^\n]+$")
-                    continue
                 chat.send(line + "\r")
                 if line == "/exit":
                     chat.wait()
                     break
+                if line == STORY:
+                    shown += chat.expect(r"\n(.|\n){150}")
+                    chat.interrupt()
                 shown += chat.expect(r"\n[>.] $")
         print(shown.removesuffix("> ").rstrip() + "\n> /exit")
 

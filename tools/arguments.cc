@@ -34,6 +34,9 @@ constexpr std::array kAliases = {
     Alias{"-dev", "--device"},
     Alias{"-ctk", "--cache-type"},
     Alias{"--kv-cache-dtype", "--cache-type"},
+    Alias{"-np", "--max-seqs"},
+    Alias{"--parallel", "--max-seqs"},
+    Alias{"--max-num-seqs", "--max-seqs"},
     Alias{"-b", "--chunk"},
     Alias{"--max-num-batched-tokens", "--chunk"},
     Alias{"--output-format", "--format"},
@@ -53,6 +56,12 @@ constexpr std::string_view kNoNetwork =
 constexpr std::string_view kNoConversion =
     "weights are used as the checkpoint stores them; --cache-type sets the type of the KV cache";
 constexpr std::string_view kNoServer = "there is no server";
+constexpr std::string_view kNoSuchSampler =
+    "not among the samplers here: --help=Sampling lists them";
+constexpr std::string_view kNoGrammar = "answers are not held to a grammar";
+constexpr std::string_view kNoAdapters =
+    "a checkpoint is run as it was published, without adapters";
+constexpr std::string_view kPlanned = "memory is planned exactly; -c sets the context";
 constexpr std::array kForeign = {
     Foreign{"-ngl", kNoLayers},
     Foreign{"--n-gpu-layers", kNoLayers},
@@ -72,7 +81,35 @@ constexpr std::array kForeign = {
     Foreign{"--quantization", kNoConversion},
     Foreign{"-ctv", "MLA stores keys and values as one; --cache-type sets their type"},
     Foreign{"--cache-type-v", "MLA stores keys and values as one; --cache-type sets their type"},
-    Foreign{"--gpu-memory-utilization", "memory is planned exactly; -c sets the context"},
+    Foreign{"--gpu-memory-utilization", kPlanned},
+    Foreign{"--swap-space", kPlanned},
+    Foreign{"--cpu-offload-gb", kNoLayers},
+    Foreign{"-sm", kNoLayers},
+    Foreign{"--split-mode", kNoLayers},
+    Foreign{"-ts", kNoLayers},
+    Foreign{"--tensor-split", kNoLayers},
+    Foreign{"-mg", "--device names the device"},
+    Foreign{"--main-gpu", "--device names the device"},
+    Foreign{"--enforce-eager", "nothing is compiled at run time"},
+    Foreign{"-ub", "--chunk sets how many prompt tokens are computed in one step"},
+    Foreign{"--ubatch-size", "--chunk sets how many prompt tokens are computed in one step"},
+    Foreign{"--mirostat", kNoSuchSampler},
+    Foreign{"--typical", kNoSuchSampler},
+    Foreign{"--xtc-probability", kNoSuchSampler},
+    Foreign{"--use-beam-search", kNoSuchSampler},
+    Foreign{"--grammar", kNoGrammar},
+    Foreign{"--grammar-file", kNoGrammar},
+    Foreign{"-j", kNoGrammar},
+    Foreign{"--json-schema", kNoGrammar},
+    Foreign{"--guided-decoding-backend", kNoGrammar},
+    Foreign{"--lora", kNoAdapters},
+    Foreign{"--enable-lora", kNoAdapters},
+    Foreign{"--revision", kNoNetwork},
+    Foreign{"--download-dir", kNoNetwork},
+    Foreign{"--tokenizer", "the tokenizer is the one in the model's directory"},
+    Foreign{"--no-warmup", "one answer needs no warm-up; bench has --warmup"},
+    Foreign{"--color", "reasoning is dimmed on a terminal; NO_COLOR=1 turns that off"},
+    Foreign{"--keepalive", "the model is loaded for one run"},
     Foreign{"--mlock", "weights are read in place from the checkpoint's files"},
     Foreign{"--no-mmap", "weights are read in place from the checkpoint's files"},
     Foreign{"--host", kNoServer},
@@ -132,21 +169,25 @@ class ArgumentParser {
   std::vector<Argument> run() {
     while (at_ < in_.size()) {
       const std::string& argument = in_[at_++];
-      if (argument.size() < 2 || argument[0] != '-' || argument == "--")
-        fail_usage("unexpected argument \"" + visible_line(argument) +
-                   "\"; a prompt is given with -p, and a command (" + command_names() +
-                   ") comes first");
+      if (argument.size() < 2 || argument[0] != '-' || argument == "--") fail_unexpected(argument);
       flag(argument);
     }
     return std::move(out_);
   }
 
  private:
-  static std::string command_names() {
-    std::string out;
+  [[noreturn]] static void fail_unexpected(const std::string& argument) {
+    std::vector<std::string> names;
+    std::string list;
     for (const CommandRow& row : command_rows())
-      if (*row.name != '\0') out += (out.empty() ? "" : ", ") + std::string(row.name);
-    return out;
+      if (*row.name != '\0') {
+        names.emplace_back(row.name);
+        list += (list.empty() ? "" : ", ") + names.back();
+      }
+    const std::string near = nearest(argument, names);
+    fail_usage("unexpected argument \"" + visible_line(argument) +
+               "\"; a prompt is given with -p, and a command (" + list + ") comes first" +
+               (near.empty() ? "" : "\n  try: deepseek-run " + near));
   }
 
   void flag(const std::string& argument) {

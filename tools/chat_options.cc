@@ -120,7 +120,7 @@ std::string settings_text(const Options& options, const ChatSettings& s) {
       " predict=" + text_of(s.max_new_tokens) +
       " think=" + kThink[static_cast<size_t>(s.thinking)] + " reasoning=" + kReasoning[reasoning] +
       "\n";
-  for (const std::string& stop : s.stop) out += "stop=" + quoted(stop) + "\n";
+  for (const std::string& stop : s.stop) out += "stop=" + config_value(stop) + "\n";
   for (const auto& [id, bias] : p.logit_bias)
     out += "logit-bias=" + std::to_string(id) + (bias < 0 ? "" : "+") + text_of(bias) + "\n";
   return out;

@@ -148,15 +148,18 @@ std::vector<std::string_view> names_of(const Row& row) {
 }
 
 std::string_view long_name(const Row& row) {
-  const std::string_view last = names_of(row).back();
+  std::string_view last = row.names;
+  if (const size_t comma = last.find(','); comma != last.npos) last.remove_prefix(comma + 1);
   return last.starts_with("--") ? last : "";
 }
 
 const Row* find_row(std::string_view name, unsigned commands) {
   for (const Row& row : option_rows()) {
     if ((row.commands & commands) == 0) continue;
-    for (const std::string_view known : names_of(row))
-      if (known == name) return &row;
+    const std::string_view names = row.names;
+    const size_t comma = std::min(names.find(','), names.size());
+    if (name == names.substr(0, comma)) return &row;
+    if (comma < names.size() && name == names.substr(comma + 1)) return &row;
   }
   return nullptr;
 }

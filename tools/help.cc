@@ -93,7 +93,7 @@ std::string help_on(std::string_view word) {
       if (const std::string_view name = long_name(row); !name.empty())
         names.emplace_back(name.substr(2));
       std::string text = row_text(row);
-      if (lower(text).find(wanted) == text.npos) continue;
+      if (lower(text).find(wanted) == text.npos && lower(row.group) != wanted) continue;
       // What one command showed is not shown again.
       if (std::find(shown.begin(), shown.end(), text) != shown.end()) continue;
       lines += text;

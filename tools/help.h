@@ -10,8 +10,8 @@ namespace dsr {
 
 // All of a command's flags. No line is longer than 100 characters.
 std::string help_text(const CommandRow& command);
-// The flags, of all commands, whose lines hold the word, whatever its case. Throws Error(kUsage)
-// with the nearest name if there are none.
+// The flags, of all commands, whose lines or heading hold the word, whatever its case. Throws
+// Error(kUsage) with the nearest name if there are none.
 std::string help_on(std::string_view word);
 
 }  // namespace dsr

@@ -8,12 +8,16 @@
 #include <exception>
 #include <new>
 
+#include "deepseek_run/devices.h"
 #include "deepseek_run/error.h"
 #include "deepseek_run/version.h"
 #include "tools/commands.h"
+#include "tools/completion.h"
 #include "tools/help.h"
 #include "tools/io.h"
+#include "tools/man_page.h"
 #include "tools/option_table.h"
+#include "tools/print_config.h"
 #include "tools/repl.h"
 #include "tools/signals.h"
 
@@ -32,9 +36,13 @@ Surroundings surroundings() {
   return out;
 }
 
-// What the flags under "Information" print; empty: none was given.
+// What a flag prints that answers no prompt; empty: none was given.
 std::string information(const Options& options) {
   if (options.version) return std::string("deepseek-run ") + kVersion + "\n";
+  if (options.list_devices) return devices_text();
+  if (options.man) return man_page();
+  if (!options.completion.empty()) return completion_script(options.completion);
+  if (options.print_config) return config_text(options);
   if (!options.help) return "";
   if (!options.help->empty()) return help_on(*options.help);
   for (const CommandRow& row : command_rows())

@@ -12,6 +12,7 @@
 #include "tools/signals.h"
 #include "tools/terminal.h"
 #include "tools/text_printer.h"
+#include "tools/truncate.h"
 
 namespace dsr {
 namespace {
@@ -25,11 +26,12 @@ std::string hex(uint64_t value) {
 void show_prompt(const Options& options, const Prompt& prompt) {
   Output out(options.output);
   if (options.format == Format::kJson) {
-    out.write(prompt_json(prompt.text, prompt.ids) + "\n");
+    out.write(visible_json(prompt_json(prompt.text, prompt.ids)) + "\n");
   } else {
     std::string ids;
     for (const TokenId id : prompt.ids) ids += (ids.empty() ? "" : ",") + std::to_string(id);
-    out.write((is_terminal(out.fd()) ? visible(prompt.text) : prompt.text) + "\n" + ids + "\n");
+    out.write(visible(prompt.text, escape_for(out.fd(), /*raw=*/false, options.strict_tty)) + "\n" +
+              ids + "\n");
   }
   out.close();
 }
@@ -53,7 +55,7 @@ Answer print_text(const Options& options, Engine& engine, const Tokenizer& token
                   const AnswerRequest& request) {
   Output out(options.output);
   TextPrinter printer(out, options.reasoning.value_or(ReasoningMode::kShow),
-                      is_terminal(out.fd()) && !options.raw);
+                      escape_for(out.fd(), options.raw, options.strict_tty));
   Answer answer = run_to_end(engine, &tokenizer, request, [&](const AnswerPiece& piece) {
     printer.piece(piece);
     return stop_signal() == 0;
@@ -73,12 +75,12 @@ Answer print_json(const Options& options, Engine& engine, const Tokenizer* token
   const ReasoningMode mode = options.reasoning.value_or(ReasoningMode::kSeparate);
   Answer shown = answer;
   if (mode == ReasoningMode::kHide) shown.reasoning.clear();
-  out.write(answer_json({shown}, request.request.prompt,
-                        {.model = model_name(engine.info().directory),
-                         .id = (chat ? "chatcmpl-" : "cmpl-") + hex(random_bits()),
-                         .chat = chat,
-                         .separate_reasoning = mode != ReasoningMode::kShow}) +
-            "\n");
+  const std::string json = answer_json({shown}, request.request.prompt,
+                                       {.model = model_name(engine.info().directory),
+                                        .id = (chat ? "chatcmpl-" : "cmpl-") + hex(random_bits()),
+                                        .chat = chat,
+                                        .separate_reasoning = mode != ReasoningMode::kShow});
+  out.write(visible_json(json) + "\n");
   out.close();
   return answer;
 }
@@ -101,17 +103,23 @@ int conclude(const Options& options, const ModelInfo& info, const Answer& answer
 int run_one_shot(const Options& options) {
   check_sampling(options);
   const std::string dir = find_model_dir(options.model, notes(options.quiet));
-  PromptInput input = read_prompt(options);
+  const PromptInput input = read_prompt(options);
   const bool needs_text = !input.ids || (options.format == Format::kText && !options.show_prompt);
   const std::unique_ptr<Tokenizer> tokenizer =
       needs_text ? require_tokenizer(dir, options.quiet) : load_tokenizer(dir, options.quiet);
-  const Prompt prompt = make_prompt(options, dir, tokenizer.get(), std::move(input));
+  Prompt prompt = make_prompt(options, dir, tokenizer.get(), input);
+  const auto fit = [&](int64_t ctx_size) {
+    if (options.truncate != Truncate::kNone)
+      prompt = truncated(options, dir, tokenizer.get(), input, std::move(prompt), ctx_size);
+  };
   if (options.show_prompt) {
+    if (options.ctx_size > 0) fit(options.ctx_size);
     show_prompt(options, prompt);
     return 0;
   }
 
   const auto engine = Engine::create(engine_options(options, dir, tokenizer.get()));
+  fit(engine->info().ctx_size);
   const AnswerRequest request = make_request(options, prompt, engine->info());
   if (options.verbose) {
     print_line("seed " + std::to_string(request.request.sampling.seed));

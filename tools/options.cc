@@ -42,6 +42,16 @@ void set_reasoning(Options& o, const std::string& v) {
   o.reasoning = kModes[parse_choice("--reasoning", v, {"show", "hide", "separate"})];
 }
 
+void set_truncate(Options& o, const std::string& v) {
+  constexpr std::array kModes = {Truncate::kLeft, Truncate::kMiddle};
+  o.truncate = kModes[parse_choice("--truncate", v, {"left", "middle"})];
+}
+
+void set_stop(Options& o, const std::string& v) {
+  check_utf8("--stop", v);
+  o.stop.push_back(v);
+}
+
 void set_format(Options& o, const std::string& v) {
   o.format = parse_choice("--format", v, {"text", "json"}) == 0 ? Format::kText : Format::kJson;
 }
@@ -49,6 +59,11 @@ void set_format(Options& o, const std::string& v) {
 void set_cache_type(Options& o, const std::string& v) {
   parse_choice("--cache-type", v, {"auto", "f32", "bf16", "fp8"});
   o.cache_type = v;
+}
+
+void set_completion(Options& o, const std::string& v) {
+  parse_choice("--completion", v, {"bash", "zsh", "fish"});
+  o.completion = v;
 }
 
 void set_bench_format(Options& o, const std::string& v) {
@@ -67,10 +82,10 @@ const std::array kRows = {
     Row{kPlan | kMake | kBench, "Model", "--card", "FILE",
         "a model's config.json facts, as in models/; no model is needed then",
         [](Options& o, Text v) { o.card = v; }},
-    Row{kPlan, "Model", "--weights", "TYPE", "of a card: bf16 or fp8 (default: as released)",
+    Row{kPlan, "Model", "--weights", "bf16|fp8", "of a card (default: as released)",
         [](Options& o, Text v) { o.weights = v; }},
-    Row{kMake | kBench, "Model", "--quant", "TYPE", "weights as bf16 or fp8 (default: as released)",
-        [](Options& o, Text v) { o.weights = v; }},
+    Row{kMake | kBench, "Model", "--quant", "bf16|fp8",
+        "type of the weights (default: as released)", [](Options& o, Text v) { o.weights = v; }},
     Row{kMake | kBench, "Model", "--layers", "N", "how many of the layers (default: all)",
         [](Options& o, Text v) { o.layers = parse_int("--layers", v, 1, 1024); }},
     Row{kPlan, "Model", "--gpus", "NxNAME",
@@ -86,11 +101,11 @@ const std::array kRows = {
         [](Options& o, Text v) { o.device = v; }},
     Row{kRuns | kBench, "Model", "-t,--threads", "N", "of the cpu (default: its physical cores)",
         [](Options& o, Text v) { o.threads = parse_int("--threads", v, 1, 1024); }},
-    Row{kRuns | kBench, "Model", "--cpu-level", "NAME",
-        "auto, portable, avx2 or avx512 (default: auto)",
+    Row{kRuns | kBench, "Model", "--cpu-level", "auto|portable|avx2|avx512",
+        "instructions of the cpu to use (default: auto, the best)",
         [](Options& o, Text v) { o.cpu_level = v; }},
-    Row{kSized | kBench, "Model", "--cache-type", "TYPE",
-        "KV cache: auto, f32, bf16 or fp8 (default: auto, which is f32)", set_cache_type},
+    Row{kSized | kBench, "Model", "--cache-type", "auto|f32|bf16|fp8",
+        "of the KV cache (default: auto, which is f32)", set_cache_type},
     Row{kSized | kBench, "Model", "--chunk", "N",
         "prompt tokens computed in one step (default: 512)",
         [](Options& o, Text v) { o.chunk = parse_int("--chunk", v, 1, 1 << 16); }},
@@ -126,13 +141,17 @@ const std::array kRows = {
     Row{kAnswer, "Prompt", "--tools", "FILE",
         "functions the model may call, as in the OpenAI API (deepseek-v3.1)",
         [](Options& o, Text v) { o.tools = v; }},
-    Row{kAnswer, "Prompt", "--think", "MODE",
-        "reason before answering: auto, on or off (default: auto)", set_think},
+    Row{kAnswer, "Prompt", "--think", "auto|on|off", "reason before answering (default: auto)",
+        set_think},
     Row{kAnswer, "Prompt", "--bytes", nullptr, "the prompt may be any bytes; implies --raw",
         [](Options& o, Text) { o.bytes = o.raw = true; }},
     Row{kAnswer, "Prompt", "--allow-special", nullptr,
         "control tokens in the prompt's text are control tokens",
         [](Options& o, Text) { o.allow_special = true; }},
+    Row{kAnswer, "Prompt", "--truncate", "left|middle",
+        "cut a text that is too long there, so that -n tokens, else a quarter of the context, are "
+        "free (default: refuse it)",
+        set_truncate},
     Row{kAnswer, "Prompt", "--show-prompt", nullptr,
         "print the prompt as the model gets it and its ids, and leave",
         [](Options& o, Text) { o.show_prompt = true; }, From::kCommandLine},
@@ -177,7 +196,7 @@ const std::array kRows = {
         [](Options& o,
            Text v) { o.sampling.logit_bias.push_back(parse_logit_bias("--logit-bias", v)); }},
     Row{kAnswer, "Sampling", "--stop", "TEXT", "end the answer before this text; repeatable",
-        [](Options& o, Text v) { o.stop.push_back(v); }},
+        set_stop},
 
     Row{kTokenize, "Output", "--count", nullptr, "print how many tokens there are",
         [](Options& o, Text) { o.count = true; }},
@@ -193,12 +212,14 @@ const std::array kRows = {
     Row{kRuns | kBench, "Output", "-o,--output", "FILE",
         "write to a file (default: standard output)", [](Options& o, Text v) { o.output = v; },
         From::kCommandLine},
-    Row{kAnswer | kInspect | kPlan, "Output", "--format", "FORMAT", "text or json (default: text)",
+    Row{kAnswer | kInspect | kPlan, "Output", "--format", "text|json", "(default: text)",
         set_format},
-    Row{kBench, "Output", "--format", "FORMAT", "md, json, jsonl or csv (default: md)",
-        set_bench_format},
-    Row{kAnswer, "Output", "--reasoning", "MODE",
-        "show, hide or separate (default: show; with json separate)", set_reasoning},
+    Row{kBench, "Output", "--format", "md|json|jsonl|csv", "(default: md)", set_bench_format},
+    Row{kAnswer, "Output", "--reasoning", "show|hide|separate",
+        "what to do with it (default: show; with json separate)", set_reasoning},
+    Row{kAnswer, "Output", "--strict-tty", nullptr,
+        "on a terminal show characters that reorder text or have no width",
+        [](Options& o, Text) { o.strict_tty = true; }},
     Row{kAnswer, "Output", "--no-timings", nullptr, "no line of timings",
         [](Options& o, Text) { o.timings = false; }},
     Row{kAnswer, "Output", "-v,--verbose", nullptr,
@@ -209,11 +230,20 @@ const std::array kRows = {
     Row{kAll | kMake, "Settings", "--config", "FILE",
         "settings: lines \"temp = 0.7\", names as here; # begins a comment",
         [](Options& o, Text v) { o.config = v; }, From::kEnvironment},
+    Row{kAll | kMake, "Settings", "--print-config", nullptr,
+        "print each setting and where it comes from, as such a file, and leave",
+        [](Options& o, Text) { o.print_config = true; }, From::kCommandLine},
     Row{kAll | kMake, "Information", "-h,--help", "[=WORD]",
         "print this help; with a word the lines, of all commands, that hold it",
         [](Options& o, Text v) { o.help = v; }, From::kCommandLine},
     Row{kAll | kMake, "Information", "--version", nullptr, "print the version",
         [](Options& o, Text) { o.version = true; }, From::kCommandLine},
+    Row{kAnswer, "Information", "--list-devices", nullptr, "print what --device can name here",
+        [](Options& o, Text) { o.list_devices = true; }, From::kCommandLine},
+    Row{kAnswer, "Information", "--completion", "bash|zsh|fish",
+        "print the shell's completion of these flags", set_completion, From::kCommandLine},
+    Row{kAnswer, "Hidden", "--man", nullptr, "print the manual page",
+        [](Options& o, Text) { o.man = true; }, From::kCommandLine},
 };
 
 constexpr std::array kCommands = {
@@ -251,7 +281,7 @@ constexpr std::array kCommands = {
         "make-random-checkpoint", Command::kMakeRandomCheckpoint, kMake,
         "Writes a checkpoint of random weights in the shape of a published one: config.json\n"
         "and safetensors files, no tokenizer. It loads and runs like the real one (with\n"
-        "--prompt-ids) and says nothing; for measuring speed and memory.",
+        "--prompt-ids --format json) and says nothing; for measuring speed and memory.",
         "deepseek-run make-random-checkpoint --card FILE -o DIR [flags]"},
 };
 

@@ -25,6 +25,7 @@ enum class Command {
   kBench
 };
 enum class Format { kText, kJson };
+enum class Truncate { kNone, kLeft, kMiddle };
 enum class ReasoningMode { kShow, kHide, kSeparate };
 
 // Sampling as far as flags set it; the rest comes from the model.
@@ -56,6 +57,10 @@ struct Options {
   Command command = Command::kAnswer;
   std::optional<std::string> help;  // a word to look for, or empty
   bool version = false;
+  bool list_devices = false;
+  bool man = false;
+  std::string completion;  // a shell
+  bool print_config = false;
   std::string config;  // a file
   std::vector<Given> given;
   std::vector<std::string> warnings;  // about settings
@@ -77,6 +82,7 @@ struct Options {
   bool allow_special = false;
   bool show_prompt = false;
   bool interactive = false;
+  Truncate truncate = Truncate::kNone;
 
   int64_t predict = -1;
   SamplingFlags sampling;
@@ -88,6 +94,7 @@ struct Options {
   bool quiet = false;
   bool verbose = false;
   bool timings = true;
+  bool strict_tty = false;
 
   std::string card, weights, gpus;  // plan
   int64_t max_seqs = 1;

@@ -39,8 +39,6 @@ const ChatFormat* find_chat_format(const Options& options, const std::string& mo
                                    const Tokenizer& tokenizer);
 // Of --tools.
 std::vector<ChatTool> read_tools(const Options& options);
-// Throws Error(kUsage) with the offset.
-void check_utf8(const std::string& what, const std::string& text);
 
 // Applies the chat format, or BOS where the model wants one. `tokenizer` may be null for ids alone.
 Prompt make_prompt(const Options& options, const std::string& model_dir, const Tokenizer* tokenizer,

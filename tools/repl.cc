@@ -3,6 +3,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "deepseek_run/error.h"
@@ -15,6 +16,7 @@
 #include "tools/signals.h"
 #include "tools/terminal.h"
 #include "tools/text_printer.h"
+#include "tools/values.h"
 
 namespace dsr {
 namespace {
@@ -58,6 +60,10 @@ bool wants_chat(const Options& o) {
   refuse(o.show_prompt, "--show-prompt");
   refuse(o.prompt && *o.prompt == "-", "-p -");
   refuse(o.file && *o.file == "-", "-f -");
+  const auto is_truncate = [](const Given& g) {
+    return g.name == "truncate" && g.source == "flag";
+  };
+  refuse(std::any_of(o.given.begin(), o.given.end(), is_truncate), "--truncate");
   return true;
 }
 
@@ -170,7 +176,7 @@ void Repl::answer(const std::function<Answer(
                       const ChatSettings&, const std::function<bool(const AnswerPiece&)>&)>& ask) {
   const TerminalModes::Scope quiet(place_.modes, TerminalModes::Mode::kQuiet);
   const bool on_terminal = is_terminal(out_.fd());
-  TextPrinter printer(out_, reasoning(), on_terminal);
+  TextPrinter printer(out_, reasoning(), escape_for(out_.fd(), /*raw=*/false, options_.strict_tty));
   take_interrupt();  // one that came before is not about this answer
   bool wanted = true;
   const auto on_piece = [&](const AnswerPiece& piece) {

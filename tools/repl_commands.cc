@@ -11,6 +11,7 @@
 #include "tools/prompt.h"
 #include "tools/repl.h"
 #include "tools/terminal.h"
+#include "tools/values.h"
 
 namespace dsr {
 namespace {

@@ -17,11 +17,13 @@ std::string_view trimmed(std::string_view text) {
   return text.substr(0, text.find_last_not_of(kBlank) + 1);
 }
 
-// "TOP_K" <-> "--top-k"
+// "TOP_K" <-> "--top-k"; empty for what is no name in capitals.
 std::string flag_of_variable(std::string_view name) {
   std::string out = "--";
-  for (const char c : name)
+  for (const char c : name) {
+    if (c == '-' || (c >= 'a' && c <= 'z')) return "";
     out += c == '_' ? '-' : c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+  }
   return out;
 }
 
@@ -30,10 +32,6 @@ std::string variable_of_flag(std::string_view name) {
   for (const char c : name.substr(2))
     out += c == '-' ? '_' : c >= 'a' && c <= 'z' ? static_cast<char>(c - 'a' + 'A') : c;
   return out;
-}
-
-bool can_be_set(const Row& row, From from) {
-  return row.from <= from && row.group != kInformation && row.group != kHidden;
 }
 
 // The flag that a name of the environment or of a file sets; null if there is none such.
@@ -51,7 +49,7 @@ std::string value_for(const Row& row, const std::string& value, const std::strin
 std::vector<std::string> settable_names(From from) {
   std::vector<std::string> out;
   for (const Row& row : option_rows())
-    if (const std::string_view name = long_name(row); !name.empty() && can_be_set(row, from))
+    if (const std::string_view name = long_name(row); is_setting(row, from))
       out.push_back(from == From::kEnvironment ? variable_of_flag(name)
                                                : std::string(name.substr(2)));
   return out;
@@ -131,7 +129,7 @@ const Row* row_of_line(const LineParser& line, const std::string& name, unsigned
   const std::string flag = "--" + name;
   const Row* row = settable(flag, command);
   if (row == nullptr) row = settable(flag, kAnyCommand);
-  if (row != nullptr && can_be_set(*row, From::kAnywhere)) return row;
+  if (row != nullptr && is_setting(*row, From::kAnywhere)) return row;
   if (row != nullptr) line.fail(flag + " is not set in a file");
   if (const std::string_view sentence = foreign_sentence(flag); !sentence.empty())
     line.fail(flag + " is not a flag of deepseek-run: " + std::string(sentence));
@@ -159,7 +157,7 @@ std::vector<Setting> settings_of_environment(const std::vector<std::string>& env
     const std::string name = entry.substr(0, equals);
     const std::string flag = flag_of_variable(std::string_view(name).substr(kPrefix.size()));
     const Row* row = settable(flag, kAnyCommand);
-    if (row == nullptr || !can_be_set(*row, From::kEnvironment)) {
+    if (row == nullptr || !is_setting(*row, From::kEnvironment)) {
       const std::string near = nearest(name, settable_names(From::kEnvironment));
       warnings.push_back(visible_line(name) + " has no meaning" +
                          (row != nullptr ? ": " + flag + " is given on the command line"
@@ -194,22 +192,32 @@ std::vector<Setting> settings_of_file(const std::string& path, std::string_view 
   return out;
 }
 
-std::string quoted(std::string_view value) {
+bool is_setting(const Row& row, From from) {
+  return row.from <= from && row.group != kInformation && row.group != kHidden &&
+         !long_name(row).empty();
+}
+
+std::string config_value(std::string_view value) {
   constexpr std::string_view kHex = "0123456789abcdef";
-  std::string out = "\"";
-  for (const char c : value) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (c == '"' || c == '\\') {
-      out += {'\\', c};
-    } else if (c == '\n') {
-      out += "\\n";
-    } else if (byte < 0x20 || byte == 0x7f) {
-      out += {'\\', 'x', kHex[byte >> 4], kHex[byte & 15]};
-    } else {
-      out += c;
+  bool plain = value == trimmed(value) && !value.starts_with('"') && value.find('#') == value.npos;
+  std::string bare(value), out = "\"";
+  while (!value.empty()) {
+    const size_t size = utf8_length(value);
+    const std::string_view character = value.substr(0, std::max<size_t>(size, 1));
+    value.remove_prefix(character.size());
+    const bool escape = size == 0 || is_control(character);
+    plain = plain && !escape;
+    for (const char c : character) {
+      const auto byte = static_cast<unsigned char>(c);
+      if (escape)
+        out += {'\\', 'x', kHex[byte >> 4], kHex[byte & 15]};
+      else if (c == '"' || c == '\\')
+        out += {'\\', c};
+      else
+        out += c;
     }
   }
-  return out + "\"";
+  return plain ? bare : out + "\"";
 }
 
 }  // namespace dsr

@@ -35,7 +35,10 @@ std::vector<Setting> settings_of_environment(const std::vector<std::string>& env
 std::vector<Setting> settings_of_file(const std::string& path, std::string_view text,
                                       unsigned command);
 
-// A value as a file holds it: between quotes, control characters escaped.
-std::string quoted(std::string_view value);
+// Whether a file (kAnywhere) or the environment (kEnvironment) may set the row's flag.
+bool is_setting(const Row& row, From from);
+
+// A value as a file holds it: between quotes where it must be, control characters escaped.
+std::string config_value(std::string_view value);
 
 }  // namespace dsr

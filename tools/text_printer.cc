@@ -1,10 +1,8 @@
 #include "tools/text_printer.h"
 
-#include "tools/terminal.h"
-
 namespace dsr {
 
-TextPrinter::TextPrinter(Output& out, ReasoningMode mode, bool escape)
+TextPrinter::TextPrinter(Output& out, ReasoningMode mode, Escape escape)
     : out_(out), mode_(mode), escape_(escape), dim_(has_colour(out.fd())) {}
 
 void TextPrinter::piece(const AnswerPiece& p) {
@@ -33,13 +31,13 @@ void TextPrinter::reasoning(const std::string& text) {
     return print(text);
   }
   at_line_start_ = text.back() == '\n';
-  const std::string shown = escape_ ? visible(text) : text;
+  const std::string shown = visible(text, escape_);
   out_.write(dim_ ? dimmed(shown) : shown);
 }
 
 void TextPrinter::write(const std::string& text) {
   at_line_start_ = text.back() == '\n';
-  out_.write(escape_ ? visible(text) : text);
+  out_.write(visible(text, escape_));
 }
 
 }  // namespace dsr

@@ -6,14 +6,15 @@
 #include "deepseek_run/answer.h"
 #include "tools/io.h"
 #include "tools/options.h"
+#include "tools/terminal.h"
 
 namespace dsr {
 
 // Writes the pieces of an answer. Reasoning stands between <think> and </think>, dimmed on a
-// terminal. With `escape` nothing of it controls a terminal.
+// terminal.
 class TextPrinter {
  public:
-  TextPrinter(Output& out, ReasoningMode mode, bool escape);
+  TextPrinter(Output& out, ReasoningMode mode, Escape escape);
 
   void piece(const AnswerPiece& p);
   // The answer ends with a line break, unless there is none because the model failed.
@@ -25,7 +26,8 @@ class TextPrinter {
 
   Output& out_;
   ReasoningMode mode_;
-  bool escape_, dim_;
+  Escape escape_;
+  bool dim_;
   bool any_ = false, in_reasoning_ = false, at_line_start_ = false, errors_used_ = false;
 };
 

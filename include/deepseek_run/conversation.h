@@ -78,7 +78,7 @@ class Conversation {
   std::vector<ChatTurn> turns_;
 };
 
-// "1,900 of 2,048 tokens (93 %)"
+// "1,900 of 2,048 tokens (92 %)"
 std::string context_use(int64_t n_tokens, int64_t ctx_size);
 // "prompts 812 tok computed, 1,204 tok reused | answers 214 tok"
 std::string totals_line(const EngineStats& stats);

@@ -94,7 +94,8 @@ Answer run_to_end(Engine& engine, const Tokenizer* tokenizer, const AnswerReques
 std::string timing_line(const Answer& a, double load_seconds) {
   const auto n = static_cast<int64_t>(a.ids.size());
   std::string out = str("prompt ", with_commas(a.prompt_tokens), " tok");
-  if (n > 0) out += ", " + per_second(a.prompt_tokens, a.first_token_seconds);
+  if (a.reused_tokens > 0) out += str(" (", with_commas(a.reused_tokens), " reused)");
+  if (n > 0) out += ", " + per_second(a.prompt_tokens - a.reused_tokens, a.first_token_seconds);
   out += str(" | answer ", with_commas(n), " tok");
   // The first token's time is the prompt's.
   if (n > 1) out += ", " + per_second(n - 1, a.total_seconds - a.first_token_seconds);

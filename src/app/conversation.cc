@@ -143,6 +143,7 @@ Answer Conversation::run(const EncodedPrompt& prompt, const ChatSettings& s,
       give({std::move(p.text), p.reasoning});
     return wanted;
   };
+  const int64_t reused = engine_.stats().prompt_tokens_reused;
   Answer answer;
   try {
     answer = run_to_end(engine_, &tokenizer_, request, take);
@@ -153,6 +154,7 @@ Answer Conversation::run(const EncodedPrompt& prompt, const ChatSettings& s,
   for (ReasoningSplitter::Piece& p : splitter.finish()) give({std::move(p.text), p.reasoning});
   written = std::exchange(answer.content, std::move(content));
   answer.reasoning = std::move(reasoning);
+  answer.reused_tokens = engine_.stats().prompt_tokens_reused - reused;
   return answer;
 }
 

@@ -86,6 +86,7 @@ TEST_F(ConversationTest, WhatTheFormatKeepsIsNotComputedAgain) {
   const int64_t fed = std::ssize(first.prompt) + std::ssize(first.answer.ids);
   EXPECT_EQ(common(joined(first.prompt, first.answer.ids), second.prompt), fed);
   EXPECT_EQ(second.reused, fed);
+  EXPECT_EQ(second.answer.reused_tokens, fed);
   EXPECT_EQ(second.computed, std::ssize(second.prompt) - fed);
 }
 
@@ -123,6 +124,25 @@ TEST_F(ConversationTest, UndoAndAskAgainReuseTheTurnsBefore) {
   EXPECT_EQ(c.n_tokens(settings_), 0);
   c.undo();  // nothing to take back
   EXPECT_TRUE(c.turns().empty());
+}
+
+// The speed of a prompt is that of the tokens that were computed.
+TEST(ConversationReport, TimingsCountWhatWasComputed) {
+  Answer a;
+  a.prompt_tokens = 1100;
+  a.reused_tokens = 1000;
+  a.ids = {1};
+  a.first_token_seconds = 0.5;
+  EXPECT_EQ(
+      timing_line(a, 1),
+      "prompt 1,100 tok (1,000 reused), 200.0 tok/s | answer 1 tok | load 1.0 s | first token "
+      "0.50 s");
+  EXPECT_EQ(context_use(1900, 2048), "1,900 of 2,048 tokens (92 %)");
+  EXPECT_EQ(totals_line({.steps = 1,
+                         .prompt_tokens_computed = 1812,
+                         .prompt_tokens_reused = 0,
+                         .tokens_generated = 214}),
+            "prompts 1,812 tok computed, 0 tok reused | answers 214 tok");
 }
 
 TEST_F(ConversationTest, ASystemPromptIsInFrontOfAllTurns) {

@@ -213,7 +213,7 @@ class Sessions(ReplTest):
         with self.chat() as c:
             c.prompt()
             self.assertRegex(c.ask(f"/load {path}"), r"^loaded 1 turn, \d+ of 2,048 tokens")
-            self.assertIn('stop="END"', c.ask("/set"))
+            self.assertIn("stop=END", c.ask("/set"))
             self.assertIn("system: Be brief.", c.ask("/show"))
             self.assertTrue(c.ask("What is 3 + 4?").endswith("3 + 4 = 7"))
 
@@ -566,7 +566,8 @@ class Starts(ReplTest):
         for args, flag in [(["--raw"], "--raw"), (["--bytes"], "--bytes"), (["-o", "x"], "-o"),
                            (["--format", "json"], "--format json"),
                            (["--show-prompt"], "--show-prompt"),
-                           (["--prompt-ids", "5"], "--prompt-ids"), (["-p", "-"], "-p -")]:
+                           (["--prompt-ids", "5"], "--prompt-ids"), (["-p", "-"], "-p -"),
+                           (["--truncate", "left"], "--truncate")]:
             self.assertRegex(self.failure("-i", *args, code=2), f"^{flag} has no place in a chat\n")
 
     def test_without_a_terminal(self):
