@@ -293,6 +293,7 @@ class Pastes(ReplTest):
             c.prompt()
             c.send("ac\x1b[D")
             c.send(PASTE.format("1\r2"))
+            c.expect(r"\. 2c$")
             c.ask("")
             self.assertIn("> a1\n2c\n", self.shown_turns(c))
 
@@ -492,6 +493,7 @@ class Histories(ReplTest):
             c.prompt()
             c.ask("a\\b")
             c.send(PASTE.format("two\rlines"))
+            c.expect(r"\. lines$")
             c.ask("")
             os.kill(c.pid, signal.SIGKILL)  # it is written at once
             c.wait()
