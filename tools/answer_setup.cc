@@ -13,6 +13,7 @@ EngineOptions engine_options(const Options& options, const std::string& model_di
           .threads = options.threads,
           .cpu_level = options.cpu_level,
           .ctx_size = options.ctx_size,
+          .max_seqs = options.n_samples,
           .chunk = options.chunk,
           .cache_type = options.cache_type,
           .tokenizer = tokenizer,

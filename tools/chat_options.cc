@@ -22,7 +22,7 @@ bool can_change(const Row& row) {
   constexpr std::array<std::string_view, 2> kOthers = {"--think", "--reasoning"};
   const std::string_view name = long_name(row);
   return (row.commands & answer_command()) != 0 &&
-         (std::string_view(row.group) == "Sampling" ||
+         ((std::string_view(row.group) == "Sampling" && name != "--n-samples") ||
           std::find(kOthers.begin(), kOthers.end(), name) != kOthers.end());
 }
 
@@ -115,7 +115,10 @@ std::string settings_text(const Options& options, const ChatSettings& s) {
       "repeat-penalty=" + text_of(p.repetition_penalty) +
       " repeat-last-n=" + text_of(p.penalty_window) +
       " presence-penalty=" + text_of(p.presence_penalty) +
-      " frequency-penalty=" + text_of(p.frequency_penalty) + "\n" +
+      " frequency-penalty=" + text_of(p.frequency_penalty) +
+      "\ndry-multiplier=" + text_of(p.dry_multiplier) + " dry-base=" + text_of(p.dry_base) +
+      " dry-allowed-length=" + text_of(p.dry_allowed_length) +
+      " loop-guard=" + (p.loop_guard ? "on" : "off") + "\n" +
       "seed=" + (options.sampling.seed ? std::to_string(*options.sampling.seed) : "-1") +
       " predict=" + text_of(s.max_new_tokens) +
       " think=" + kThink[static_cast<size_t>(s.thinking)] + " reasoning=" + kReasoning[reasoning] +

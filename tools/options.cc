@@ -191,12 +191,30 @@ const std::array kRows = {
         [](Options& o, Text v) {
           o.sampling.frequency_penalty = parse_real("--frequency-penalty", v);
         }},
+    Row{kAnswer, "Sampling", "--dry-multiplier", "X",
+        "DRY, against repeated phrases; 0: off (default: 0; 0.8 is usual)",
+        [](Options& o, Text v) { o.sampling.dry_multiplier = parse_real("--dry-multiplier", v); }},
+    Row{kAnswer, "Sampling", "--dry-base", "X",
+        "how it grows with the length of a repetition (default: 1.75)",
+        [](Options& o, Text v) { o.sampling.dry_base = parse_real("--dry-base", v); }},
+    Row{kAnswer, "Sampling", "--dry-allowed-length", "N",
+        "tokens that may repeat before it counts (default: 2)",
+        [](Options& o, Text v) {
+          o.sampling.dry_allowed_length = parse_int("--dry-allowed-length", v, 1, kMaxInt);
+        }},
     Row{kAnswer, "Sampling", "-l,--logit-bias", "ID+B",
         "add B to the logit of a token; ID-B subtracts; repeatable",
         [](Options& o,
            Text v) { o.sampling.logit_bias.push_back(parse_logit_bias("--logit-bias", v)); }},
     Row{kAnswer, "Sampling", "--stop", "TEXT", "end the answer before this text; repeatable",
         set_stop},
+    Row{kAnswer, "Sampling", "--loop-guard", "on|off",
+        "end an answer that says one thing over and over (default: on)",
+        [](Options& o, Text v) {
+          o.sampling.loop_guard = parse_choice("--loop-guard", v, {"off", "on"}) == 1;
+        }},
+    Row{kAnswer, "Sampling", "--n-samples", "N", "answers to the prompt, side by side (default: 1)",
+        [](Options& o, Text v) { o.n_samples = parse_int("--n-samples", v, 1, 1024); }},
 
     Row{kTokenize, "Output", "--count", nullptr, "print how many tokens there are",
         [](Options& o, Text) { o.count = true; }},
@@ -214,6 +232,9 @@ const std::array kRows = {
         From::kCommandLine},
     Row{kAnswer | kInspect | kPlan, "Output", "--format", "text|json", "(default: text)",
         set_format},
+    Row{kAnswer, "Output", "--logprobs", "N",
+        "with json: log-probabilities of each token and of the N likeliest",
+        [](Options& o, Text v) { o.sampling.logprobs = parse_int("--logprobs", v, 0, kMaxInt); }},
     Row{kBench, "Output", "--format", "md|json|jsonl|csv", "(default: md)", set_bench_format},
     Row{kAnswer, "Output", "--reasoning", "show|hide|separate",
         "what to do with it (default: show; with json separate)", set_reasoning},
@@ -296,6 +317,11 @@ void SamplingFlags::apply_to(SamplingParams& p) const {
   p.presence_penalty = presence_penalty.value_or(p.presence_penalty);
   p.frequency_penalty = frequency_penalty.value_or(p.frequency_penalty);
   p.penalty_window = penalty_window.value_or(p.penalty_window);
+  p.dry_multiplier = dry_multiplier.value_or(p.dry_multiplier);
+  p.dry_base = dry_base.value_or(p.dry_base);
+  p.dry_allowed_length = dry_allowed_length.value_or(p.dry_allowed_length);
+  p.logprobs = logprobs.value_or(p.logprobs);
+  p.loop_guard = loop_guard.value_or(p.loop_guard);
   if (!logit_bias.empty()) p.logit_bias = logit_bias;
   p.seed = seed.value_or(p.seed);
 }

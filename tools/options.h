@@ -32,7 +32,9 @@ enum class ReasoningMode { kShow, kHide, kSeparate };
 struct SamplingFlags {
   std::optional<double> temperature, top_p, min_p;
   std::optional<double> repetition_penalty, presence_penalty, frequency_penalty;
-  std::optional<int64_t> top_k, penalty_window;
+  std::optional<double> dry_multiplier, dry_base;
+  std::optional<int64_t> top_k, penalty_window, dry_allowed_length, logprobs;
+  std::optional<bool> loop_guard;
   std::optional<uint64_t> seed;  // none: random
   std::vector<std::pair<TokenId, double>> logit_bias;
 
@@ -85,6 +87,7 @@ struct Options {
   Truncate truncate = Truncate::kNone;
 
   int64_t predict = -1;
+  int64_t n_samples = 1;
   SamplingFlags sampling;
   std::vector<std::string> stop;
 

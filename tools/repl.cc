@@ -58,6 +58,8 @@ bool wants_chat(const Options& o) {
   refuse(o.format != Format::kText, "--format json");
   refuse(!o.output.empty(), "-o");
   refuse(o.show_prompt, "--show-prompt");
+  refuse(o.n_samples > 1, "--n-samples");
+  refuse(o.sampling.logprobs.has_value(), "--logprobs");
   refuse(o.prompt && *o.prompt == "-", "-p -");
   refuse(o.file && *o.file == "-", "-f -");
   const auto is_truncate = [](const Given& g) {
@@ -213,7 +215,7 @@ void Repl::conclude(const Answer& answer) {
          "; nothing is dropped when it is full\n  try: /undo or /clear makes room");
   else if (answer.finish == FinishReason::kLength)
     note("the answer ends after " + std::to_string(answer.ids.size()) + " tokens (--predict)");
-  if (options_.verbose) print_line(timing_line(answer, info.load_seconds));
+  if (options_.verbose) print_line(timing_line({answer}, info.load_seconds));
 }
 
 int run_repl(const Options& options) {

@@ -242,7 +242,7 @@ void Repl::think(const std::string& mode) {
 
 void Repl::stats(const std::string&) {
   const ModelInfo& info = place_.engine.info();
-  if (last_) print_line(timing_line(*last_, info.load_seconds));
+  if (last_) print_line(timing_line({*last_}, info.load_seconds));
   print_line(totals_line(place_.engine.stats()));
 }
 

@@ -24,6 +24,11 @@ void TextPrinter::end(FinishReason finish) {
   if (errors_used_) print_line("");
 }
 
+void TextPrinter::end_with_nul() {
+  out_.write(std::string_view("\0", 1));
+  if (errors_used_) print_line("");
+}
+
 void TextPrinter::reasoning(const std::string& text) {
   if (mode_ == ReasoningMode::kHide) return;
   if (mode_ == ReasoningMode::kSeparate) {

@@ -19,6 +19,8 @@ class TextPrinter {
   void piece(const AnswerPiece& p);
   // The answer ends with a line break, unless there is none because the model failed.
   void end(FinishReason finish);
+  // The same with a NUL, which a script splits at: an answer has line breaks of its own.
+  void end_with_nul();
 
  private:
   void reasoning(const std::string& text);

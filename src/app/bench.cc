@@ -83,6 +83,7 @@ class Bench {
     r.assumed_tokens = c.depth;
     r.max_new_tokens = c.decode ? c.n : 1;
     r.ignore_eos = true;
+    r.sampling.loop_guard = false;  // random weights have nothing to say
     r.sampling.temperature = 0;
     engine_.submit(std::move(r));
   }

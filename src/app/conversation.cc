@@ -34,7 +34,7 @@ std::vector<ByteRange> control_tags(const Tokenizer& tokenizer, const std::vecto
   StreamDecoder decoder(tokenizer);
   int64_t end = 0;
   for (const TokenId id : ids) {
-    if (is_hidden(tokenizer, id)) continue;
+    if (!is_text(tokenizer, id)) continue;
     end += std::ssize(decoder.push(id));
     if (is_token(tokenizer, id, kThinkOpen) || is_token(tokenizer, id, kThinkClose))
       out.push_back({end - std::ssize(tokenizer.token_bytes(id)), end});

@@ -4,10 +4,10 @@
 
 namespace dsr {
 
-bool is_hidden(const Tokenizer& tokenizer, TokenId id) {
-  if (!tokenizer.is_special(id)) return false;
+bool is_text(const Tokenizer& tokenizer, TokenId id) {
+  if (!tokenizer.is_special(id)) return true;
   const std::string_view text = tokenizer.token_bytes(id);
-  return text != "<think>" && text != "</think>";
+  return text == "<think>" || text == "</think>";
 }
 
 TextStream::TextStream(const Tokenizer& tokenizer, const AnswerRequest& request,
@@ -17,7 +17,7 @@ TextStream::TextStream(const Tokenizer& tokenizer, const AnswerRequest& request,
 }
 
 void TextStream::push(TokenId id) {
-  if (!is_hidden(tokenizer_, id)) give(stop_.push(decoder_.push(id)));
+  if (is_text(tokenizer_, id)) give(stop_.push(decoder_.push(id)));
 }
 
 void TextStream::finish() {

@@ -11,8 +11,9 @@
 
 namespace dsr {
 
-// Control tokens are no text, but the two that mark reasoning are shown, and split at.
-bool is_hidden(const Tokenizer& tokenizer, TokenId id);
+// Whether a token is part of the text of an answer: control tokens are not, but the two that mark
+// reasoning are shown, and split at.
+bool is_text(const Tokenizer& tokenizer, TokenId id);
 
 // Gives text to the sink as it becomes certain. Stop strings are looked for in all of the text,
 // reasoning and its tags included, and before it is split: what follows one is never seen.

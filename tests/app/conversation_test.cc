@@ -134,7 +134,7 @@ TEST(ConversationReport, TimingsCountWhatWasComputed) {
   a.ids = {1};
   a.first_token_seconds = 0.5;
   EXPECT_EQ(
-      timing_line(a, 1),
+      timing_line({a}, 1),
       "prompt 1,100 tok (1,000 reused), 200.0 tok/s | answer 1 tok | load 1.0 s | first token "
       "0.50 s");
   EXPECT_EQ(context_use(1900, 2048), "1,900 of 2,048 tokens (92 %)");

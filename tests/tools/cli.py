@@ -17,7 +17,7 @@ BINARY = os.path.abspath(os.environ.get("DSR_BINARY", "build/ci/deepseek-run"))
 TINY = Path(__file__).resolve().parents[2] / "models" / "tiny"
 SANITIZED = b"__asan_init" in Path(BINARY).read_bytes()  # slower, and reserves all memory there is
 TIMING = re.compile(
-    r"^prompt [\d,]+ tok(, [\d,.]+ tok/s)? \| answer [\d,]+ tok(, [\d,.]+ tok/s)? \| "
+    r"^prompt (\d+ x )?[\d,]+ tok(, [\d,.]+ tok/s)? \| (answer|\d+ answers) [\d,]+ tok(, [\d,.]+ tok/s)? \| "
     r"load \d+\.\d s( \| first token \d+\.\d\d s)?$")
 
 _scratch = tempfile.TemporaryDirectory(prefix="dsr-cli-")  # gone with the process

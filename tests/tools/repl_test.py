@@ -569,7 +569,8 @@ class Starts(ReplTest):
                            (["--format", "json"], "--format json"),
                            (["--show-prompt"], "--show-prompt"),
                            (["--prompt-ids", "5"], "--prompt-ids"), (["-p", "-"], "-p -"),
-                           (["--truncate", "left"], "--truncate")]:
+                           (["--truncate", "left"], "--truncate"),
+                           (["--n-samples", "2"], "--n-samples")]:
             self.assertRegex(self.failure("-i", *args, code=2), f"^{flag} has no place in a chat\n")
 
     def test_without_a_terminal(self):

@@ -58,6 +58,7 @@ class Help(CliTest):
                                  for v in value]
                 args += [] if prompt else ["-p", "x"]
                 args += [] if name in ("-n", "--predict") else ["-n", "1"]
+                args += ["--format", "json"] if name == "--logprobs" else []
                 if name in ("-o", "--output"):
                     args[1] = os.devnull
                 self.run_cli(*args)
