@@ -232,7 +232,8 @@ class Signals(CliTest):
             for number in [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]:
                 signal.signal(number, signal.SIG_DFL)
 
-        line = [BINARY, "-m", model, *prompt, "-c", "100000", *say("a"), "-l", f"{EOS}-100", *args]
+        line = [BINARY, "-m", model, *prompt, "-c", "100000", *say("a"), "-l", f"{EOS}-100",
+                "--loop-guard", "off", *args]
         return subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                 stderr=subprocess.PIPE, env=environment(),
                                 preexec_fn=default_signals)

@@ -16,7 +16,7 @@ from cli import BINARY, MODEL, SCRATCH, TINY, CliTest, environment, needs_tiny, 
 from pty_chat import PASTE, PtyChat
 from random_model import EOS, write_model
 
-ENDLESS = say("a", "-l", f"{EOS}-100")
+ENDLESS = say("a", "-l", f"{EOS}-100", "--loop-guard", "off")
 EDITS_LINES = b"el_wgets" in Path(BINARY).read_bytes()
 
 
