@@ -30,6 +30,8 @@ constexpr std::array kAliases = {
     Alias{"--nothink", "--think", "off"},
     Alias{"--chat-template", "--chat-format"},
     Alias{"-no-cnv", "--raw"},
+    Alias{"-cnv", "--interactive"},
+    Alias{"--conversation", "--interactive"},
     Alias{"-dev", "--device"},
     Alias{"-ctk", "--cache-type"},
     Alias{"--kv-cache-dtype", "--cache-type"},
@@ -54,8 +56,6 @@ constexpr std::string_view kNoNetwork =
     "the network is never used; download the model first and give its directory with -m";
 constexpr std::string_view kNoConversion =
     "weights are used as the checkpoint stores them; --cache-type sets the type of the KV cache";
-constexpr std::string_view kNoChat =
-    "this version has no chat on the terminal; give a prompt with -p";
 constexpr std::string_view kNoServer = "there is no server";
 constexpr std::string_view kNoSuchSampler =
     "not among the samplers here: --help=Sampling lists them";
@@ -113,10 +113,6 @@ constexpr std::array kForeign = {
     Foreign{"--keepalive", "the model is loaded for one run"},
     Foreign{"--mlock", "weights are read in place from the checkpoint's files"},
     Foreign{"--no-mmap", "weights are read in place from the checkpoint's files"},
-    Foreign{"-i", kNoChat},
-    Foreign{"--interactive", kNoChat},
-    Foreign{"-cnv", kNoChat},
-    Foreign{"--conversation", kNoChat},
     Foreign{"--host", kNoServer},
     Foreign{"--port", kNoServer},
     Foreign{"--verbose-prompt", "--show-prompt prints the prompt and its ids"},

@@ -155,6 +155,9 @@ const std::array kRows = {
     Row{kAnswer, "Prompt", "--show-prompt", nullptr,
         "print the prompt as the model gets it and its ids, and leave",
         [](Options& o, Text) { o.show_prompt = true; }, From::kCommandLine},
+    Row{kAnswer, "Prompt", "-i,--interactive", nullptr,
+        "chat; a prompt is its first turn (default: on a terminal without a prompt)",
+        [](Options& o, Text) { o.interactive = true; }, From::kCommandLine},
 
     Row{kAnswer, "Sampling", "-n,--predict", "N", "most new tokens; -1: to the end (default: -1)",
         set_predict},

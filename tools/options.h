@@ -83,6 +83,7 @@ struct Options {
   bool bytes = false;
   bool allow_special = false;
   bool show_prompt = false;
+  bool interactive = false;
   Truncate truncate = Truncate::kNone;
 
   int64_t predict = -1;
