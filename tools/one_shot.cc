@@ -263,6 +263,7 @@ int run_one_shot(const Options& options) {
   const auto engine = Engine::create({.model_dir = dir,
                                       .device = options.device,
                                       .threads = options.threads,
+                                      .load_mode = options.load_mode,
                                       .cpu_level = options.cpu_level,
                                       .ctx_size = options.ctx_size,
                                       .max_seqs = options.n_samples,
