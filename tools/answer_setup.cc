@@ -11,6 +11,7 @@ EngineOptions engine_options(const Options& options, const std::string& model_di
   return {.model_dir = model_dir,
           .device = options.device,
           .threads = options.threads,
+          .load_mode = options.load_mode,
           .cpu_level = options.cpu_level,
           .ctx_size = options.ctx_size,
           .max_seqs = options.n_samples,

@@ -36,7 +36,10 @@ struct EngineOptions {
   std::string model_dir;                   // a checkpoint directory as published
   std::string device = "auto";             // auto (cpu) | cpu | reference
   int64_t threads = 0;                     // of the cpu; 0: as many as physical cores it may use
-  std::string cpu_level = "auto";          // auto (the best) | portable | avx2 | avx512
+  // A checkpoint's weights: mmap (read in place from its files), read (into huge pages of our own);
+  // auto is mmap, except that it does not fit where the weights are larger than the memory.
+  std::string load_mode = "auto";
+  std::string cpu_level = "auto";   // auto (the best) | portable | avx2 | avx512
   int64_t ctx_size = 0;             // tokens per sequence; 0: min(the model's, 32768, what fits)
   int64_t max_seqs = 1;             // sequences in a step
   int64_t chunk = 512;              // most prompt tokens of one sequence in a step
@@ -103,6 +106,7 @@ struct ModelInfo {
   std::vector<TokenId> eos_ids;  // config.json and generation_config.json together
   SamplingParams defaults;       // generation_config.json over the built-in values
   double load_seconds = 0;
+  std::string load_mode;  // "mmap", "read", or "random" where the weights are made up
 };
 
 struct EngineStats {
