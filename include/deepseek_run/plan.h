@@ -14,6 +14,7 @@ struct MemoryPlan {
   std::string device;               // "cpu" or "reference"
   int64_t ctx_size = 0;             // tokens a sequence may hold
   int64_t max_seqs = 0;             // sequences at a time
+  int64_t cache_tokens = 0;         // that the cache holds, all sequences together
   int64_t mapped_weight_bytes = 0;  // read in place from the checkpoint's files
   int64_t weight_bytes = 0;         // allocated: widened vectors, RoPE tables
   int64_t kv_bytes_per_token = 0;   // all layers
