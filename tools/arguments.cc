@@ -128,7 +128,13 @@ class Normaliser {
   std::vector<std::string> run() {
     while (at_ < in_.size()) {
       const std::string& argument = in_[at_++];
-      if (argument.size() < 2 || argument[0] != '-' || argument == "--")
+      const bool is_flag = argument.size() >= 2 && argument[0] == '-' && argument != "--";
+      if (!is_flag && !flags_.bare.empty() && !bare_) {
+        bare_ = true;
+        out_.insert(out_.end(), {flags_.bare, argument});
+        continue;
+      }
+      if (!is_flag)
         fail_usage("unexpected argument \"" + visible_line(argument) +
                    "\"; a prompt is given with -p, and a command (tokenize, logits, inspect) comes "
                    "first");
@@ -191,6 +197,7 @@ class Normaliser {
   const std::vector<std::string>& in_;
   const KnownFlags& flags_;
   size_t at_ = 0;
+  bool bare_ = false;  // there was one
   std::vector<std::string> out_;
 };
 

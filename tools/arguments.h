@@ -15,6 +15,7 @@ struct KnownFlags {
   std::vector<std::string> names;  // "--prompt", "-p", ...
   // Whether the flag of this name takes a value; nullopt if there is none of that name.
   std::function<std::optional<bool>(const std::string& name)> takes_value;
+  std::string bare = {};  // the flag that an argument without a name belongs to; empty: none does
 };
 
 // The arguments in one form: names from the table of aliases replaced, a flag and its value apart,

@@ -16,9 +16,11 @@ constexpr int64_t kMaxInt = std::numeric_limits<int32_t>::max();
 
 // Which commands have a flag: bits.
 constexpr unsigned kAnswer = 1, kTokenize = 2, kLogits = 4, kInspect = 8, kPlan = 16, kMake = 32,
-                   kVerify = 64, kBench = 1024;
-constexpr unsigned kRuns = kAnswer | kLogits, kSized = kRuns | kPlan;
-constexpr unsigned kAll = kAnswer | kTokenize | kLogits | kInspect | kPlan | kVerify | kBench;
+                   kVerify = 64, kBench = 1024, kBatch = 2048, kPerplexity = 4096;
+constexpr unsigned kAsks = kAnswer | kBatch;
+constexpr unsigned kRuns = kAnswer | kLogits, kSized = kRuns | kPlan | kBatch | kPerplexity;
+constexpr unsigned kAll =
+    kAnswer | kTokenize | kLogits | kInspect | kPlan | kVerify | kBench | kBatch | kPerplexity;
 
 struct Row {
   unsigned commands;
@@ -67,6 +69,19 @@ void set_bench_format(Options& o, const std::string& v) {
   o.bench.format = kFormats[parse_choice("--format", v, {"md", "json", "jsonl", "csv"})];
 }
 
+void set_split(Options& o, const std::string& v) {
+  constexpr std::array kModes = {BatchSplit::kLine, BatchSplit::kBlank};
+  o.batch.split = kModes[parse_choice("--split", v, {"line", "blank"})];
+}
+
+// "2/4": the second of four parts.
+void set_shard(Options& o, const std::string& v) {
+  const size_t slash = v.find('/');
+  if (slash == v.npos) fail_value("--shard", v, "I/N, for example 1/4");
+  o.batch.n_shards = parse_int("--shard", v.substr(slash + 1), 1, 1 << 20);
+  o.batch.shard = parse_int("--shard", v.substr(0, slash), 1, o.batch.n_shards) - 1;
+}
+
 using Text = const std::string&;
 
 const std::array kRows = {
@@ -86,17 +101,20 @@ const std::array kRows = {
     Row{kPlan, "Model", "--gpus", "NxNAME",
         "such as 8xA100-80 (default: the memory of this machine)",
         [](Options& o, Text v) { o.gpus = v; }},
+    Row{kBatch, "Model", "--max-seqs", "N", "answers at a time (default: all records, at most 256)",
+        [](Options& o, Text v) { o.max_seqs = parse_int("--max-seqs", v, 1, 1024); }},
     Row{kPlan, "Model", "--max-seqs", "N", "sequences at a time (default: 1)",
         [](Options& o, Text v) { o.max_seqs = parse_int("--max-seqs", v, 1, 1024); }},
     Row{kSized, "Model", "-c,--ctx-size", "N",
         "context in tokens (default: the model's, at most 32K, if it fits)",
         [](Options& o, Text v) { o.ctx_size = parse_int("--ctx-size", v, 1, kMaxInt); }},
-    Row{kRuns | kBench, "Model", "--device", "NAME",
+    Row{kRuns | kBench | kBatch | kPerplexity, "Model", "--device", "NAME",
         "auto, cpu or reference (default: auto, the cpu)",
         [](Options& o, Text v) { o.device = v; }},
-    Row{kRuns | kBench, "Model", "-t,--threads", "N", "of the cpu (default: its physical cores)",
+    Row{kRuns | kBench | kBatch | kPerplexity, "Model", "-t,--threads", "N",
+        "of the cpu (default: its physical cores)",
         [](Options& o, Text v) { o.threads = parse_int("--threads", v, 1, 1024); }},
-    Row{kRuns | kBench, "Model", "--cpu-level", "NAME",
+    Row{kRuns | kBench | kBatch | kPerplexity, "Model", "--cpu-level", "NAME",
         "auto, portable, avx2 or avx512 (default: auto)",
         [](Options& o, Text v) { o.cpu_level = v; }},
     Row{kSized | kBench, "Model", "--cache-type", "TYPE",
@@ -121,21 +139,21 @@ const std::array kRows = {
 
     Row{kAnswer | kTokenize | kLogits, "Prompt", "-p,--prompt", "TEXT",
         "the prompt; - reads standard input", [](Options& o, Text v) { o.prompt = v; }},
-    Row{kAnswer | kTokenize | kLogits, "Prompt", "-f,--file", "FILE",
+    Row{kAnswer | kTokenize | kLogits | kPerplexity, "Prompt", "-f,--file", "FILE",
         "the prompt from a file, less one line break at its end",
         [](Options& o, Text v) { o.file = v; }},
     Row{kRuns, "Prompt", "--prompt-ids", "IDS", "the prompt as token ids: 1,2,3 or @FILE",
         [](Options& o, Text v) { o.prompt_ids = v; }},
-    Row{kAnswer, "Prompt", "--system", "TEXT", "system prompt (default: none)",
+    Row{kAsks, "Prompt", "--system", "TEXT", "system prompt (default: none)",
         [](Options& o, Text v) { o.system = v; }},
-    Row{kAnswer, "Prompt", "--raw", nullptr, "no chat format: continue the prompt",
+    Row{kAsks, "Prompt", "--raw", nullptr, "no chat format: continue the prompt",
         [](Options& o, Text) { o.raw = true; }},
-    Row{kAnswer, "Prompt", "--chat-format", "NAME", "chat format (default: from the model)",
+    Row{kAsks, "Prompt", "--chat-format", "NAME", "chat format (default: from the model)",
         [](Options& o, Text v) { o.chat_format = v; }},
     Row{kAnswer, "Prompt", "--tools", "FILE",
         "functions the model may call, as in the OpenAI API (deepseek-v3.1)",
         [](Options& o, Text v) { o.tools = v; }},
-    Row{kAnswer, "Prompt", "--think", "MODE",
+    Row{kAsks, "Prompt", "--think", "MODE",
         "reason before answering: auto, on or off (default: auto)", set_think},
     Row{kAnswer, "Prompt", "--bytes", nullptr, "the prompt may be any bytes; implies --raw",
         [](Options& o, Text) { o.bytes = o.raw = true; }},
@@ -146,44 +164,60 @@ const std::array kRows = {
         "print the prompt as the model gets it and its ids, and leave",
         [](Options& o, Text) { o.show_prompt = true; }},
 
-    Row{kAnswer, "Sampling", "-n,--predict", "N", "most new tokens; -1: to the end (default: -1)",
+    Row{kAsks, "Sampling", "-n,--predict", "N", "most new tokens; -1: to the end (default: -1)",
         set_predict},
-    Row{kAnswer, "Sampling", "--temp", "T",
-        "temperature; 0: greedy (default: the model's, else 0.6)",
+    Row{kAsks, "Sampling", "--temp", "T", "temperature; 0: greedy (default: the model's, else 0.6)",
         [](Options& o, Text v) { o.sampling.temperature = parse_real("--temp", v); }},
-    Row{kAnswer, "Sampling", "--top-k", "N", "0: off (default: the model's, else 0)",
+    Row{kAsks, "Sampling", "--top-k", "N", "0: off (default: the model's, else 0)",
         [](Options& o, Text v) { o.sampling.top_k = parse_int("--top-k", v, 0, kMaxInt); }},
-    Row{kAnswer, "Sampling", "--top-p", "P", "1: off (default: the model's, else 0.95)",
+    Row{kAsks, "Sampling", "--top-p", "P", "1: off (default: the model's, else 0.95)",
         [](Options& o, Text v) { o.sampling.top_p = parse_real("--top-p", v); }},
-    Row{kAnswer, "Sampling", "--min-p", "P", "0: off (default: 0)",
+    Row{kAsks, "Sampling", "--min-p", "P", "0: off (default: 0)",
         [](Options& o, Text v) { o.sampling.min_p = parse_real("--min-p", v); }},
     Row{kAnswer, "Sampling", "-s,--seed", "N", "-1: random (default: -1; -v shows it)", set_seed},
+    Row{kBatch, "Sampling", "-s,--seed", "N", "of records that name none (default: 0)", set_seed},
     Row{kMake, "Sampling", "-s,--seed", "N", "the same seed makes the same files (default: 0)",
         set_seed},
-    Row{kAnswer, "Sampling", "--repeat-penalty", "X", "1: off (default: the model's, else 1)",
+    Row{kAsks, "Sampling", "--repeat-penalty", "X", "1: off (default: the model's, else 1)",
         [](Options& o, Text v) {
           o.sampling.repetition_penalty = parse_real("--repeat-penalty", v);
         }},
-    Row{kAnswer, "Sampling", "--repeat-last-n", "N",
+    Row{kAsks, "Sampling", "--repeat-last-n", "N",
         "tokens the penalties look back on; -1: all\n"
         "                              (default: 64; all where the model sets the penalty)",
         [](Options& o, Text v) {
           o.sampling.penalty_window = parse_int("--repeat-last-n", v, -1, kMaxInt);
         }},
-    Row{kAnswer, "Sampling", "--presence-penalty", "X", "0: off (default: 0)",
+    Row{kAsks, "Sampling", "--presence-penalty", "X", "0: off (default: 0)",
         [](Options& o, Text v) {
           o.sampling.presence_penalty = parse_real("--presence-penalty", v);
         }},
-    Row{kAnswer, "Sampling", "--frequency-penalty", "X", "0: off (default: 0)",
+    Row{kAsks, "Sampling", "--frequency-penalty", "X", "0: off (default: 0)",
         [](Options& o, Text v) {
           o.sampling.frequency_penalty = parse_real("--frequency-penalty", v);
         }},
-    Row{kAnswer, "Sampling", "-l,--logit-bias", "ID+B",
+    Row{kAsks, "Sampling", "-l,--logit-bias", "ID+B",
         "add B to the logit of a token; ID-B subtracts; repeatable",
         [](Options& o,
            Text v) { o.sampling.logit_bias.push_back(parse_logit_bias("--logit-bias", v)); }},
-    Row{kAnswer, "Sampling", "--stop", "TEXT", "end the answer before this text; repeatable",
+    Row{kAsks, "Sampling", "--stop", "TEXT", "end the answer before this text; repeatable",
         [](Options& o, Text v) { o.stop.push_back(v); }},
+
+    Row{kBatch, "Batch", "--input", "FILE", "the prompts; the flag's name may be left out",
+        [](Options& o, Text v) { o.batch.input = v; }},
+    Row{kBatch, "Batch", "-o,--output", "FILE", "the records; an unfinished file is continued",
+        [](Options& o, Text v) { o.batch.output = v; }},
+    Row{kBatch, "Batch", "--split", "MODE",
+        "plain text: a prompt each line, or blank lines between\n"
+        "                              (default: JSON lines)",
+        set_split},
+    Row{kBatch, "Batch", "--ordered", nullptr, "at the end, put the records in the input's order",
+        [](Options& o, Text) { o.batch.ordered = true; }},
+    Row{kBatch, "Batch", "--restart", nullptr, "forget what an earlier run wrote",
+        [](Options& o, Text) { o.batch.restart = true; }},
+    Row{kBatch, "Batch", "--retry-errors", nullptr, "run records again that ended in an error",
+        [](Options& o, Text) { o.batch.retry_errors = true; }},
+    Row{kBatch, "Batch", "--shard", "I/N", "only the I-th of N parts of the input", set_shard},
 
     Row{kTokenize, "Output", "--count", nullptr, "print how many tokens there are",
         [](Options& o, Text) { o.count = true; }},
@@ -195,8 +229,8 @@ const std::array kRows = {
     Row{kTokenize, "Output", "--add-bos", nullptr, "put the begin-of-sequence token in front",
         [](Options& o, Text) { o.add_bos = true; }},
     Row{kMake, "Output", "-o", "DIR", "a new directory", [](Options& o, Text v) { o.output = v; }},
-    Row{kRuns | kBench, "Output", "-o", "FILE", "write to a file (default: standard output)",
-        [](Options& o, Text v) { o.output = v; }},
+    Row{kRuns | kBench | kPerplexity, "Output", "-o", "FILE",
+        "write to a file (default: standard output)", [](Options& o, Text v) { o.output = v; }},
     Row{kAnswer | kInspect | kPlan, "Output", "--format", "FORMAT", "text or json (default: text)",
         set_format},
     Row{kBench, "Output", "--format", "FORMAT", "md, json, jsonl or csv (default: md)",
@@ -227,7 +261,7 @@ constexpr std::array kCommands = {
                "Runs a DeepSeek checkpoint as published and prints the answer to a prompt, which\n"
                "comes from -p, -f or standard input.\n"
                "Other commands, each with --help: tokenize, logits, inspect, plan, verify,\n"
-               "bench, make-random-checkpoint.",
+               "bench, batch, perplexity, make-random-checkpoint.",
                "deepseek-run [-m DIR] -p TEXT [flags]"},
     CommandRow{"tokenize", Command::kTokenize, kTokenize,
                "Prints the token ids of a text and their pieces, one token a line. The model\n"
@@ -261,6 +295,12 @@ constexpr std::array kCommands = {
         "and safetensors files, no tokenizer. It loads and runs like the real one (with\n"
         "--prompt-ids) and says nothing; for measuring speed and memory.",
         "deepseek-run make-random-checkpoint --card FILE -o DIR [flags]"},
+    CommandRow{
+        "batch", Command::kBatch, kBatch,
+        "Answers a file of prompts: OpenAI batch lines, {\"prompt\"} or {\"messages\"} lines, or\n"
+        "plain text. Records are appended as they finish; the same command continues a file\n"
+        "that was left unfinished. Exit code 7: some records are errors.",
+        "deepseek-run batch [-m DIR] IN -o OUT [flags]"},
 };
 
 const CommandRow& command_of(const std::vector<std::string>& arguments) {
@@ -343,7 +383,9 @@ Options parse_options(const std::vector<std::string>& arguments) {
   add_rows(app, command, out);
 
   const std::vector<std::string> rest(arguments.begin() + (named ? 1 : 0), arguments.end());
-  std::vector<std::string> reversed = normalised(rest, known_flags(app));
+  KnownFlags flags = known_flags(app);
+  if (command.command == Command::kBatch) flags.bare = "--input";
+  std::vector<std::string> reversed = normalised(rest, flags);
   std::reverse(reversed.begin(), reversed.end());  // as CLI11 wants them
   try {
     app.parse(reversed);

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "deepseek_run/batch.h"
 #include "deepseek_run/bench.h"
 #include "deepseek_run/chat.h"
 #include "deepseek_run/sampling_params.h"
@@ -21,7 +22,8 @@ enum class Command {
   kPlan,
   kVerify,
   kMakeRandomCheckpoint,
-  kBench
+  kBench,
+  kBatch
 };
 enum class Format { kText, kJson };
 enum class ReasoningMode { kShow, kHide, kSeparate };
@@ -72,10 +74,11 @@ struct Options {
   bool timings = true;
 
   std::string card, weights, gpus;  // plan
-  int64_t max_seqs = 1;
-  int64_t layers = 0;           // make-random-checkpoint, bench
-  bool random_weights = false;  // bench
-  BenchOptions bench;           // its rows
+  int64_t max_seqs = 0;             // 0: the command's own choice
+  int64_t layers = 0;               // make-random-checkpoint, bench
+  bool random_weights = false;      // bench
+  BenchOptions bench;               // its rows
+  BatchOptions batch;               // what only it has
 
   bool count = false;  // tokenize
   bool jsonl = false;
