@@ -13,6 +13,7 @@ int run_plan(const Options& options);
 int run_verify(const Options& options);
 int run_bench(const Options& options);
 int run_batch(const Options& options);
+int run_perplexity(const Options& options);
 int run_make_random_checkpoint(const Options& options);
 
 }  // namespace dsr

@@ -64,7 +64,9 @@ Json sampling_json(const SamplingParams& p) {
   out.set("temperature", p.temperature).set("top_k", p.top_k).set("top_p", p.top_p);
   out.set("min_p", p.min_p).set("repetition_penalty", p.repetition_penalty);
   out.set("presence_penalty", p.presence_penalty).set("frequency_penalty", p.frequency_penalty);
-  out.set("penalty_window", p.penalty_window);
+  out.set("penalty_window", p.penalty_window).set("dry_multiplier", p.dry_multiplier);
+  out.set("dry_base", p.dry_base).set("dry_allowed_length", p.dry_allowed_length);
+  out.set("loop_guard", p.loop_guard).set("logprobs", p.logprobs);
   Json biases = Json::array();
   for (const auto& [id, bias] : p.logit_bias) {
     Json pair = Json::array();

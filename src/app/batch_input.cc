@@ -273,7 +273,16 @@ void BatchParser::set_sampling(BatchRecord& out, JsonReader& body) {
   r.max_new_tokens = body.get_int("max_tokens", 1, kMaxInt, context_.max_new_tokens);
   r.max_new_tokens = body.get_int("max_completion_tokens", 1, kMaxInt, r.max_new_tokens);
   out.request.stop = stop_of(body.optional("stop"), context_.stop);
-  if (body.get_bool("logprobs", false)) fail_usage("logprobs are not available in a batch");
+  p.dry_multiplier = body.get_double("dry_multiplier", -kHuge, kHuge, p.dry_multiplier);
+  p.dry_base = body.get_double("dry_base", -kHuge, kHuge, p.dry_base);
+  p.dry_allowed_length =
+      body.get_int("dry_allowed_length", -kMaxInt, kMaxInt, p.dry_allowed_length);
+  p.loop_guard = body.get_bool("loop_guard", p.loop_guard);
+  // A number for completions; true and top_logprobs for chats.
+  if (const Json* wanted = body.optional("logprobs"); wanted != nullptr && wanted->is_bool())
+    p.logprobs = wanted->as_bool() ? body.get_int("top_logprobs", 0, kMaxInt, 0) : -1;
+  else
+    p.logprobs = body.get_int("logprobs", -1, kMaxInt, p.logprobs);
   check_sampling_params(p, context_.vocab_size);
 }
 

@@ -41,11 +41,11 @@ BatchAnswer::BatchAnswer(const Tokenizer* tokenizer, const AnswerRequest& reques
 
 bool BatchAnswer::take(const StepOutput& out, double seconds) {
   answer_.finish = out.finish;
-  for (const TokenId id : out.tokens) {
-    if (text_ && text_->stopped()) break;
+  for (size_t i = 0; i < out.tokens.size() && !(text_ && text_->stopped()); ++i) {
     if (answer_.ids.empty()) answer_.first_token_seconds = seconds;
-    answer_.ids.push_back(id);
-    if (text_) text_->push(id);
+    answer_.ids.push_back(out.tokens[i]);
+    if (!out.log_probs.empty()) answer_.log_probs.push_back(out.log_probs.at(i));
+    if (text_) text_->push(out.tokens[i]);
   }
   const bool stopped = text_ && text_->stopped();
   if (ended()) {
@@ -118,11 +118,14 @@ void BatchRun::finish(Record& record) {
                    true);
   } else {
     const bool chat = record.request.chat;
-    const std::string body = answer_json(answers, record.request.request.request.prompt,
-                                         {.model = o_.model_name,
-                                          .id = (chat ? "chatcmpl-" : "cmpl-") + short_id(item),
-                                          .chat = chat,
-                                          .timings = false});
+    const std::string body =
+        answer_json(answers, record.request.request.request.prompt,
+                    {.model = o_.model_name,
+                     .id = (chat ? "chatcmpl-" : "cmpl-") + short_id(item),
+                     .chat = chat,
+                     .timings = false,
+                     .log_probs = record.request.request.request.sampling.logprobs >= 0,
+                     .tokenizer = o_.tokenizer});
     // The body is JSON text already: it is put where a member of the same name would stand.
     std::string head = record_head(item).dump();
     head.pop_back();

@@ -1,8 +1,11 @@
 #include "engine/runner.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "base/error.h"
+#include "ops/log_probs.h"
+#include "sampling/sampler_state.h"
 
 namespace dsr {
 namespace {
@@ -31,6 +34,7 @@ Runner::Runner(const RunnerOptions& options, const ModelConfig& config, const We
 Runner::BatchBuffers Runner::place_batch() {
   const StepLimits& l = options_.limits;
   const int64_t V = model_.config().vocab_size;
+  const int64_t n_top = std::min(kMaxTopLogProbs, V);
   BatchBuffers b;
   int64_t bytes = 0;
   std::byte* base = nullptr;
@@ -55,6 +59,10 @@ Runner::BatchBuffers Runner::place_batch() {
     b.bias_values = place(DType::kF32, {l.max_biases});
     b.sampled = place(DType::kI32, {l.max_seqs});
     b.non_finite = place(DType::kI32, {l.max_seqs});
+    b.log_prob_rows = place(DType::kI32, {l.max_seqs});
+    b.log_probs = place(DType::kF32, {l.max_seqs});
+    b.top_ids = place(DType::kI32, {l.max_seqs, n_top});
+    b.top_log_probs = place(DType::kF32, {l.max_seqs, n_top});
   };
   place_all();
   batch_memory_ = Buffer(exec_, MemoryKind::kBatch, bytes);
@@ -114,17 +122,39 @@ SampleArgs Runner::sample_args(const HostBatch& h, const Tensor& logits) {
           .bias_values = fill(batch_.bias_values, h.bias_values)};
 }
 
-std::vector<TokenId> Runner::step(const HostBatch& h) {
+std::vector<TokenLogProbs> Runner::log_probs(const HostBatch& h, const SampleArgs& sampled) {
+  const auto n = static_cast<int64_t>(h.log_prob_rows.size());
+  const int64_t n_top = std::min(h.n_top_log_probs, batch_.top_ids.shape[1]);
+  const LogProbsArgs args = {.log_probs = rows(batch_.log_probs, 0, n),
+                             .top_ids = columns(rows(batch_.top_ids, 0, n), 0, n_top),
+                             .top_log_probs = columns(rows(batch_.top_log_probs, 0, n), 0, n_top),
+                             .logits = sampled.logits,
+                             .token_ids = sampled.token_ids,
+                             .rows = fill(batch_.log_prob_rows, h.log_prob_rows)};
+  ops::log_probs(exec_, args);
+  std::vector<TokenLogProbs> out;
+  for (int64_t i = 0; i < n; ++i) {
+    TokenLogProbs& token = out.emplace_back();
+    token.log_prob = *args.log_probs.ptr<float>(i);
+    for (int64_t k = 0; k < n_top; ++k)
+      token.top.push_back({*args.top_ids.ptr<int32_t>(i, k), *args.top_log_probs.ptr<float>(i, k)});
+  }
+  return out;
+}
+
+StepResult Runner::step(const HostBatch& h) {
   const Arena::Scope scope(exec_.scratch());
   Rank rank{exec_, comm_};
   const ForwardOutput out = forward(rank, model_, upload(h), kv_);
   if (h.sample_rows.empty()) return {};
   const SampleArgs args = sample_args(h, out.logits);
   ops::sample(exec_, args);
-  std::vector<TokenId> tokens;
+  StepResult result;
   for (int64_t r = 0; r < args.token_ids.shape[0]; ++r)
-    tokens.push_back(*args.non_finite.ptr<int32_t>(r) != 0 ? -1 : *args.token_ids.ptr<int32_t>(r));
-  return tokens;
+    result.tokens.push_back(
+        *args.non_finite.ptr<int32_t>(r) != 0 ? -1 : *args.token_ids.ptr<int32_t>(r));
+  if (!h.log_prob_rows.empty()) result.log_probs = log_probs(h, args);
+  return result;
 }
 
 void Runner::logits(const HostBatch& h, const std::function<void(std::span<const float>)>& sink) {

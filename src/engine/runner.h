@@ -4,6 +4,7 @@
 #include <memory>
 #include <vector>
 
+#include "deepseek_run/engine.h"
 #include "device/communicator.h"
 #include "device/peaks.h"
 #include "engine/batch_builder.h"
@@ -30,6 +31,11 @@ struct RunnerOptions {
   StepLimits limits;
 };
 
+struct StepResult {
+  std::vector<TokenId> tokens;           // one per logit row, -1 where a logit was not finite
+  std::vector<TokenLogProbs> log_probs;  // one per row of HostBatch::log_prob_rows
+};
+
 // Owns everything a rank allocates. A dry runner allocates nothing and knows what it would be: its
 // memory() is the plan.
 class Runner {
@@ -48,8 +54,7 @@ class Runner {
   // Ids that may be sampled: bit i % 32 of word i / 32.
   void set_allowed(const std::vector<int32_t>& words);
 
-  // Runs the step; one token per logit row, -1 where a logit was not finite.
-  std::vector<TokenId> step(const HostBatch& batch);
+  StepResult step(const HostBatch& batch);
   // Runs the step and gives the logits [R, V] to `sink` row by row.
   void logits(const HostBatch& batch, const std::function<void(std::span<const float>)>& sink);
 
@@ -58,11 +63,13 @@ class Runner {
   struct BatchBuffers {
     Tensor token_ids, positions, slots, cu_seqlens_q, seq_lens, block_table, logit_rows;
     Tensor sample_rows, allowed, history, bias_ids, bias_values, sampled, non_finite;
+    Tensor log_prob_rows, log_probs, top_ids, top_log_probs;
   };
   BatchBuffers place_batch();
   ForwardBatch upload(const HostBatch& batch);
   void plan_scratch();
   SampleArgs sample_args(const HostBatch& batch, const Tensor& logits);
+  std::vector<TokenLogProbs> log_probs(const HostBatch& batch, const SampleArgs& sampled);
 
   RunnerOptions options_;
   Exec exec_;
