@@ -208,7 +208,7 @@ const std::array kRows = {
           o.sampling.frequency_penalty = parse_real("--frequency-penalty", v);
         }},
     Row{kAsks, "Sampling", "--dry-multiplier", "X",
-        "DRY, against repeated phrases; 0: off (default: 0; 0.8 is usual)",
+        "DRY, against repeated phrases; 0: off, 0.8: usual (default: 0)",
         [](Options& o, Text v) { o.sampling.dry_multiplier = parse_real("--dry-multiplier", v); }},
     Row{kAsks, "Sampling", "--dry-base", "X",
         "how it grows with the length of a repetition (default: 1.75)",

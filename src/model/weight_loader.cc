@@ -205,7 +205,7 @@ void LoadedWeights::place_vector(const WeightSpec& spec, const SourceTensor& t) 
 
 void LoadedWeights::place_matrix(const WeightSpec& spec, const SourceTensor& t,
                                  const WeightSource& source) {
-  WeightSegment segment{view_of(t), {}};
+  WeightSegment segment{view_of(t), {}, t.no_nan};
   if (t.dtype == DType::kF8E4M3) {
     const std::string scale_name = spec.name + "_scale_inv";
     const SourceTensor& s = *source.find(scale_name);

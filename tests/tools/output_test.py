@@ -191,8 +191,12 @@ class Terminals(CliTest):
             strict, _ = run_on_terminal(*args, "--strict-tty", model=model)
             self.assertEqual(strict, shown(text, strict=True) + end)
             self.assertNotRegex(strict, DECEPTIVE)
-            raw, _ = run_on_terminal(*args, "--strict-tty", "--raw", model=model)
-            self.assertEqual(raw, strict)
+
+    def test_strict_counts_for_raw_answers_too(self):
+        model = model_that_says("\x1b[2J\u202e")
+        args = ["-p", "hi", "-n", "1", "--temp", "0", "-l", f"{SAID}+100", "--raw"]
+        self.assertEqual(run_on_terminal(*args, "--strict-tty", model=model),
+                         ("\\x1b[2J\\u{202e}\n", 0))
 
     def test_any_text(self):
         rng = random.Random(11)
