@@ -170,7 +170,14 @@ class Normaliser {
   std::vector<std::string> run() {
     while (at_ < in_.size()) {
       const std::string& argument = in_[at_++];
-      if (argument.size() < 2 || argument[0] != '-' || argument == "--") fail_unexpected(argument);
+      const bool is_flag = argument.size() >= 2 && argument[0] == '-' && argument != "--";
+      // A command that works on a file takes it without its name.
+      if (const Row* input = find_row("--input", command_); !is_flag && input && !has_input_) {
+        has_input_ = true;
+        out_.insert(out_.end(), {"--input", argument});
+        continue;
+      }
+      if (!is_flag) fail_unexpected(argument);
       flag(argument);
     }
     return std::move(out_);
@@ -238,6 +245,7 @@ class Normaliser {
   const std::vector<std::string>& in_;
   unsigned command_;
   size_t at_ = 0;
+  bool has_input_ = false;
   std::vector<std::string> out_;
 };
 

@@ -13,6 +13,8 @@ int run_inspect(const Options& options);
 int run_plan(const Options& options);
 int run_verify(const Options& options);
 int run_bench(const Options& options);
+int run_batch(const Options& options);
+int run_perplexity(const Options& options);
 int run_make_random_checkpoint(const Options& options);
 
 }  // namespace dsr

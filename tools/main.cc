@@ -72,6 +72,10 @@ int run(const std::vector<std::string>& arguments) {
       return run_verify(options);
     case Command::kBench:
       return run_bench(options);
+    case Command::kPerplexity:
+      return run_perplexity(options);
+    case Command::kBatch:
+      return run_batch(options);
     case Command::kMakeRandomCheckpoint:
       return run_make_random_checkpoint(options);
   }

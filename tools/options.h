@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "deepseek_run/batch.h"
 #include "deepseek_run/bench.h"
 #include "deepseek_run/chat.h"
 #include "deepseek_run/sampling_params.h"
@@ -22,7 +23,9 @@ enum class Command {
   kPlan,
   kVerify,
   kMakeRandomCheckpoint,
-  kBench
+  kBench,
+  kBatch,
+  kPerplexity
 };
 enum class Format { kText, kJson };
 enum class Truncate { kNone, kLeft, kMiddle };
@@ -101,10 +104,12 @@ struct Options {
   bool strict_tty = false;
 
   std::string card, weights, gpus;  // plan
-  int64_t max_seqs = 1;
-  int64_t layers = 0;           // make-random-checkpoint, bench
-  bool random_weights = false;  // bench
-  BenchOptions bench;           // its rows
+  int64_t max_seqs = 0;             // 0: the command's own choice
+  int64_t layers = 0;               // make-random-checkpoint, bench
+  bool random_weights = false;      // bench
+  BenchOptions bench;               // its rows
+  BatchOptions batch;               // what only it has
+  int64_t stride = 0;               // perplexity
 
   bool count = false;  // tokenize
   bool jsonl = false;

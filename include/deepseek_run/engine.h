@@ -39,11 +39,14 @@ struct EngineOptions {
   // A checkpoint's weights: mmap (read in place from its files), read (into huge pages of our own);
   // auto is mmap, except that it does not fit where the weights are larger than the memory.
   std::string load_mode = "auto";
-  std::string cpu_level = "auto";   // auto (the best) | portable | avx2 | avx512
-  int64_t ctx_size = 0;             // tokens per sequence; 0: min(the model's, 32768, what fits)
-  int64_t max_seqs = 1;             // sequences in a step
-  int64_t chunk = 512;              // most prompt tokens of one sequence in a step
-  std::string cache_type = "auto";  // auto (f32 on cpu) | f32 | bf16 | fp8
+  std::string cpu_level = "auto";  // auto (the best) | portable | avx2 | avx512
+  int64_t ctx_size = 0;            // tokens per sequence; 0: min(the model's, 32768, what fits)
+  int64_t max_seqs = 1;            // sequences in a step
+  int64_t chunk = 512;             // most prompt tokens in a step
+  // Tokens that the cache holds, all sequences together. 0: as many as max_seqs sequences can have,
+  // or what fits, but no less than one sequence needs.
+  int64_t cache_tokens = 0;
+  std::string cache_type = "auto";       // auto (f32 on cpu) | f32 | bf16 | fp8
   const Tokenizer* tokenizer = nullptr;  // ids it has no entry for are never sampled; may be null
   WarningSink warn;
 };
@@ -112,8 +115,9 @@ struct ModelInfo {
 struct EngineStats {
   int64_t steps = 0;
   int64_t prompt_tokens_computed = 0;
-  int64_t prompt_tokens_reused = 0;  // found in a kept sequence
+  int64_t prompt_tokens_reused = 0;  // found in the cache: a kept sequence's, or another request's
   int64_t tokens_generated = 0;
+  int64_t preemptions = 0;  // times a request lost its place and was computed again
 };
 
 // Continuous batching over one loaded model. All calls from one thread.

@@ -14,6 +14,7 @@ struct MemoryPlan {
   std::string device;               // "cpu" or "reference"
   int64_t ctx_size = 0;             // tokens a sequence may hold
   int64_t max_seqs = 0;             // sequences at a time
+  int64_t cache_tokens = 0;         // that the cache holds, all sequences together
   int64_t mapped_weight_bytes = 0;  // read in place from the checkpoint's files
   bool weights_on_disk = false;     // files that could be read again and again (--load-mode mmap)
   bool weights_may_exceed = false;  // and that was asked for

@@ -135,6 +135,8 @@ BenchReport run_bench(const BenchOptions& o) {
   EngineOptions options = o.engine;
   options.max_seqs = largest(o.batches);
   options.ctx_size = largest(o.depths) + std::max(largest(o.prompts), largest(o.generates)) + 1;
+  // Every sequence at its longest: none may wait for the blocks of another.
+  options.cache_tokens = options.max_seqs * round_up(options.ctx_size, kPageTokens);
   const std::unique_ptr<Engine> engine = Engine::create(options);
   engine->fill_cache();
 

@@ -207,6 +207,7 @@ class Engine::Impl {
     check_option("chunk", o.chunk, 1, kMaxChunk);
     check_option("threads", o.threads, 0, kMaxThreads);
     check_option("context", o.ctx_size, 0, int64_t{1} << 32);
+    check_option("cache_tokens", o.cache_tokens, 0, int64_t{1} << 40);
     // Random weights are made when it is known that they fit.
     std::optional<DeclaredSource> shapes;
     if (!checkpoint_) shapes.emplace(config_);
@@ -217,7 +218,8 @@ class Engine::Impl {
                                    .cache_type = cache_type_of(o.cache_type),
                                    .ctx_size = o.ctx_size,
                                    .max_seqs = o.max_seqs,
-                                   .chunk = o.chunk},
+                                   .chunk = o.chunk,
+                                   .cache_tokens = o.cache_tokens},
                                   config_, planned_source);
     planned.plan.weights_on_disk = checkpoint_.has_value();
     planned.plan.weights_may_exceed = checkpoint_ && o.load_mode == "mmap";
