@@ -196,7 +196,7 @@ const std::array kRows = {
         [](Options& o, Text v) { o.sampling.top_p = parse_real("--top-p", v); }},
     Row{kAsks, "Sampling", "--min-p", "P", "0: off (default: 0)",
         [](Options& o, Text v) { o.sampling.min_p = parse_real("--min-p", v); }},
-    Row{kAnswer, "Sampling", "-s,--seed", "N", "-1: random (default: -1; -v shows it)", set_seed},
+    Row{kAnswer, "Sampling", "-s,--seed", "N", "-1: random, -v shows it (default: -1)", set_seed},
     Row{kBatch, "Sampling", "-s,--seed", "N", "of records that name none (default: 0)", set_seed},
     Row{kMake, "Sampling", "-s,--seed", "N", "the same seed makes the same files (default: 0)",
         set_seed},

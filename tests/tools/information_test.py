@@ -47,6 +47,7 @@ class PrintConfig(CliTest):
                            ("repeat-last-n", ("-1", "generation_config.json")),
                            ("chunk", ("512", "built-in")), ("presence-penalty", ("0", "built-in")),
                            ("model", (str(MODEL), "flag")), ("quiet", ("off", "built-in")),
+                           ("seed", ("-1", "built-in")),
                            ("threads", ("", "built-in: its physical cores"))]:
             self.assertEqual(found[name], want, name)
 
