@@ -152,7 +152,7 @@ class WrongFlags(CliTest):
                 (["-l", "5"], '--logit-bias is "5", expected ID+B or ID-B, for example 1234+1.5'),
                 (["--prompt-ids", "1,x"],
                  '--prompt-ids is "x", expected token ids from 0 to 2147483647'),
-                (["--prompt-ids", ","], "--prompt-ids holds no ids"),
+                (["--prompt-ids", ","], '--prompt-ids is "", expected token ids from 0 to 2147483647'),
                 (["--seed", "-2"], '--seed is "-2", expected a whole number from 0 to '
                                    "18446744073709551615"),
                 (["--seed", str(2**64)], f'--seed is "{2**64}", expected a whole number from 0 to '
