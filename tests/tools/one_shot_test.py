@@ -182,6 +182,7 @@ class Answers(CliTest):
     def test_verbose(self):
         text = self.run_cli(*say("a", "-p", "hi", "-n", "1", "-v", "-s", "77")).stderr.decode()
         self.assertRegex(text, r"^seed 77\nweights .*\nprompt ")
+        self.assertEqual(self.run_cli(*say("a", "-p", "hi", "-n", "1", "-q", "-v")).stderr, b"")
 
     def test_the_end_of_the_context_is_said(self):
         run = self.run_cli(*say("a", "-p", "hi", "--raw", "-c", "10"))
