@@ -86,8 +86,9 @@ class Aliases(CliTest):
             self.assertEqual(prompt(name, str(SCRATCH / "hi.txt")), plain)
         self.assertEqual(prompt("-p", "hi", "--chat-template", "plain"),
                          prompt("-p", "hi", "--chat-format", "plain"))
-        self.assertEqual(prompt("-p", "hi", "--nothink", "--chat-format", "deepseek-v3.1"),
-                         prompt("-p", "hi", "--think", "off", "--chat-format", "deepseek-v3.1"))
+        for name in ["--nothink", "--no-think"]:
+            self.assertEqual(prompt("-p", "hi", name, "--chat-format", "deepseek-v3.1"),
+                             prompt("-p", "hi", "--think", "off", "--chat-format", "deepseek-v3.1"))
         self.assertEqual(self.output("--model-path", MODEL, "--show-prompt", "-p", "hi", model=None),
                          plain)
 
@@ -125,7 +126,7 @@ class WrongFlags(CliTest):
                          "--mirostat is not a flag of deepseek-run: not among the samplers here: "
                          "--help=Sampling lists them")
         for name in ["-ngl", "--n-gpu-layers", "--trust-remote-code", "-fa", "--flash-attn",
-                     "--tensor-parallel-size", "-tp", "--dtype", "--jinja",
+                     "--tensor-parallel-size", "-tp", "--ep", "--dtype", "--jinja",
                      "--gpu-memory-utilization", "-hf", "--port"]:
             text = self.failure(name, "99", code=2)
             self.assertTrue(text.startswith(f"{name} is not a flag of deepseek-run: "), text)
