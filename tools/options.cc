@@ -17,7 +17,8 @@ constexpr int64_t kMaxInt = std::numeric_limits<int32_t>::max();
 constexpr unsigned kAnswer = 1, kTokenize = 2, kLogits = 4, kInspect = 8, kPlan = 16, kMake = 32,
                    kVerify = 64, kBench = 1024, kBatch = 2048, kPerplexity = 4096;
 constexpr unsigned kAsks = kAnswer | kBatch;
-constexpr unsigned kRuns = kAnswer | kLogits, kSized = kRuns | kPlan | kBatch | kPerplexity;
+constexpr unsigned kRuns = kAnswer | kLogits, kComputes = kRuns | kBench | kBatch | kPerplexity;
+constexpr unsigned kSized = kRuns | kPlan | kBatch | kPerplexity;
 constexpr unsigned kAll =
     kAnswer | kTokenize | kLogits | kInspect | kPlan | kVerify | kBench | kBatch | kPerplexity;
 
@@ -114,20 +115,22 @@ const std::array kRows = {
     Row{kBatch, "Model", "--max-seqs", "N",
         "answers at a time (default: all records, at most 256)",
         [](Options& o, Text v) { o.max_seqs = parse_int("--max-seqs", v, 1, 1024); }},
+    Row{kAnswer, "Model", "--max-seqs", "N", "answers at a time (default: all of --n-samples)",
+        [](Options& o, Text v) { o.max_seqs = parse_int("--max-seqs", v, 1, 1024); }},
     Row{kPlan, "Model", "--max-seqs", "N", "sequences at a time (default: 1)",
         [](Options& o, Text v) { o.max_seqs = parse_int("--max-seqs", v, 1, 1024); }},
     Row{kSized, "Model", "-c,--ctx-size", "N",
         "context in tokens (default: the model's, at most 32K, if it fits)",
         [](Options& o, Text v) { o.ctx_size = parse_int("--ctx-size", v, 1, kMaxInt); }},
-    Row{kRuns | kBench | kBatch | kPerplexity, "Model", "--device", "NAME",
+    Row{kComputes, "Model", "--device", "NAME",
         "auto, cpu or reference (default: auto, the cpu)",
         [](Options& o, Text v) { o.device = v; }},
-    Row{kRuns | kBench | kBatch | kPerplexity, "Model", "-t,--threads", "N", "of the cpu (default: its physical cores)",
+    Row{kComputes, "Model", "-t,--threads", "N", "of the cpu (default: its physical cores)",
         [](Options& o, Text v) { o.threads = parse_int("--threads", v, 1, 1024); }},
-    Row{kRuns | kBench | kBatch | kPerplexity, "Model", "--cpu-level", "auto|portable|avx2|avx512",
+    Row{kComputes, "Model", "--cpu-level", "auto|portable|avx2|avx512",
         "instructions of the cpu to use (default: auto, the best)",
         [](Options& o, Text v) { o.cpu_level = v; }},
-    Row{kRuns | kBench, "Model", "--load-mode", "auto|mmap|read",
+    Row{kComputes, "Model", "--load-mode", "auto|mmap|read",
         "weights read in place, or copied into huge pages (default: auto, which is mmap)",
         set_load_mode},
     Row{kSized | kBench, "Model", "--cache-type", "auto|f32|bf16|fp8",
@@ -156,7 +159,8 @@ const std::array kRows = {
     Row{kAnswer | kTokenize | kLogits | kPerplexity, "Prompt", "-f,--file", "FILE",
         "the prompt from a file, less one line break at its end",
         [](Options& o, Text v) { o.file = v; }, From::kCommandLine},
-    Row{kRuns | kPerplexity, "Prompt", "--prompt-ids", "IDS", "the prompt as token ids: 1,2,3 or @FILE",
+    Row{kRuns | kPerplexity, "Prompt", "--prompt-ids", "IDS",
+        "the prompt as token ids: 1,2,3 or @FILE",
         [](Options& o, Text v) { o.prompt_ids = v; }, From::kCommandLine},
     Row{kAsks, "Prompt", "--system", "TEXT", "system prompt (default: none)",
         [](Options& o, Text v) { o.system = v; }},
@@ -276,8 +280,8 @@ const std::array kRows = {
     Row{kRuns | kBench | kPerplexity, "Output", "-o,--output", "FILE",
         "write to a file (default: standard output)", [](Options& o, Text v) { o.output = v; },
         From::kCommandLine},
-    Row{kAnswer | kInspect | kPlan | kPerplexity, "Output", "--format", "text|json", "(default: text)",
-        set_format},
+    Row{kAnswer | kInspect | kPlan | kPerplexity, "Output", "--format", "text|json",
+        "(default: text)", set_format},
     Row{kAsks, "Output", "--logprobs", "N",
         "with json: log-probabilities of each token and of the N likeliest",
         [](Options& o, Text v) { o.sampling.logprobs = parse_int("--logprobs", v, 0, kMaxInt); }},

@@ -11,7 +11,8 @@ import unittest
 from cli import BINARY, MODEL, SCRATCH, CliTest, environment
 from random_model import write_model
 
-COMMANDS = ["", "tokenize", "logits", "inspect", "plan", "verify", "bench", "make-random-checkpoint"]
+COMMANDS = ["", "tokenize", "logits", "inspect", "plan", "verify", "bench", "batch",
+            "perplexity", "make-random-checkpoint"]
 
 
 def needs(program: str):

@@ -10,7 +10,8 @@ import unittest
 from cli import BINARY, MODEL, SANITIZED, SCRATCH, CliTest, environment, needs_tiny, say
 from random_model import write_model
 
-COMMANDS = ["", "tokenize", "logits", "inspect", "plan", "verify"]
+COMMANDS = ["", "tokenize", "logits", "inspect", "plan", "verify", "bench", "batch", "perplexity",
+            "make-random-checkpoint"]
 
 
 class Help(CliTest):
@@ -104,12 +105,48 @@ class Aliases(CliTest):
             self.assertEqual(self.output(*say_a, "-n", "3", name, "a"), "\n")
         for args in [("-dev", "reference"), ("-ctk", "bf16"), ("--kv-cache-dtype", "fp8"),
                      ("-b", "7"), ("--max-num-batched-tokens", "7"), ("--chunk", "7"),
+                     ("--load-mode", "read"), ("--no-mmap",), ("-np", "2"),
                      ("--repetition-penalty", "1"), ("-c", "1K"), ("-c", "1k")]:
             self.assertEqual(self.output(*say_a, "-n", "3", *args), "aaa\n")
         self.assertIn('"text":"aaa"', self.output(*say_a, "-n", "3", "--output-format", "json"))
         want = self.output("--max-seqs", "3", "--gpus", "1xA100-80", command="plan")
         for name in ["-np", "--parallel", "--max-num-seqs"]:
             self.assertEqual(self.output(name, "3", "--gpus", "1xA100-80", command="plan"), want)
+
+
+class EngineFlags(CliTest):
+    """Every command that runs a model takes them and hands them on: a wrong value is refused by the
+    engine, a right one changes no result."""
+
+    RUNS = {
+        "": ["-p", "hi", "-n", "3", "--temp", "0"],
+        "logits": ["-p", "hi", "-o", "OUT"],
+        "batch": ["--split", "line", "--restart", "-n", "3", "-o", "OUT", "IN"],
+        "perplexity": ["-p", "hello", "-o", "OUT"],
+    }
+
+    def line(self, command: str, *args: str) -> list[str]:
+        source = SCRATCH / "lines.txt"
+        source.write_text("hi\n")
+        names = {"OUT": str(SCRATCH / f"of-{command}"), "IN": str(source)}
+        return [names.get(a, a) for a in self.RUNS[command]] + list(args)
+
+    def result(self, command: str, *args: str) -> bytes:
+        out = SCRATCH / f"of-{command}"
+        run = self.run_cli(*self.line(command, *args), command=command)
+        return run.stdout + (out.read_bytes() if out.exists() else b"")
+
+    def test_they_are_taken_by_every_command(self):
+        for command in self.RUNS:
+            want = self.result(command)
+            for args in [("--load-mode", "read"), ("--no-mmap",), ("-t", "1"), ("--chunk", "1"),
+                         ("--cpu-level", "portable"), ("--device", "auto"), ("--cache-type", "auto")]:
+                self.assertEqual(self.result(command, *args), want, (command, args))
+
+    def test_they_reach_the_engine(self):
+        for command in self.RUNS:
+            for args, code in [(("--device", "nowhere"), 5), (("--cpu-level", "none"), 2)]:
+                self.failure(*self.line(command, *args), command=command, code=code)
 
 
 class WrongFlags(CliTest):
@@ -203,9 +240,10 @@ class Models(CliTest):
                          'model directory "/no/such" (from DEEPSEEK_RUN_MODEL) does not exist')
         self.assertIn("is not a directory", self.failure("-m", BINARY, "-p", "hi", model=None, code=3))
         (SCRATCH / "empty").mkdir(exist_ok=True)
-        for command in COMMANDS:
-            args = ["-o", str(SCRATCH / "x.npy")] if command == "logits" else []
-            args += ["-p", "hi"] if command not in ("inspect", "plan", "verify") else []
+        prompt, out = ["-p", "hi"], ["-o", str(SCRATCH / "x.out")]
+        for command, args in [("", prompt), ("tokenize", prompt), ("logits", prompt + out),
+                              ("perplexity", prompt), ("batch", [str(MODEL / "config.json"), *out]), ("bench", []),
+                              ("inspect", []), ("plan", []), ("verify", [])]:
             self.failure(*args, command=command, model=SCRATCH / "empty", code=3)
 
     def test_the_environment_names_a_model_and_the_flag_wins(self):
