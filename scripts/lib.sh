@@ -98,6 +98,7 @@ want_build_tools() {
   want libpcre2-dev header pcre2.h
   want libutf8proc-dev header utf8proc.h
   want libsentencepiece-dev header sentencepiece_processor.h
+  want libedit-dev header histedit.h
 }
 
 want_test_tools() {

@@ -30,7 +30,10 @@ constexpr std::array kAliases = {
     Alias{"--nothink", "--think", "off"},
     Alias{"--chat-template", "--chat-format"},
     Alias{"-no-cnv", "--raw"},
+    Alias{"-cnv", "--interactive"},
+    Alias{"--conversation", "--interactive"},
     Alias{"-dev", "--device"},
+    Alias{"--no-mmap", "--load-mode", "read"},
     Alias{"-ctk", "--cache-type"},
     Alias{"--kv-cache-dtype", "--cache-type"},
     Alias{"-np", "--max-seqs"},
@@ -54,8 +57,6 @@ constexpr std::string_view kNoNetwork =
     "the network is never used; download the model first and give its directory with -m";
 constexpr std::string_view kNoConversion =
     "weights are used as the checkpoint stores them; --cache-type sets the type of the KV cache";
-constexpr std::string_view kNoChat =
-    "this version has no chat on the terminal; give a prompt with -p";
 constexpr std::string_view kNoServer = "there is no server";
 constexpr std::string_view kNoSuchSampler =
     "not among the samplers here: --help=Sampling lists them";
@@ -112,11 +113,6 @@ constexpr std::array kForeign = {
     Foreign{"--color", "reasoning is dimmed on a terminal; NO_COLOR=1 turns that off"},
     Foreign{"--keepalive", "the model is loaded for one run"},
     Foreign{"--mlock", "weights are read in place from the checkpoint's files"},
-    Foreign{"--no-mmap", "weights are read in place from the checkpoint's files"},
-    Foreign{"-i", kNoChat},
-    Foreign{"--interactive", kNoChat},
-    Foreign{"-cnv", kNoChat},
-    Foreign{"--conversation", kNoChat},
     Foreign{"--host", kNoServer},
     Foreign{"--port", kNoServer},
     Foreign{"--verbose-prompt", "--show-prompt prints the prompt and its ids"},

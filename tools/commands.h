@@ -6,6 +6,7 @@
 namespace dsr {
 
 int run_one_shot(const Options& options);
+int run_repl(const Options& options);
 int run_tokenize(const Options& options);
 int run_logits(const Options& options);
 int run_inspect(const Options& options);

@@ -18,6 +18,7 @@
 #include "tools/man_page.h"
 #include "tools/option_table.h"
 #include "tools/print_config.h"
+#include "tools/repl.h"
 #include "tools/signals.h"
 
 namespace dsr {
@@ -58,7 +59,7 @@ int run(const std::vector<std::string>& arguments) {
   }
   switch (options.command) {
     case Command::kAnswer:
-      return run_one_shot(options);
+      return wants_chat(options) ? run_repl(options) : run_one_shot(options);
     case Command::kTokenize:
       return run_tokenize(options);
     case Command::kLogits:

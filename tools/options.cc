@@ -68,6 +68,11 @@ void set_completion(Options& o, const std::string& v) {
   o.completion = v;
 }
 
+void set_load_mode(Options& o, const std::string& v) {
+  parse_choice("--load-mode", v, {"auto", "mmap", "read"});
+  o.load_mode = v;
+}
+
 void set_bench_format(Options& o, const std::string& v) {
   constexpr std::array kFormats = {BenchFormat::kMarkdown, BenchFormat::kJson, BenchFormat::kJsonl,
                                    BenchFormat::kCsv};
@@ -122,6 +127,9 @@ const std::array kRows = {
     Row{kRuns | kBench | kBatch | kPerplexity, "Model", "--cpu-level", "auto|portable|avx2|avx512",
         "instructions of the cpu to use (default: auto, the best)",
         [](Options& o, Text v) { o.cpu_level = v; }},
+    Row{kRuns | kBench, "Model", "--load-mode", "auto|mmap|read",
+        "weights read in place, or copied into huge pages (default: auto, which is mmap)",
+        set_load_mode},
     Row{kSized | kBench, "Model", "--cache-type", "auto|f32|bf16|fp8",
         "of the KV cache (default: auto, which is f32)", set_cache_type},
     Row{kSized | kBench, "Model", "--chunk", "N",
@@ -173,6 +181,9 @@ const std::array kRows = {
     Row{kAnswer, "Prompt", "--show-prompt", nullptr,
         "print the prompt as the model gets it and its ids, and leave",
         [](Options& o, Text) { o.show_prompt = true; }, From::kCommandLine},
+    Row{kAnswer, "Prompt", "-i,--interactive", nullptr,
+        "chat; a prompt is its first turn (default: on a terminal without a prompt)",
+        [](Options& o, Text) { o.interactive = true; }, From::kCommandLine},
 
     Row{kAsks, "Sampling", "-n,--predict", "N", "most new tokens; -1: to the end (default: -1)",
         set_predict},

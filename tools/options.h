@@ -74,6 +74,7 @@ struct Options {
   std::string device = "auto";
   int64_t threads = 0;  // 0: as many as physical cores
   std::string cpu_level = "auto";
+  std::string load_mode = "auto";
   std::string cache_type = "auto";
   int64_t ctx_size = 0;
   int64_t chunk = 512;
@@ -86,6 +87,7 @@ struct Options {
   bool bytes = false;
   bool allow_special = false;
   bool show_prompt = false;
+  bool interactive = false;
   Truncate truncate = Truncate::kNone;
 
   int64_t predict = -1;

@@ -36,10 +36,13 @@ struct EngineOptions {
   std::string model_dir;                   // a checkpoint directory as published
   std::string device = "auto";             // auto (cpu) | cpu | reference
   int64_t threads = 0;                     // of the cpu; 0: as many as physical cores it may use
-  std::string cpu_level = "auto";          // auto (the best) | portable | avx2 | avx512
-  int64_t ctx_size = 0;  // tokens per sequence; 0: min(the model's, 32768, what fits)
-  int64_t max_seqs = 1;  // sequences in a step
-  int64_t chunk = 512;   // most prompt tokens in a step
+  // A checkpoint's weights: mmap (read in place from its files), read (into huge pages of our own);
+  // auto is mmap, except that it does not fit where the weights are larger than the memory.
+  std::string load_mode = "auto";
+  std::string cpu_level = "auto";  // auto (the best) | portable | avx2 | avx512
+  int64_t ctx_size = 0;            // tokens per sequence; 0: min(the model's, 32768, what fits)
+  int64_t max_seqs = 1;            // sequences in a step
+  int64_t chunk = 512;             // most prompt tokens in a step
   // Tokens that the cache holds, all sequences together. 0: as many as max_seqs sequences can have,
   // or what fits, but no less than one sequence needs.
   int64_t cache_tokens = 0;
@@ -106,6 +109,7 @@ struct ModelInfo {
   std::vector<TokenId> eos_ids;  // config.json and generation_config.json together
   SamplingParams defaults;       // generation_config.json over the built-in values
   double load_seconds = 0;
+  std::string load_mode;  // "mmap", "read", or "random" where the weights are made up
 };
 
 struct EngineStats {

@@ -148,6 +148,7 @@ BenchReport run_bench(const BenchOptions& o) {
   f.architecture = engine->info().architecture;
   f.device = engine->info().device;
   f.load_seconds = engine->info().load_seconds;
+  f.load_mode = engine->info().load_mode;
   f.cpu = field_of("/proc/cpuinfo", "model name");
   f.start_mhz = clock_mhz();
   f.peaks = engine->measure_peaks();

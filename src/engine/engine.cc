@@ -11,6 +11,7 @@
 #include "engine/runner.h"
 #include "engine/scheduler.h"
 #include "io/checkpoint.h"
+#include "io/read_source.h"
 #include "model/card.h"
 #include "model/random_source.h"
 
@@ -105,7 +106,7 @@ class Engine::Impl {
       : checkpoint_(open_checkpoint(options)),
         config_(config_of(options)),
         planned_(plan(options)),
-        random_(make_random(options)),
+        in_memory_(weights_in_memory(options)),
         runner_(planned_.runner, config_, source(), /*dry_run=*/false),
         pool_(planned_.runner.limits.n_blocks),
         scheduler_(scheduler_limits(options), pool_) {
@@ -121,7 +122,10 @@ class Engine::Impl {
              .ctx_size = planned_.plan.ctx_size,
              .eos_ids = eos_ids(config_.eos_token_ids, generation_config(), config_.vocab_size),
              .defaults = sampling_defaults(generation_config(), config_.vocab_size, options.warn),
-             .load_seconds = timer_.seconds()};
+             .load_seconds = timer_.seconds(),
+             .load_mode = !checkpoint_ ? "random"
+                          : in_memory_ ? "read"
+                                       : "mmap"};
   }
 
   RequestId submit(Request request) {
@@ -186,15 +190,19 @@ class Engine::Impl {
     return card_model(o.random->card, o.random->weights, o.random->layers, o.warn);
   }
 
-  std::unique_ptr<RandomSource> make_random(const EngineOptions& o) const {
-    return checkpoint_ ? nullptr : std::make_unique<RandomSource>(config_, o.random->seed);
+  std::unique_ptr<WeightSource> weights_in_memory(const EngineOptions& o) const {
+    if (!checkpoint_) return std::make_unique<RandomSource>(config_, o.random->seed);
+    if (o.load_mode == "read") return std::make_unique<ReadSource>(*checkpoint_);
+    return nullptr;
   }
 
   const WeightSource& source() const {
-    return checkpoint_ ? static_cast<const WeightSource&>(*checkpoint_) : *random_;
+    return in_memory_ ? *in_memory_ : static_cast<const WeightSource&>(*checkpoint_);
   }
 
   PlannedRun plan(const EngineOptions& o) const {
+    if (o.load_mode != "auto" && o.load_mode != "mmap" && o.load_mode != "read")
+      fail_usage("load mode ", quoted(o.load_mode), ", expected auto, mmap or read");
     check_option("max_seqs", o.max_seqs, 1, kMaxSeqs);
     check_option("chunk", o.chunk, 1, kMaxChunk);
     check_option("threads", o.threads, 0, kMaxThreads);
@@ -204,7 +212,7 @@ class Engine::Impl {
     std::optional<DeclaredSource> shapes;
     if (!checkpoint_) shapes.emplace(config_);
     const WeightSource& planned_source =
-        shapes ? static_cast<const WeightSource&>(*shapes) : source();
+        shapes ? static_cast<const WeightSource&>(*shapes) : *checkpoint_;
     PlannedRun planned = plan_run({.backend = backend_of(o.device),
                                    .cpu = cpu_options(o),
                                    .cache_type = cache_type_of(o.cache_type),
@@ -213,6 +221,8 @@ class Engine::Impl {
                                    .chunk = o.chunk,
                                    .cache_tokens = o.cache_tokens},
                                   config_, planned_source);
+    planned.plan.weights_on_disk = checkpoint_.has_value();
+    planned.plan.weights_may_exceed = checkpoint_ && o.load_mode == "mmap";
     require_fit(planned.plan);
     return planned;
   }
@@ -242,7 +252,7 @@ class Engine::Impl {
   std::optional<Checkpoint> checkpoint_;  // none: random weights
   ModelConfig config_;
   PlannedRun planned_;
-  std::unique_ptr<RandomSource> random_;
+  std::unique_ptr<WeightSource> in_memory_;  // none: the checkpoint's files, mapped
   Runner runner_;
   BlockPool pool_;
   Scheduler scheduler_;

@@ -143,7 +143,9 @@ std::string fitting_context(const MemoryPlan& plan) {
 void require_fit(const MemoryPlan& plan) {
   if (plan.fits()) return;
   const std::string context = fitting_context(plan);
-  const std::string hint = context.empty() ? "" : "\n  try: " + context;
+  std::string hint = context.empty() ? "" : "\n  try: " + context;
+  if (hint.empty() && plan.weights_on_disk && plan.allocated_bytes() <= plan.available_bytes)
+    hint = "\n  try: --load-mode mmap, which reads from the disk again what does not fit";
   fail(ErrorKind::kDoesNotFit, "not enough memory on ", plan.device, " with -c ", plan.ctx_size,
        "\n  ", plan.summary(), hint);
 }
