@@ -155,6 +155,11 @@ class WrongFlags(CliTest):
         self.assertEqual(self.failure("--promt=x", code=2), "unknown flag --promt\n  try: --prompt")
         self.assertEqual(self.failure("--zzzzzz", code=2), "unknown flag --zzzzzz\n  try: --help")
         self.assertEqual(self.failure("-Z", code=2), "unknown flag -Z\n  try: --help")
+        for word, near in [("help", "--help"), ("batsh", "deepseek-run batch")]:
+            self.assertRegex(self.failure(word, model=None, code=2),
+                             f'^unexpected argument "{word}"; .*\n  try: {near}$')
+        self.assertEqual(self.failure("a", "b", command="batch", model=None, code=2),
+                         'unexpected argument "b": the input is "a" already')
         self.assertEqual(self.failure("--predict", "1", command="tokenize", code=2),
                          "unknown flag --predict\n  try: --help")
 
