@@ -2,6 +2,7 @@
 // hostile.md. (F15 is in pcre2_hostile_test.cc; through the program,
 // tests/tools/text_hostile_test.py.)
 #include <gtest/gtest.h>
+#include <pthread.h>
 
 #include <ctime>
 #include <functional>
@@ -18,14 +19,48 @@ using Ids = std::vector<TokenId>;
 
 #ifdef DSR_SANITIZED
 constexpr double kSlower = 20;
+constexpr size_t kSmallStackBytes = 512 << 10;  // frames are larger
 #else
 constexpr double kSlower = 1;
+constexpr size_t kSmallStackBytes = 64 << 10;
 #endif
 
 double seconds_of(const std::function<void()>& run) {
   const std::clock_t start = std::clock();
   run();
   return static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC;
+}
+
+// Of which U2 takes a MiB.
+constexpr const char* kUnits[] = {"a",      " ",      "\n", "7",      "!",
+                                  "\u4f60", "\u0301", "<",  "\uff5c", "a\u0301 "};
+
+std::string repeated(const char* unit, size_t bytes) {
+  std::string out;
+  while (out.size() < bytes) out += unit;
+  return out;
+}
+
+// DeepSeek V3's tokenizer where it is, else that of models/tiny; null without either.
+std::unique_ptr<Tokenizer> large_tokenizer() {
+  const std::string directory = test::has_shared_tokenizer("deepseek-v3")
+                                    ? test::shared_tokenizer("deepseek-v3")
+                                    : DSR_SOURCE_DIR "/models/tiny";
+  return Tokenizer::is_in(directory) ? Tokenizer::load(directory) : nullptr;
+}
+
+void run_on_a_small_stack(std::function<void()> run) {
+  const auto call = [](void* work) -> void* {
+    (*static_cast<std::function<void()>*>(work))();
+    return nullptr;
+  };
+  pthread_attr_t attributes;
+  pthread_t thread;
+  ASSERT_EQ(pthread_attr_init(&attributes), 0);
+  ASSERT_EQ(pthread_attr_setstacksize(&attributes, kSmallStackBytes), 0);
+  ASSERT_EQ(pthread_create(&thread, &attributes, call, &run), 0);
+  pthread_join(thread, nullptr);
+  pthread_attr_destroy(&attributes);
 }
 
 std::string fixture_with(std::string_view from, std::string_view to) {
@@ -157,22 +192,29 @@ TEST(HostileText, InvalidUtf8IsNamedByItsOffset) {
 
 // U2: four times the text takes about four times as long.
 TEST(HostileText, TimeIsLinear) {
-  const std::string directory = test::has_shared_tokenizer("deepseek-v3")
-                                    ? test::shared_tokenizer("deepseek-v3")
-                                    : DSR_SOURCE_DIR "/models/tiny";
-  if (!Tokenizer::is_in(directory)) GTEST_SKIP() << "no " << directory;
-  const auto t = Tokenizer::load(directory);
-  for (const char* unit :
-       {"a", " ", "\n", "7", "!", "\u4f60", "\u0301", "<", "\uff5c", "a\u0301 "}) {
+  const auto t = large_tokenizer();
+  if (t == nullptr) GTEST_SKIP() << "no models/tiny";
+  for (const char* unit : kUnits) {
     const auto seconds = [&](size_t bytes) {
-      std::string text;
-      while (text.size() < bytes) text += unit;
+      const std::string text = repeated(unit, bytes);
       double best = 1e9;
       for (int i = 0; i < 3; ++i) best = std::min(best, seconds_of([&] { t->encode(text); }));
       return best;
     };
     const double quarter = seconds(1 << 18);
     EXPECT_LT(seconds(1 << 20), 10 * quarter + 0.05) << quoted(unit);  // 16 if it were quadratic
+  }
+}
+
+// U2: what recursed with the length of a text would end the process here.
+TEST(HostileText, ASmallStackIsEnough) {
+  const auto t = large_tokenizer();
+  if (t == nullptr) GTEST_SKIP() << "no models/tiny";
+  for (const char* unit : kUnits) {
+    const std::string text = repeated(unit, 1 << 20);
+    std::string decoded;
+    run_on_a_small_stack([&] { decoded = t->decode(t->encode(text)); });
+    EXPECT_TRUE(decoded == text) << quoted(unit);
   }
 }
 
