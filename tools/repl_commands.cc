@@ -106,8 +106,8 @@ void Repl::run_command(const std::string& line) {
     std::vector<std::string> names;
     for (const Command& c : commands()) names.emplace_back(c.name);
     const std::string near = nearest(word, names);
-    fail_usage("unknown command " + visible_line(word) +
-               "\n  try: " + (near.empty() ? "/help" : near));
+    fail_usage("unknown command " + visible_line(word) + "\n  try: " +
+               (near.empty() ? "/help, or \"\"\" around a message that begins with /" : near));
   }
   const std::string argument(trimmed(std::string_view(line).substr(word.size())));
   if (command->argument.empty() && !argument.empty())

@@ -115,7 +115,10 @@ class Commands(ReplTest):
                          "tokens show plan").split():
                 self.assertIn(f"  /{name} ", text)
             self.assertEqual(c.ask("/sats"), "error: unknown command /sats\n  try: /stats")
-            self.assertEqual(c.ask("/xylophone"), "error: unknown command /xylophone\n  try: /help")
+            self.assertEqual(c.ask("/usr/bin is a path"), "error: unknown command /usr/bin\n  try: /help, "
+                             'or """ around a message that begins with /')
+            self.assertNotIn("error", c.ask('"""/usr/bin is a path"""'))
+            self.assertIn("> /usr/bin is a path\n", c.ask("/show"))
             self.assertEqual(c.ask("/undo 3"), 'error: /undo takes nothing, found "3"')
             self.assertEqual(c.ask("/load"), "error: /load needs a FILE")
             c.send("/exit\r")
