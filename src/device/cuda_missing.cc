@@ -13,6 +13,9 @@ bool built_with_cuda() { return false; }
 std::vector<CudaDevice> cuda_devices() { return {}; }
 std::string cuda_absence() { return "this program was built without CUDA"; }
 
+PinnedMemory::PinnedMemory(int64_t) { fail_missing(); }
+PinnedMemory::~PinnedMemory() = default;
+
 CudaContext::CudaContext(const CudaOptions&, bool) { fail_missing(); }
 CudaContext::~CudaContext() = default;
 int64_t CudaContext::free_bytes() const { fail_missing(); }
@@ -21,6 +24,8 @@ void CudaContext::release(void*) noexcept {}
 void CudaContext::upload(void*, const void*, int64_t) { fail_missing(); }
 void CudaContext::download(void*, const void*, int64_t) { fail_missing(); }
 void CudaContext::fill(void*, int, int64_t) { fail_missing(); }
+void CudaContext::upload_pinned(void*, const void*, int64_t) { fail_missing(); }
+void CudaContext::upload_all(const std::vector<HostRange>&) { fail_missing(); }
 void CudaContext::synchronize() { fail_missing(); }
 
 }  // namespace dsr

@@ -25,6 +25,7 @@ struct StepLimits {
 struct RunnerOptions {
   Backend backend = Backend::kReference;
   CpuOptions cpu;
+  CudaOptions cuda;
   CacheType cache_type = CacheType::kF32;
   int64_t max_positions = 0;
   StepLimits limits;
@@ -40,7 +41,12 @@ class Runner {
 
   const MemoryAccount& memory() { return exec_.memory(); }
   int64_t kv_bytes_per_token() const { return kv_.layout().bytes_per_token(); }
-  int64_t mapped_weight_bytes() const { return model_.source_bytes(); }
+  // Read in place; a GPU has its own copy.
+  int64_t mapped_weight_bytes() const {
+    return exec_.backend() == Backend::kCuda ? 0 : model_.source_bytes();
+  }
+  // What the device has left for the plan, before anything of it is allocated; 0 if unknown.
+  int64_t available_bytes();
 
   void fill_cache() { kv_.fill(); }
   Peaks measure_peaks() { return dsr::measure_peaks(exec_); }
@@ -57,10 +63,14 @@ class Runner {
   // Fixed places for a batch in device memory.
   struct BatchBuffers {
     Tensor token_ids, positions, slots, cu_seqlens_q, seq_lens, block_table, logit_rows;
-    Tensor sample_rows, allowed, history, bias_ids, bias_values, sampled, non_finite;
+    Tensor sample_rows, allowed, history, bias_ids, bias_values;
+    Tensor drawn;  // [2, max_seqs] i32: tokens, then the flags of what was not finite
   };
   BatchBuffers place_batch();
   ForwardBatch upload(const HostBatch& batch);
+  // The first entries of a batch array, from the host.
+  template <typename T>
+  Tensor fill(const Tensor& place, const std::vector<T>& values);
   void plan_scratch();
   SampleArgs sample_args(const HostBatch& batch, const Tensor& logits);
 
@@ -70,6 +80,7 @@ class Runner {
   Model model_;
   KvCache kv_;
   Buffer batch_memory_;
+  PinnedMemory pinned_batch_;  // of a GPU: the host's copy of batch_memory_
   BatchBuffers batch_;
 };
 
