@@ -28,7 +28,9 @@ struct RandomModel {
 struct DevicePeaks {
   int64_t threads = 0;     // of the host; 0: not on the host
   double gb_per_s = 0;     // reading memory, 1e9 bytes
-  double tflop_per_s = 0;  // float32 fused multiply-add
+  double tflop_per_s = 0;  // float32 fused multiply-add; bf16 on a GPU's tensor cores
+  std::string flop_type;   // "float32" or "bf16"
+  std::string gpu;         // its name; empty: the host's processor
 };
 
 struct EngineOptions {

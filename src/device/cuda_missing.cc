@@ -1,6 +1,7 @@
 // The GPU of a build without CUDA: there is none.
 #include "base/error.h"
 #include "device/cuda_context.h"
+#include "device/cuda_graph.h"
 
 namespace dsr {
 namespace {
@@ -27,5 +28,8 @@ void CudaContext::fill(void*, int, int64_t) { fail_missing(); }
 void CudaContext::upload_pinned(void*, const void*, int64_t) { fail_missing(); }
 void CudaContext::upload_all(const std::vector<HostRange>&) { fail_missing(); }
 void CudaContext::synchronize() { fail_missing(); }
+
+CudaGraphs::~CudaGraphs() = default;
+void CudaGraphs::run(CudaContext&, int64_t, const std::function<void()>&) { fail_missing(); }
 
 }  // namespace dsr

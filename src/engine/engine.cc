@@ -173,6 +173,11 @@ class Engine::Impl {
 
   Scheduler& scheduler() { return scheduler_; }
   Runner& runner() { return runner_; }
+  // Empty on the host.
+  std::string gpu_name() const {
+    if (device_.backend != Backend::kCuda) return "";
+    return cuda_devices().at(static_cast<size_t>(device_.cuda_device)).name;
+  }
   const ModelInfo& info() const { return info_; }
   const MemoryPlan& plan() const { return planned_.plan; }
 
@@ -270,8 +275,12 @@ std::vector<StepOutput> Engine::step() { return impl_->step(); }
 void Engine::fill_cache() { impl_->runner().fill_cache(); }
 DevicePeaks Engine::measure_peaks() {
   const Peaks p = impl_->runner().measure_peaks();
-  return {
-      .threads = p.threads, .gb_per_s = p.bytes_per_s * 1e-9, .tflop_per_s = p.flop_per_s * 1e-12};
+  const std::string gpu = impl_->gpu_name();
+  return {.threads = p.threads,
+          .gb_per_s = p.bytes_per_s * 1e-9,
+          .tflop_per_s = p.flop_per_s * 1e-12,
+          .flop_type = gpu.empty() ? "float32" : "bf16",
+          .gpu = gpu};
 }
 
 void Engine::logits(std::span<const TokenId> ids,

@@ -12,6 +12,8 @@ namespace {
 // Of a GPU's memory, for what CUDA takes as kernels are first used. Measured on an H100: see
 // kernels/README.md.
 constexpr int64_t kCudaReserveBytes = int64_t{512} << 20;
+// Steps of more sequences are not recorded: their launches cost little beside what they compute.
+constexpr size_t kGraphSeqs = 64;
 
 }  // namespace
 
@@ -99,7 +101,9 @@ void Runner::plan_scratch() {
   const ForwardOutput out = forward(rank, model_, b, dry_kv);
   HostBatch sampled;
   sampled.sample_rows.resize(static_cast<size_t>(l.max_seqs));
-  ops::sample(dry, sample_args(sampled, rows(out.logits, 0, l.max_seqs)));
+  SampleArgs args = sample_args(sampled);
+  args.logits = rows(out.logits, 0, l.max_seqs);
+  ops::sample(dry, args);
   exec_.scratch().reserve(Buffer(exec_, MemoryKind::kActivations, dry.scratch().peak_bytes()));
 }
 
@@ -124,14 +128,14 @@ ForwardBatch Runner::upload(const HostBatch& h) {
   return b;
 }
 
-SampleArgs Runner::sample_args(const HostBatch& h, const Tensor& logits) {
+SampleArgs Runner::sample_args(const HostBatch& h) {
   const auto n = static_cast<int64_t>(h.sample_rows.size());
   const auto drawn = [&](int64_t row) {
     return rows(reshape(rows(batch_.drawn, row, 1), {batch_.drawn.shape[1]}), 0, n);
   };
   return {.token_ids = drawn(0),
           .non_finite = drawn(1),
-          .logits = logits,
+          .logits = {},
           .rows = fill(batch_.sample_rows, h.sample_rows),
           .allowed = batch_.allowed,
           .history = fill(batch_.history, h.history),
@@ -139,13 +143,27 @@ SampleArgs Runner::sample_args(const HostBatch& h, const Tensor& logits) {
           .bias_values = fill(batch_.bias_values, h.bias_values)};
 }
 
+void Runner::run(const HostBatch& h, const std::function<void()>& work) {
+  const size_t n = h.seq_lens.size();
+  const bool decode = h.token_ids.size() == n && h.sample_rows.size() == n && n <= kGraphSeqs;
+  if (exec_.backend() == Backend::kCuda && options_.decode_graphs && decode)
+    graphs_.run(exec_.cuda(), static_cast<int64_t>(n), work);
+  else
+    work();
+}
+
 std::vector<TokenId> Runner::step(const HostBatch& h) {
   const Arena::Scope scope(exec_.scratch());
-  Rank rank{exec_, comm_};
-  const ForwardOutput out = forward(rank, model_, upload(h), kv_);
+  const ForwardBatch batch = upload(h);
+  SampleArgs args = sample_args(h);
+  run(h, [&] {
+    Rank rank{exec_, comm_};
+    const ForwardOutput out = forward(rank, model_, batch, kv_);
+    if (h.sample_rows.empty()) return;
+    args.logits = out.logits;
+    ops::sample(exec_, args);
+  });
   if (h.sample_rows.empty()) return {};
-  const SampleArgs args = sample_args(h, out.logits);
-  ops::sample(exec_, args);
   const int64_t n = batch_.drawn.shape[1];
   std::vector<int32_t> drawn(static_cast<size_t>(2 * n));
   exec_.download(drawn.data(), batch_.drawn.data, batch_.drawn.size_bytes());

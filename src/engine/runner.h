@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "device/communicator.h"
+#include "device/cuda_graph.h"
 #include "device/peaks.h"
 #include "engine/batch_builder.h"
 #include "model/transformer.h"
@@ -25,10 +26,12 @@ struct StepLimits {
 struct RunnerOptions {
   Backend backend = Backend::kReference;
   CpuOptions cpu;
-  CudaOptions cuda;
+  CudaOptions cuda = {};
   CacheType cache_type = CacheType::kF32;
   int64_t max_positions = 0;
   StepLimits limits;
+  bool decode_graphs =
+      true;  // of a GPU: steps of nothing but decode rows are recorded and replayed
 };
 
 // Owns everything a rank allocates. A dry runner allocates nothing and knows what it would be: its
@@ -72,7 +75,10 @@ class Runner {
   template <typename T>
   Tensor fill(const Tensor& place, const std::vector<T>& values);
   void plan_scratch();
-  SampleArgs sample_args(const HostBatch& batch, const Tensor& logits);
+  // All but the logits.
+  SampleArgs sample_args(const HostBatch& batch);
+  // Runs `work`, or what was recorded of it.
+  void run(const HostBatch& batch, const std::function<void()>& work);
 
   RunnerOptions options_;
   Exec exec_;
@@ -82,6 +88,7 @@ class Runner {
   Buffer batch_memory_;
   PinnedMemory pinned_batch_;  // of a GPU: the host's copy of batch_memory_
   BatchBuffers batch_;
+  CudaGraphs graphs_;  // by the number of sequences
 };
 
 }  // namespace dsr
