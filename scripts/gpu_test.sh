@@ -26,13 +26,26 @@ part() {
   fi
 }
 
+# sharded BINARY ARGUMENTS...: the tests of one binary shared out over several processes, whose work
+# on the host (the definitions they compare with) takes longest.
+sharded() {
+  local shards=8 pids=() status=0
+  for ((i = 0; i < shards; ++i)); do
+    GTEST_TOTAL_SHARDS=$shards GTEST_SHARD_INDEX=$i "$@" &
+    pids+=($!)
+  done
+  for pid in "${pids[@]}"; do wait "$pid" || status=1; done
+  return "$status"
+}
+export -f sharded
+
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
 ops=$(find "$build" -name ops_test -type f | head -1)
 model=$(find "$build" -name model_cuda_test -type f | head -1)
 engine=$(find "$build" -name engine_cuda_test -type f | head -1)
-part ops 240 "$ops" --gtest_brief=1 '--gtest_filter=*cuda*'
-part model 240 "$model" --gtest_brief=1
-part engine 120 "$engine" --gtest_brief=1
+part ops 240 bash -c 'sharded "$@"' - "$ops" --gtest_brief=1 '--gtest_filter=*cuda*'
+part model 240 bash -c 'sharded "$@"' - "$model" --gtest_brief=1
+part engine 120 bash -c 'sharded "$@"' - "$engine" --gtest_brief=1
 part tiny 180 python3 "$root/scripts/measure_tiny.py" "$build/deepseek-run" \
   --only sums --only skills --limit 8 --jobs 4 --arg=--device --arg=cuda
 if command -v compute-sanitizer >/dev/null; then

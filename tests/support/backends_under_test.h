@@ -64,7 +64,7 @@ inline void give_scratch(Exec& exec, int64_t bytes) {
 //                            backend_name);
 class OpTest : public testing::TestWithParam<BackendUnderTest> {
  protected:
-  OpTest() { give_scratch(exec, on_cuda() ? 1 << 28 : 1 << 20); }
+  OpTest() { give_scratch(exec, exec.backend() == Backend::kCuda ? 1 << 28 : 1 << 20); }
   void SetUp() override {
     if (on_cuda() && exec.backend() != Backend::kCuda) GTEST_SKIP() << cuda_absence();
   }
