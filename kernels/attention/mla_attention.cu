@@ -98,4 +98,9 @@ void mla_attention(Exec& exec, const MlaAttentionArgs& a) {
   merge_splits(exec, "mla_attention: merge", a.out, partials, batch, S);
 }
 
+void mla_expanded_attention(Exec&, const MlaExpandedArgs&) {
+  fail(ErrorKind::kDevice,
+       "mla_expanded_attention: not on CUDA, where prefill is absorbed like decode");
+}
+
 }  // namespace dsr::cuda

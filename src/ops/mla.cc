@@ -88,8 +88,6 @@ void ops::mla_expanded_attention(Exec& exec, const MlaExpandedArgs& a) {
   expect(kOp, "block_table", a.block_table, DType::kI32, {S, max_blocks});
   expect(kOp, "cu_seqlens_q", a.cu_seqlens_q, DType::kI32, {S.value() + 1});
   if (T.value() == 0) return;
-  if (exec.backend() == Backend::kCuda)
-    fail(ErrorKind::kDevice, kOp, ": not on CUDA, where prefill is absorbed like decode");
   DSR_DISPATCH(exec, mla_expanded_attention, a);
 }
 
