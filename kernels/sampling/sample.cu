@@ -4,7 +4,8 @@
 //           order (logit descending, id ascending); the last kept element is found by a histogram
 //           of the distance from the best, then by bisection inside one bin. Weights of top_p are
 //           integers (2^-28 of the best's), so that their sums have no order.
-// Traffic   a row of logits read twice and copied once: 1.5 MB of L2 for 129,280 ids. Philox runs
+// Traffic   a row of logits read once if greedy, twice otherwise, and up to five times with cuts.
+// Philox runs
 //           only where the largest possible number could win.
 #include "ops/sample.h"
 
@@ -110,9 +111,10 @@ struct Row {
   int last_id = 0x7fffffff;
 
   __device__ bool is_allowed(int id) const { return ((allowed[id / 32] >> (id % 32)) & 1u) != 0; }
-  __device__ float value(int id) const {
-    return temperature > 0 ? logits[id] / temperature : logits[id];
+  __device__ float scaled(float logit) const {
+    return temperature > 0 ? logit / temperature : logit;
   }
+  __device__ float value(int id) const { return scaled(logits[id]); }
   __device__ bool keeps(float v, int id) const {
     const uint32_t key = ordered(v);
     return key > last_value || (key == last_value && id <= last_id);
@@ -246,11 +248,12 @@ __device__ void edit(const SampleParams& p, const SampleRow& row, float* logits,
   __syncthreads();
 }
 
-__device__ Best best_of(const Row& row, Shared& sh) {
+// Of this thread's ids.
+__device__ Best best_of(const Row& row) {
   Best best = {0, -1};
   for (int id = threadIdx.x; id < row.V; id += kThreads)
     if (row.is_allowed(id)) best = better(best, {row.value(id), id});
-  return block_best(best, sh);
+  return best;
 }
 
 __device__ Best draw(const Row& row, const SampleRow& params, Best likeliest, Shared& sh) {
@@ -277,21 +280,27 @@ __global__ __launch_bounds__(kThreads) void sample_kernel(const SampleParams p) 
   int32_t* list = p.lists + static_cast<int64_t>(r) * p.V;
   const bool edits =
       params.history_end > params.history_begin || params.bias_end > params.bias_begin;
+  Row row{edits ? edited : logits, p.allowed, p.V, params.temperature, 0};
   bool finite = true;
+  Best best = {0, -1};
   for (int i = threadIdx.x; i < p.V; i += kThreads) {
     const float v = logits[i];
     finite = finite && isfinite(v);
     if (edits) {
       edited[i] = v;
       list[i] = 0;
+    } else if (row.is_allowed(i)) {
+      best = better(best, {row.scaled(v), i});
     }
   }
   finite = __syncthreads_and(finite) != 0;
   int token = -1;
   if (finite) {
-    if (edits) edit(p, params, edited, list);
-    Row row{edits ? edited : logits, p.allowed, p.V, params.temperature, 0};
-    Best best = best_of(row, sh);
+    if (edits) {
+      edit(p, params, edited, list);
+      best = best_of(row);
+    }
+    best = block_best(best, sh);
     if (params.temperature > 0 && best.id >= 0) {
       row.best = best.value;
       if (params.top_k > 0 && params.top_k < p.V) cut(row, Weigh::kCount, params.top_k, list, sh);
