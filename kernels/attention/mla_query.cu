@@ -92,7 +92,7 @@ __device__ __forceinline__ void rotate(const QueryParams& p, int64_t head, int64
 template <typename Rows, int kTokens>
 __global__ __launch_bounds__(kThreads) void query_kernel(const __grid_constant__ QueryParams p) {
   extern __shared__ float shared[];
-  float* sums = shared;                                     // [kWarps][kTokens][kBlockColumns]
+  float* sums = shared;                                  // [kWarps][kTokens][kBlockColumns]
   float* q = shared + kWarps * kTokens * kBlockColumns;  // [kTokens][nope]
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   const int64_t head = blockIdx.y, C = p.layout.K;
@@ -139,7 +139,8 @@ __global__ __launch_bounds__(kThreads) void query_kernel(const __grid_constant__
         make_float4(acc[j][0], acc[j][1], acc[j][2], acc[j][3]);
   __syncthreads();
   for (int i = static_cast<int>(threadIdx.x); i < n * kBlockColumns; i += kThreads) {
-    const int j = i / kBlockColumns, c = static_cast<int>(blockIdx.x) * kBlockColumns + i % kBlockColumns;
+    const int j = i / kBlockColumns,
+              c = static_cast<int>(blockIdx.x) * kBlockColumns + i % kBlockColumns;
     if (c >= C) continue;
     float sum = sums[i];
 #pragma unroll

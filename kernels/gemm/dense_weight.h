@@ -1,4 +1,5 @@
-// A Weight as the fast kernels see it: 16-byte loads, one type, one scale per 8 rows and 64 columns.
+// A Weight as the fast kernels see it: 16-byte loads, one type, one scale per 8 rows and 64
+// columns.
 //
 // Rows are taken in units, the 16 rows of one m16n8k16 product. Plain: 16 rows of a segment. Paired
 // (gate and up): 8 rows of the first segment and the same 8 of the second, so that a thread holds

@@ -52,10 +52,8 @@ void linear(Exec& exec, const LinearArgs& a) {
       if (bias.rank() > 0) p.bias = bias.ptr<float>();
       (a.x.shape[0] <= kMaxDecodeTokens ? skinny_linear : tiled_linear)(exec, "linear", p);
     } else if (rows > 0) {
-      plain_linear(exec, {.out = out,
-                          .x = a.x,
-                          .w = Weight{{rest.front()}, a.w.quant},
-                          .bias = bias});
+      plain_linear(exec,
+                   {.out = out, .x = a.x, .w = Weight{{rest.front()}, a.w.quant}, .bias = bias});
     }
     rest = rest.subspan(static_cast<size_t>(n_taken));
     column += rows;
@@ -67,7 +65,7 @@ void swiglu(Exec& exec, const SwigluArgs& a) {
   const auto w = x_allows_16(a.x) ? paired_weight(a.gate_up, a.x.shape[1]) : std::nullopt;
   if (!w) return plain_swiglu(exec, a);
   (a.x.shape[0] <= kMaxDecodeTokens ? skinny_swiglu : tiled_swiglu)(exec, "swiglu",
-                                                                     product(a.out, a.x, *w));
+                                                                    product(a.out, a.x, *w));
 }
 
 void mla_value(Exec& exec, const MlaValueArgs& a) {
@@ -77,11 +75,10 @@ void mla_value(Exec& exec, const MlaValueArgs& a) {
                            .first_row = a.qk_nope_head_dim,
                            .rows = v_head_dim};
   const bool readable = x_allows_16(a.latent) && a.out.strides[1] == v_head_dim;
-  const auto w =
-      readable ? grouped_weight(a.kv_b_proj, a.latent.shape[2], heads) : std::nullopt;
+  const auto w = readable ? grouped_weight(a.kv_b_proj, a.latent.shape[2], heads) : std::nullopt;
   if (!w) return plain_grouped(exec, a.out, a.latent, a.kv_b_proj, heads);
-  (a.out.shape[0] <= kMaxDecodeTokens ? skinny_linear : tiled_linear)(
-      exec, "mla_value", product(a.out, a.latent, *w));
+  (a.out.shape[0] <= kMaxDecodeTokens ? skinny_linear : tiled_linear)(exec, "mla_value",
+                                                                      product(a.out, a.latent, *w));
 }
 
 }  // namespace dsr::cuda

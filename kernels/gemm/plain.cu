@@ -64,10 +64,10 @@ __global__ __launch_bounds__(kThreads) void plain_kernel(const __grid_constant__
 template <bool kPaired>
 void run(Exec& exec, const char* op, const PlainProduct& p, int64_t n_groups) {
   constexpr int64_t kMaxGridY = 65535;
-  const dim3 grid(static_cast<unsigned>((p.rows + kWarps - 1) / kWarps),
-                  static_cast<unsigned>(
-                      std::min<int64_t>((p.n_tokens + kTokens - 1) / kTokens, kMaxGridY)),
-                  static_cast<unsigned>(n_groups));
+  const dim3 grid(
+      static_cast<unsigned>((p.rows + kWarps - 1) / kWarps),
+      static_cast<unsigned>(std::min<int64_t>((p.n_tokens + kTokens - 1) / kTokens, kMaxGridY)),
+      static_cast<unsigned>(n_groups));
   launch(exec, op, {.grid = grid, .threads = kThreads}, plain_kernel<kPaired>, p);
 }
 
@@ -112,7 +112,8 @@ void plain_swiglu(Exec& exec, const SwigluArgs& a) {
   for (int64_t f = 0; f < F;) {
     const auto [gate, gate_row] = find(f);
     const auto [up, up_row] = find(F + f);
-    const int64_t rows = std::min({F - f, gate->data.shape[0] - gate_row, up->data.shape[0] - up_row});
+    const int64_t rows =
+        std::min({F - f, gate->data.shape[0] - gate_row, up->data.shape[0] - up_row});
     PlainProduct p = product(columns(a.out, f, rows), a.x, a.gate_up.quant);
     p.first = plain_segment(*gate);
     p.second = plain_segment(*up);

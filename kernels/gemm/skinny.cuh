@@ -43,7 +43,8 @@ __device__ __forceinline__ void load_x(const std::byte* x, const UnitTokens<kTil
                                        int step, int lane, uint4 (&out)[W::kXChunks]) {
   const int g = lane / 4, t = lane % 4;
   const bool valid = j * 8 + g < tokens.n;
-  const std::byte* from = x + tokens.offset[j] + step * (W::kStepColumns * 2) + t * (W::kXChunks * 16);
+  const std::byte* from =
+      x + tokens.offset[j] + step * (W::kStepColumns * 2) + t * (W::kXChunks * 16);
 #pragma unroll
   for (int c = 0; c < W::kXChunks; ++c)
     out[c] = valid ? reinterpret_cast<const uint4*>(from)[c] : make_uint4(0, 0, 0, 0);
@@ -154,7 +155,8 @@ __device__ __forceinline__ void go_through_units(Job& job, WeightRing& ring, con
       uint4 x_tile[W::kXChunks];
       load_x<W>(x, tokens, 0, step, lane, x_tile);
       wait_for_copies<kStages - 2>();
-      __syncwarp();  // the scales have arrived for all lanes; all have left the slot before this one
+      __syncwarp();  // the scales have arrived for all lanes; all have left the slot before this
+                     // one
       fetcher.fetch((slot + kStages - 1) % kStages);
       const uint4 low = ring.rows[warp][slot][0][lane], high = ring.rows[warp][slot][1][lane];
       float scale_low = 1, scale_high = 1;

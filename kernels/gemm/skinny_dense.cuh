@@ -24,8 +24,9 @@ class DenseJob {
     const auto group = static_cast<uint32_t>(unit / p_.w.units_per_group);
 #pragma unroll
     for (int j = 0; j < kTiles; ++j)
-      out.offset[j] = static_cast<uint32_t>(j * 8 + lane / 4) * static_cast<uint32_t>(p_.x_stride_bytes) +
-                      group * static_cast<uint32_t>(p_.x_group_bytes);
+      out.offset[j] =
+          static_cast<uint32_t>(j * 8 + lane / 4) * static_cast<uint32_t>(p_.x_stride_bytes) +
+          group * static_cast<uint32_t>(p_.x_group_bytes);
     out.n = p_.n_tokens;
     return out;
   }
@@ -72,8 +73,8 @@ class DenseJob {
 };
 
 template <typename W, int kTiles, bool kPaired>
-__global__ __launch_bounds__(kSkinnyThreads, 2) void skinny_kernel(
-    const __grid_constant__ DenseProduct p) {
+__global__ __launch_bounds__(kSkinnyThreads,
+                             2) void skinny_kernel(const __grid_constant__ DenseProduct p) {
   extern __shared__ uint4 shared[];
   auto& ring = *reinterpret_cast<WeightRing*>(shared);
   auto* sums = reinterpret_cast<float*>(&ring + 1);

@@ -123,8 +123,7 @@ class Tile {
           x[c] = ring_.x[stage][j * 8 + g][swizzled(W{}, j * 8 + g, chunk)];
         }
 #pragma unroll
-        for (int m = 0; m < 2; ++m)
-          add_step(W{}, acc_[m][j], a[m], x, scale_low[m], scale_high[m]);
+        for (int m = 0; m < 2; ++m) add_step(W{}, acc_[m][j], a[m], x, scale_low[m], scale_high[m]);
       }
     }
   }

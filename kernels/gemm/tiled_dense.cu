@@ -27,10 +27,10 @@ class DenseTile {
   __device__ __forceinline__ const std::byte* x() const { return p_.x; }
   __device__ __forceinline__ uint32_t x_offset(int token) const {
     const int t = first_token_ + token;
-    return t < p_.n_tokens ? static_cast<uint32_t>(t) * static_cast<uint32_t>(p_.x_stride_bytes) +
-                                 static_cast<uint32_t>(group_) *
-                                     static_cast<uint32_t>(p_.x_group_bytes)
-                           : kNoToken;
+    return t < p_.n_tokens
+               ? static_cast<uint32_t>(t) * static_cast<uint32_t>(p_.x_stride_bytes) +
+                     static_cast<uint32_t>(group_) * static_cast<uint32_t>(p_.x_group_bytes)
+               : kNoToken;
   }
 
   __device__ __forceinline__ void store(const float* tile) const {
@@ -50,8 +50,8 @@ class DenseTile {
       if (unit >= p_.w.units_per_group) return;
       const UnitPlace place = place_of(p_.w, group_ * p_.w.units_per_group + unit);
       if (place.first_row + tid % 16 >= place.segment.rows) return;
-      const int column = place.group * p_.w.group_columns + place.segment.column +
-                         place.first_row + tid % 16;
+      const int column =
+          place.group * p_.w.group_columns + place.segment.column + place.first_row + tid % 16;
       const float bias = p_.bias != nullptr ? p_.bias[column] : 0.0f;
       for (int t = 0; t < n; ++t) {
         const float sum = tile[t * kTileStride + tid];

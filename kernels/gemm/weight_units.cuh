@@ -144,7 +144,8 @@ struct ScaleWord {
 __device__ __forceinline__ void fetch_scale(const DenseLayout& l, const std::byte* row, int step,
                                             ScaleWord& to) {
   const int block = step >> l.scale_step_shift;
-  const auto at = reinterpret_cast<uintptr_t>(row) + static_cast<uintptr_t>(l.ue8m0 ? block : 4 * block);
+  const auto at =
+      reinterpret_cast<uintptr_t>(row) + static_cast<uintptr_t>(l.ue8m0 ? block : 4 * block);
   copy_async_4(&to.word, reinterpret_cast<const void*>(at & ~uintptr_t{3}));
   to.shift = static_cast<uint32_t>(at & 3) * 8;
 }

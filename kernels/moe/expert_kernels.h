@@ -17,7 +17,8 @@ struct ExpertsCall {
   const int* ids;       // [T, K], ascending in each row
   const float* chosen;  // [T, K], the weights of the pairs
   int64_t ids_stride, chosen_stride;
-  bf16* hidden;  // [T * K, F]: silu(gate x) * (up x); decode: of pair p, else of the p-th sorted pair
+  bf16*
+      hidden;  // [T * K, F]: silu(gate x) * (up x); decode: of pair p, else of the p-th sorted pair
   const bf16* addend;  // [T, D], or null
   int64_t addend_stride;
   void* out;  // [T, D]
@@ -37,7 +38,7 @@ struct ExpertPlan {
   int* tile_first;   // [max_tiles]: of its pairs, in `sorted`
   int* tile_pairs;   // [max_tiles]: how many, at most 64
   int* n_tiles;
-  float* products;   // [T * K, D]: down h of every pair
+  float* products;  // [T * K, D]: down h of every pair
 };
 int64_t max_expert_tiles(int64_t T, int64_t K, int64_t E);
 void tiled_experts(Exec& exec, const ExpertsCall& c, const ExpertPlan& plan);

@@ -94,9 +94,8 @@ __device__ __forceinline__ UnitTokens<kTiles> expert_tokens(const ExpertLists& l
 #pragma unroll
   for (int j = 0; j < kTiles; ++j) {
     const int i = j * 8 + lane / 4;
-    out.offset[j] = i < out.n ? static_cast<uint32_t>(index(start + i)) *
-                                    static_cast<uint32_t>(row_bytes)
-                              : 0;
+    out.offset[j] =
+        i < out.n ? static_cast<uint32_t>(index(start + i)) * static_cast<uint32_t>(row_bytes) : 0;
   }
   return out;
 }

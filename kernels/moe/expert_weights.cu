@@ -67,9 +67,8 @@ int64_t expert_table_bytes(const MoeExpertsArgs& a) {
 ExpertWeights expert_weights(Exec& exec, const MoeExpertsArgs& a, const Tensor& table,
                              bool always) {
   const std::span<const WeightSegment> gate_up(a.gate_up.segments), down(a.down.segments);
-  ExpertWeights out{.gate = in_steps(gate_up, 0, 2),
-                    .up = in_steps(gate_up, 1, 2),
-                    .down = in_steps(down, 0, 1)};
+  ExpertWeights out{
+      .gate = in_steps(gate_up, 0, 2), .up = in_steps(gate_up, 1, 2), .down = in_steps(down, 0, 1)};
   if (!always && holds(out.gate, gate_up, 0, 2) && holds(out.up, gate_up, 1, 2) &&
       holds(out.down, down, 0, 1))
     return out;

@@ -36,7 +36,8 @@ Scratch take_scratch(Arena& arena, const MoeExpertsArgs& a, int64_t n_tokens, bo
   s.hidden = arena.activation({pairs, F});
   if (!tiled) return s;
   s.sorted = arena.tensor(DType::kI32, {pairs});
-  s.tiles = arena.tensor(DType::kI32, {3 * max_expert_tiles(n_tokens, a.expert_ids.shape[1], E) + 1});
+  s.tiles =
+      arena.tensor(DType::kI32, {3 * max_expert_tiles(n_tokens, a.expert_ids.shape[1], E) + 1});
   s.products = arena.tensor(DType::kF32, {pairs, D});
   return s;
 }

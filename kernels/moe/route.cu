@@ -46,8 +46,8 @@ __device__ __forceinline__ int take_largest(uint32_t* keys, int n, int lane) {
     }
   }
   const uint32_t top = __reduce_max_sync(kAll, best);
-  const auto index = static_cast<int>(
-      __reduce_min_sync(kAll, best == top ? static_cast<unsigned>(at) : kAll));
+  const auto index =
+      static_cast<int>(__reduce_min_sync(kAll, best == top ? static_cast<unsigned>(at) : kAll));
   if (lane == 0) keys[index] = kTaken;
   __syncwarp();
   return index;
@@ -69,8 +69,7 @@ __device__ __forceinline__ void score(float* s, const RouteParams& p, int lane) 
     sum += static_cast<double>(s[e]);
   }
   for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(kAll, sum, offset);
-  for (int e = lane; e < p.E; e += 32)
-    s[e] = static_cast<float>(static_cast<double>(s[e]) / sum);
+  for (int e = lane; e < p.E; e += 32) s[e] = static_cast<float>(static_cast<double>(s[e]) / sum);
 }
 
 // Lane g: the score of group g. Lanes start at different places of their groups, for the banks.
@@ -89,8 +88,8 @@ __device__ __forceinline__ float group_score(const float* s, const RouteParams& 
 __global__ __launch_bounds__(kThreads) void route_kernel(const RouteParams p) {
   extern __shared__ float shared[];
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
-  float* s = shared + warp * 2 * p.E;                       // [E]
-  auto* keys = reinterpret_cast<uint32_t*>(s + p.E);        // [E], of c
+  float* s = shared + warp * 2 * p.E;                 // [E]
+  auto* keys = reinterpret_cast<uint32_t*>(s + p.E);  // [E], of c
   __shared__ uint32_t group_keys[kWarps][kMaxGroups];
   let_next_kernel_start();
   wait_for_previous_kernel();

@@ -85,8 +85,8 @@ class DownJob {
 };
 
 template <typename W, int kTiles>
-__global__ __launch_bounds__(kSkinnyThreads, 2) void down_kernel(
-    const __grid_constant__ ExpertsCall c) {
+__global__ __launch_bounds__(kSkinnyThreads,
+                             2) void down_kernel(const __grid_constant__ ExpertsCall c) {
   extern __shared__ uint4 shared[];
   auto& ring = *reinterpret_cast<WeightRing*>(shared);
   auto* sums = reinterpret_cast<float*>(&ring + 1);

@@ -1,5 +1,5 @@
-// The first half of moe_experts for up to 64 tokens: hidden[p] = silu(gate_e x) * (up_e x) for every
-// pair p = (token, expert).
+// The first half of moe_experts for up to 64 tokens: hidden[p] = silu(gate_e x) * (up_e x) for
+// every pair p = (token, expert).
 //
 // Mapping   skinny.cuh over units (wanted expert, 8 rows of gate and the same 8 of up); the tokens
 //           of an expert are the columns of the product. All wanted experts are one range of units,
@@ -53,8 +53,8 @@ class GateUpJob {
 };
 
 template <typename W, int kTiles>
-__global__ __launch_bounds__(kSkinnyThreads, 2) void gate_up_kernel(
-    const __grid_constant__ ExpertsCall c) {
+__global__ __launch_bounds__(kSkinnyThreads,
+                             2) void gate_up_kernel(const __grid_constant__ ExpertsCall c) {
   extern __shared__ uint4 shared[];
   auto& ring = *reinterpret_cast<WeightRing*>(shared);
   auto* sums = reinterpret_cast<float*>(&ring + 1);

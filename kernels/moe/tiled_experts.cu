@@ -124,8 +124,9 @@ class ExpertTile {
 
 // Grid: tiles of pairs (as many as there could be), blocks of 8 units.
 template <typename W, bool kGateUp>
-__global__ __launch_bounds__(kTiledThreads, 2) void expert_tile_kernel(
-    const __grid_constant__ ExpertsCall c, const __grid_constant__ ExpertPlan plan) {
+__global__ __launch_bounds__(kTiledThreads,
+                             2) void expert_tile_kernel(const __grid_constant__ ExpertsCall c,
+                                                        const __grid_constant__ ExpertPlan plan) {
   extern __shared__ uint4 shared[];
   let_next_kernel_start();
   wait_for_previous_kernel();
