@@ -13,6 +13,7 @@ int run_bench(const Options& options) {
   engine.device = options.device;
   engine.threads = options.threads;
   engine.cpu_level = options.cpu_level;
+  engine.cuda_arch = options.cuda_arch;
   engine.chunk = options.chunk;
   engine.cache_type = options.cache_type;
   engine.warn = warnings(options.quiet);

@@ -24,6 +24,7 @@ int run_logits(const Options& options) {
                                       .device = options.device,
                                       .threads = options.threads,
                                       .cpu_level = options.cpu_level,
+                                      .cuda_arch = options.cuda_arch,
                                       .ctx_size = options.ctx_size,
                                       .chunk = options.chunk,
                                       .cache_type = options.cache_type,

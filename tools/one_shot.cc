@@ -177,11 +177,15 @@ int run_one_shot(const Options& options) {
                                       .device = options.device,
                                       .threads = options.threads,
                                       .cpu_level = options.cpu_level,
+                                      .cuda_arch = options.cuda_arch,
                                       .ctx_size = options.ctx_size,
                                       .chunk = options.chunk,
                                       .cache_type = options.cache_type,
                                       .tokenizer = tokenizer.get(),
                                       .warn = warnings(options.quiet)});
+  // Who watches wants to know why it is slow; a script's stderr stays as it is.
+  if (!engine->info().device_note.empty() && (options.verbose || is_terminal(STDERR_FILENO)))
+    notes(options.quiet)(engine->info().device_note + " (--device cpu: without this note)");
   const AnswerRequest request = make_request(options, prompt, engine->info());
   if (options.verbose) {
     print_line("seed " + std::to_string(request.request.sampling.seed));

@@ -1,5 +1,6 @@
 // One way to launch a kernel: on the stream of the Exec, checked, and on sm_90 as a programmatic
-// dependent of the kernel before it (see ptx.cuh: every kernel waits before it reads).
+// dependent of the kernel before it (see ptx.cuh: every kernel waits before it reads). In a dry run
+// nothing is launched: an op runs through and has then taken its scratch.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -18,6 +19,7 @@ struct LaunchShape {
 template <typename... Params, typename... Args>
 void launch(Exec& exec, const char* kernel_name, const LaunchShape& shape,
             void (*kernel)(Params...), const Args&... args) {
+  if (exec.dry_run()) return;
   const auto fail_launch = [&](cudaError_t error) {
     fail(ErrorKind::kDevice, "cuda: ", kernel_name, ": ", cudaGetErrorString(error), " (grid ",
          shape.grid.x, " x ", shape.grid.y, " x ", shape.grid.z, ", ", shape.threads, " threads, ",

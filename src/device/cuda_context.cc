@@ -59,6 +59,16 @@ std::string cuda_absence() {
   return cudaGetErrorString(error);
 }
 
+PinnedMemory::PinnedMemory(int64_t bytes) {
+  void* data = nullptr;
+  if (bytes > 0) CUDA_CHECK(cudaMallocHost(&data, static_cast<size_t>(bytes)), bytes, " bytes");
+  data_ = static_cast<std::byte*>(data);
+}
+
+PinnedMemory::~PinnedMemory() {
+  if (data_ != nullptr) cudaFreeHost(data_);
+}
+
 CudaContext::CudaContext(const CudaOptions& options, bool dry_run) : device_(options.device) {
   const std::vector<CudaDevice> devices = cuda_devices();
   if (devices.empty()) fail(ErrorKind::kDevice, "cuda: ", cuda_absence());
@@ -118,6 +128,12 @@ void CudaContext::download(void* to, const void* from, int64_t bytes) {
 
 void CudaContext::fill(void* data, int byte, int64_t bytes) {
   CUDA_CHECK(cudaMemsetAsync(data, byte, static_cast<size_t>(bytes), stream_), bytes, " bytes");
+}
+
+void CudaContext::upload_pinned(void* to, const void* from, int64_t bytes) {
+  if (bytes == 0) return;
+  CUDA_CHECK(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyHostToDevice, stream_),
+             bytes, " bytes");
 }
 
 void CudaContext::synchronize() { CUDA_CHECK(cudaStreamSynchronize(stream_)); }

@@ -2,8 +2,10 @@
 // included here: everything but kernels/ and device/cuda_* is compiled without CUDA.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 struct CUstream_st;  // cudaStream_t is a pointer to it
@@ -27,6 +29,30 @@ std::vector<CudaDevice> cuda_devices();
 std::string cuda_absence();
 // Whether the program was built with CUDA.
 bool built_with_cuda();
+
+// Host memory that belongs in device memory.
+struct HostRange {
+  void* to = nullptr;
+  const void* from = nullptr;
+  int64_t bytes = 0;
+};
+
+// Host memory that the GPU reads while the host goes on; move-only.
+class PinnedMemory {
+ public:
+  PinnedMemory() = default;
+  explicit PinnedMemory(int64_t bytes);
+  PinnedMemory(PinnedMemory&& other) noexcept : data_(std::exchange(other.data_, nullptr)) {}
+  PinnedMemory& operator=(PinnedMemory&& other) noexcept {
+    std::swap(data_, other.data_);
+    return *this;
+  }
+  ~PinnedMemory();
+  std::byte* data() const { return data_; }
+
+ private:
+  std::byte* data_ = nullptr;
+};
 
 // One per Exec of the cuda backend. A dry one knows the device and makes nothing on it.
 class CudaContext {
@@ -56,6 +82,10 @@ class CudaContext {
   void upload(void* to, const void* from, int64_t bytes);
   void download(void* to, const void* from, int64_t bytes);
   void fill(void* data, int byte, int64_t bytes);
+  // `from` is pinned and left alone until synchronize(), or a download, returns.
+  void upload_pinned(void* to, const void* from, int64_t bytes);
+  // Many ranges, by several threads through a ring of pinned buffers; done when it returns.
+  void upload_all(const std::vector<HostRange>& ranges);
   // Waits until everything on the stream is done; throws Error(kDevice) if something failed.
   void synchronize();
 

@@ -55,4 +55,8 @@ void Buffer::fill(int64_t begin, int64_t count, int byte) {
   exec_->fill(data_ + begin, byte, count);
 }
 
+void Buffer::upload(int64_t begin, const void* from, int64_t count) {
+  exec_->upload(data_ + begin, from, count);
+}
+
 }  // namespace dsr

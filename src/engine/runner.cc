@@ -1,27 +1,45 @@
 #include "engine/runner.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "base/error.h"
+#include "engine/memory_plan.h"
 
 namespace dsr {
 namespace {
 
-// The first `n` entries of a batch array, filled from the host.
+// Of a GPU's memory, for what CUDA takes as kernels are first used. Measured on an H100: see
+// kernels/README.md.
+constexpr int64_t kCudaReserveBytes = int64_t{512} << 20;
+// Steps of more sequences are not recorded: their launches cost little beside what they compute.
+constexpr size_t kGraphSeqs = 64;
+
+}  // namespace
+
 template <typename T>
-Tensor fill(const Tensor& place, const std::vector<T>& values) {
+Tensor Runner::fill(const Tensor& place, const std::vector<T>& values) {
   const Tensor t = rows(place, 0, static_cast<int64_t>(values.size()));
-  if (t.data != nullptr && !values.empty())
+  if (t.data == nullptr || values.empty()) return t;
+  if (exec_.backend() != Backend::kCuda) {
     std::memcpy(t.data, values.data(), values.size() * sizeof(T));
+    return t;
+  }
+  std::byte* host = pinned_batch_.data() + (t.ptr<std::byte>() - batch_memory_.data());
+  std::memcpy(host, values.data(), values.size() * sizeof(T));
+  exec_.cuda().upload_pinned(t.data, host, t.size_bytes());
   return t;
 }
 
-}  // namespace
+int64_t Runner::available_bytes() {
+  if (exec_.backend() != Backend::kCuda) return available_host_bytes();
+  return std::max<int64_t>(exec_.cuda().free_bytes() - kCudaReserveBytes, 1);
+}
 
 Runner::Runner(const RunnerOptions& options, const ModelConfig& config, const WeightSource& source,
                bool dry_run)
     : options_(options),
-      exec_(options.backend, dry_run, options.cpu),
+      exec_(options.backend, dry_run, options.cpu, options.cuda),
       model_(exec_, config, source, options.max_positions),
       kv_(exec_, model_.kv_layout(options.cache_type), options.limits.n_blocks),
       batch_(place_batch()) {
@@ -53,19 +71,19 @@ Runner::BatchBuffers Runner::place_batch() {
     b.history = place(DType::kI32, {l.max_history});
     b.bias_ids = place(DType::kI32, {l.max_biases});
     b.bias_values = place(DType::kF32, {l.max_biases});
-    b.sampled = place(DType::kI32, {l.max_seqs});
-    b.non_finite = place(DType::kI32, {l.max_seqs});
+    b.drawn = place(DType::kI32, {2, l.max_seqs});
   };
   place_all();
   batch_memory_ = Buffer(exec_, MemoryKind::kBatch, bytes);
   base = batch_memory_.data();
   place_all();
+  if (exec_.backend() == Backend::kCuda && !exec_.dry_run()) pinned_batch_ = PinnedMemory(bytes);
   return b;
 }
 
 // Runs the largest step dry to learn what the arena must hold, then gives it that.
 void Runner::plan_scratch() {
-  Exec dry(options_.backend, /*dry_run=*/true, options_.cpu);
+  Exec dry(options_.backend, /*dry_run=*/true, options_.cpu, options_.cuda);
   const StepLimits& l = options_.limits;
   const auto shape = [](DType type, const Shape& s) { return Tensor::of(nullptr, type, s); };
   ForwardBatch b;
@@ -79,7 +97,13 @@ void Runner::plan_scratch() {
   b.max_q_len = l.max_tokens;
   Rank rank{dry, comm_};
   KvCache dry_kv(dry, kv_.layout(), l.n_blocks);
-  forward(rank, model_, b, dry_kv);
+  const Arena::Scope scope(dry.scratch());
+  const ForwardOutput out = forward(rank, model_, b, dry_kv);
+  HostBatch sampled;
+  sampled.sample_rows.resize(static_cast<size_t>(l.max_seqs));
+  SampleArgs args = sample_args(sampled);
+  args.logits = rows(out.logits, 0, l.max_seqs);
+  ops::sample(dry, args);
   exec_.scratch().reserve(Buffer(exec_, MemoryKind::kActivations, dry.scratch().peak_bytes()));
 }
 
@@ -89,6 +113,8 @@ void Runner::set_allowed(const std::vector<int32_t>& words) {
 }
 
 ForwardBatch Runner::upload(const HostBatch& h) {
+  // The step before may still be reading the pinned copy.
+  if (exec_.backend() == Backend::kCuda) exec_.cuda().synchronize();
   ForwardBatch b;
   b.token_ids = fill(batch_.token_ids, h.token_ids);
   b.positions = fill(batch_.positions, h.positions);
@@ -102,11 +128,14 @@ ForwardBatch Runner::upload(const HostBatch& h) {
   return b;
 }
 
-SampleArgs Runner::sample_args(const HostBatch& h, const Tensor& logits) {
+SampleArgs Runner::sample_args(const HostBatch& h) {
   const auto n = static_cast<int64_t>(h.sample_rows.size());
-  return {.token_ids = rows(batch_.sampled, 0, n),
-          .non_finite = rows(batch_.non_finite, 0, n),
-          .logits = logits,
+  const auto drawn = [&](int64_t row) {
+    return rows(reshape(rows(batch_.drawn, row, 1), {batch_.drawn.shape[1]}), 0, n);
+  };
+  return {.token_ids = drawn(0),
+          .non_finite = drawn(1),
+          .logits = {},
           .rows = fill(batch_.sample_rows, h.sample_rows),
           .allowed = batch_.allowed,
           .history = fill(batch_.history, h.history),
@@ -114,16 +143,33 @@ SampleArgs Runner::sample_args(const HostBatch& h, const Tensor& logits) {
           .bias_values = fill(batch_.bias_values, h.bias_values)};
 }
 
+void Runner::run(const HostBatch& h, const std::function<void()>& work) {
+  const size_t n = h.seq_lens.size();
+  const bool decode = h.token_ids.size() == n && h.sample_rows.size() == n && n <= kGraphSeqs;
+  if (exec_.backend() == Backend::kCuda && options_.decode_graphs && decode)
+    graphs_.run(exec_.cuda(), static_cast<int64_t>(n), work);
+  else
+    work();
+}
+
 std::vector<TokenId> Runner::step(const HostBatch& h) {
   const Arena::Scope scope(exec_.scratch());
-  Rank rank{exec_, comm_};
-  const ForwardOutput out = forward(rank, model_, upload(h), kv_);
+  const ForwardBatch batch = upload(h);
+  SampleArgs args = sample_args(h);
+  run(h, [&] {
+    Rank rank{exec_, comm_};
+    const ForwardOutput out = forward(rank, model_, batch, kv_);
+    if (h.sample_rows.empty()) return;
+    args.logits = out.logits;
+    ops::sample(exec_, args);
+  });
   if (h.sample_rows.empty()) return {};
-  const SampleArgs args = sample_args(h, out.logits);
-  ops::sample(exec_, args);
+  const int64_t n = batch_.drawn.shape[1];
+  std::vector<int32_t> drawn(static_cast<size_t>(2 * n));
+  exec_.download(drawn.data(), batch_.drawn.data, batch_.drawn.size_bytes());
   std::vector<TokenId> tokens;
-  for (int64_t r = 0; r < args.token_ids.shape[0]; ++r)
-    tokens.push_back(*args.non_finite.ptr<int32_t>(r) != 0 ? -1 : *args.token_ids.ptr<int32_t>(r));
+  for (size_t r = 0; r < h.sample_rows.size(); ++r)
+    tokens.push_back(drawn[r + static_cast<size_t>(n)] != 0 ? -1 : drawn[r]);
   return tokens;
 }
 
@@ -131,8 +177,11 @@ void Runner::logits(const HostBatch& h, const std::function<void(std::span<const
   const Arena::Scope scope(exec_.scratch());
   Rank rank{exec_, comm_};
   const ForwardOutput out = forward(rank, model_, upload(h), kv_);
-  for (int64_t r = 0; r < out.logits.shape[0]; ++r)
-    sink({out.logits.ptr<float>(r), static_cast<size_t>(out.logits.shape[1])});
+  std::vector<float> row(static_cast<size_t>(out.logits.shape[1]));
+  for (int64_t r = 0; r < out.logits.shape[0]; ++r) {
+    exec_.download(row.data(), out.logits.at(r), std::ssize(row) * size_bytes(DType::kF32));
+    sink(row);
+  }
 }
 
 }  // namespace dsr

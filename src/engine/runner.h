@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "device/communicator.h"
+#include "device/cuda_graph.h"
 #include "device/peaks.h"
 #include "engine/batch_builder.h"
 #include "model/transformer.h"
@@ -25,9 +26,12 @@ struct StepLimits {
 struct RunnerOptions {
   Backend backend = Backend::kReference;
   CpuOptions cpu;
+  CudaOptions cuda = {};
   CacheType cache_type = CacheType::kF32;
   int64_t max_positions = 0;
   StepLimits limits;
+  bool decode_graphs =
+      true;  // of a GPU: steps of nothing but decode rows are recorded and replayed
 };
 
 // Owns everything a rank allocates. A dry runner allocates nothing and knows what it would be: its
@@ -40,7 +44,12 @@ class Runner {
 
   const MemoryAccount& memory() { return exec_.memory(); }
   int64_t kv_bytes_per_token() const { return kv_.layout().bytes_per_token(); }
-  int64_t mapped_weight_bytes() const { return model_.source_bytes(); }
+  // Read in place; a GPU has its own copy.
+  int64_t mapped_weight_bytes() const {
+    return exec_.backend() == Backend::kCuda ? 0 : model_.source_bytes();
+  }
+  // What the device has left for the plan, before anything of it is allocated; 0 if unknown.
+  int64_t available_bytes();
 
   void fill_cache() { kv_.fill(); }
   Peaks measure_peaks() { return dsr::measure_peaks(exec_); }
@@ -57,12 +66,19 @@ class Runner {
   // Fixed places for a batch in device memory.
   struct BatchBuffers {
     Tensor token_ids, positions, slots, cu_seqlens_q, seq_lens, block_table, logit_rows;
-    Tensor sample_rows, allowed, history, bias_ids, bias_values, sampled, non_finite;
+    Tensor sample_rows, allowed, history, bias_ids, bias_values;
+    Tensor drawn;  // [2, max_seqs] i32: tokens, then the flags of what was not finite
   };
   BatchBuffers place_batch();
   ForwardBatch upload(const HostBatch& batch);
+  // The first entries of a batch array, from the host.
+  template <typename T>
+  Tensor fill(const Tensor& place, const std::vector<T>& values);
   void plan_scratch();
-  SampleArgs sample_args(const HostBatch& batch, const Tensor& logits);
+  // All but the logits.
+  SampleArgs sample_args(const HostBatch& batch);
+  // Runs `work`, or what was recorded of it.
+  void run(const HostBatch& batch, const std::function<void()>& work);
 
   RunnerOptions options_;
   Exec exec_;
@@ -70,7 +86,9 @@ class Runner {
   Model model_;
   KvCache kv_;
   Buffer batch_memory_;
+  PinnedMemory pinned_batch_;  // of a GPU: the host's copy of batch_memory_
   BatchBuffers batch_;
+  CudaGraphs graphs_;  // by the number of sequences
 };
 
 }  // namespace dsr

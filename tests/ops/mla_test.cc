@@ -259,6 +259,11 @@ class MlaAttentionTest : public MlaTest {
   }
   static int64_t heads(const Matrix& q) { return q.rows / kT; }
 
+  // Tensor cores take p as bf16: each errs by 2^-9 / sqrt(3) of itself, and the sum of p v with
+  // sqrt(sum p^2) = 0.25 (67 tokens or more, scores of about 1.2) and v of about 1 by a quarter of
+  // that; six standard deviations are below 2^-9.
+  static constexpr double kRoundedWeights = 0x1p-9;
+
   MlaCacheView cache_;
   Tensor table_;
   float scale_ = 0.05f;  // scores of about one for rows of width 576
@@ -282,7 +287,9 @@ TEST_P(MlaAttentionTest, MatchesTheFormulaForEveryCacheType) {
         }
       }
       // A score summed in float32 over the row's width moves p by as much, relatively.
-      EXPECT_TRUE(close(out, want.values, sum_of(s.C + s.rope, activation(), 16))) << name(type);
+      Tolerance tol = sum_of(s.C + s.rope, activation(), 16);
+      if (on_cuda()) tol.abs += kRoundedWeights;
+      EXPECT_TRUE(close(out, want.values, tol)) << name(type);
     }
   }
 }
@@ -310,11 +317,17 @@ TEST_P(MlaAttentionTest, ATokenInABatchIsATokenAlone) {
     one.cu_seqlens_q = make.i32({2}, {0, 1});
     one.block_table = rows(table_, t < 5 ? 0 : 1, 1);
     ops::mla_attention(exec, one);
+    if (on_cuda() && t < 5) {  // a prefill row alone is a decode row, which is split
+      const double u = rounding(activation());
+      EXPECT_TRUE(close(one.out, rows(all, t, 1), {.rel = 2 * u, .abs = 2 * kRoundedWeights}));
+      continue;
+    }
     EXPECT_TRUE(same_bits(one.out, rows(all, t, 1))) << "token " << t;
   }
 }
 
 TEST_P(MlaAttentionTest, ExpandedIsAbsorbed) {
+  if (on_cuda()) GTEST_SKIP() << "prefill is absorbed there";
   for (const Sizes& s : {kReal, kRagged}) {
     fill_cache(CacheType::kFP8, s, {4, 1, -1, 6, 0, 3});
     const Weight w = kv_b(s);
