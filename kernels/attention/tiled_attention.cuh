@@ -280,10 +280,11 @@ __global__ __launch_bounds__(kTiledThreads) void tiled_attention_kernel(const Ti
   auto* stages = reinterpret_cast<bf16*>(shared);  // [kStages][kTile, width + 8] keys, then values
   auto* scores = reinterpret_cast<float*>(shared + int64_t{Shape::kStages} * T::kStageElements * 2);
   let_next_kernel_start();
+  const int s = blockIdx.y;
+  const QueryRange range = query_range(p.batch, s);
+  const int first = range.first, n_queries = range.count;
   wait_for_previous_kernel();
 
-  const int s = blockIdx.y;
-  const int first = p.batch.cu_seqlens_q[s], n_queries = p.batch.cu_seqlens_q[s + 1] - first;
   const int head_groups = (p.heads_per_kv_head + kRows - 1) / kRows;  // per KV head
   TiledWork w;
   w.sequence = s;
@@ -292,7 +293,7 @@ __global__ __launch_bounds__(kTiledThreads) void tiled_attention_kernel(const Ti
   w.head = w.kv_head * p.heads_per_kv_head + group_head;
   w.n_heads = min(p.heads_per_kv_head - group_head, kRows);
   if (n_queries == 1) {
-    const int n = p.batch.positions[first] + 1, width = split_tokens(n);
+    const int n = range.n, width = split_tokens(n);
     w.begin = static_cast<int>(blockIdx.x) * width;
     if (w.begin >= n) return;
     w.first_token = first;
