@@ -63,20 +63,25 @@ class Runner {
   void logits(const HostBatch& batch, const std::function<void(std::span<const float>)>& sink);
 
  private:
-  // Fixed places for a batch in device memory.
+  // Places for a batch in device memory. The arrays of a step stand one behind the other, so that
+  // one copy takes them there: where, is a function of their sizes. The rest has fixed places.
   struct BatchBuffers {
-    Tensor token_ids, positions, slots, cu_seqlens_q, seq_lens, block_table, logit_rows;
-    Tensor sample_rows, allowed, history, bias_ids, bias_values;
+    Tensor packed;  // [bytes] u8
+    Tensor allowed, history, bias_ids, bias_values;
     Tensor drawn;  // [2, max_seqs] i32: tokens, then the flags of what was not finite
   };
   BatchBuffers place_batch();
-  ForwardBatch upload(const HostBatch& batch);
-  // The first entries of a batch array, from the host.
+  struct UploadedBatch {
+    ForwardBatch forward;
+    SampleArgs sample;  // but for the logits
+  };
+  UploadedBatch upload(const HostBatch& batch);
+  // Where the host writes what `place`, in device memory, is to hold.
+  std::byte* host_side(const Tensor& place);
+  // The first entries of a fixed place, from the host.
   template <typename T>
   Tensor fill(const Tensor& place, const std::vector<T>& values);
   void plan_scratch();
-  // All but the logits.
-  SampleArgs sample_args(const HostBatch& batch);
   // Runs `work`, or what was recorded of it.
   void run(const HostBatch& batch, const std::function<void()>& work);
 
