@@ -5,6 +5,8 @@
 
 #include "base/error.h"
 #include "engine/memory_plan.h"
+#include "ops/log_probs.h"
+#include "sampling/sampler_state.h"
 
 namespace dsr {
 namespace {
@@ -66,6 +68,7 @@ Runner::Runner(const RunnerOptions& options, const ModelConfig& config, const We
 Runner::BatchBuffers Runner::place_batch() {
   const StepLimits& l = options_.limits;
   const int64_t V = model_.config().vocab_size;
+  const int64_t n_top = std::min(kMaxTopLogProbs, V);
   BatchBuffers b;
   int64_t bytes = 0;
   std::byte* base = nullptr;
@@ -82,6 +85,10 @@ Runner::BatchBuffers Runner::place_batch() {
     b.bias_ids = place(DType::kI32, {l.max_biases});
     b.bias_values = place(DType::kF32, {l.max_biases});
     b.drawn = place(DType::kI32, {2, l.max_seqs});
+    b.log_prob_rows = place(DType::kI32, {l.max_seqs});
+    b.log_probs = place(DType::kF32, {l.max_seqs});
+    b.top_ids = place(DType::kI32, {l.max_seqs, n_top});
+    b.top_log_probs = place(DType::kF32, {l.max_seqs, n_top});
   };
   place_all();
   batch_memory_ = Buffer(exec_, MemoryKind::kBatch, bytes);
@@ -165,14 +172,47 @@ Runner::UploadedBatch Runner::upload(const HostBatch& h) {
 
 void Runner::run(const HostBatch& h, const std::function<void()>& work) {
   const size_t n = h.seq_lens.size();
-  const bool decode = h.token_ids.size() == n && h.sample_rows.size() == n && n <= kGraphSeqs;
+  // Log-probabilities read the logits afterwards, which a replay does not name.
+  const bool decode = h.token_ids.size() == n && h.sample_rows.size() == n && n <= kGraphSeqs &&
+                      h.log_prob_rows.empty();
   if (exec_.backend() == Backend::kCuda && options_.decode_graphs && decode)
     graphs_.run(exec_.cuda(), static_cast<int64_t>(n), work);
   else
     work();
 }
 
-std::vector<TokenId> Runner::step(const HostBatch& h) {
+std::vector<TokenLogProbs> Runner::log_probs(const HostBatch& h, const SampleArgs& sampled) {
+  const auto n = static_cast<int64_t>(h.log_prob_rows.size());
+  const int64_t n_top = std::min(h.n_top_log_probs, batch_.top_ids.shape[1]);
+  const LogProbsArgs args = {.log_probs = rows(batch_.log_probs, 0, n),
+                             .top_ids = columns(rows(batch_.top_ids, 0, n), 0, n_top),
+                             .top_log_probs = columns(rows(batch_.top_log_probs, 0, n), 0, n_top),
+                             .logits = sampled.logits,
+                             .token_ids = sampled.token_ids,
+                             .rows = fill(batch_.log_prob_rows, h.log_prob_rows)};
+  ops::log_probs(exec_, args);
+  const auto download = [&](const Tensor& t, auto& values) {  // n rows of a fixed place
+    values.resize(static_cast<size_t>(rows(t, 0, n).shape.elements()));
+    exec_.download(values.data(), t.data, std::ssize(values) * size_bytes(t.dtype));
+  };
+  std::vector<float> log_probs, top_log_probs;
+  std::vector<int32_t> top_ids;
+  download(batch_.log_probs, log_probs);
+  download(batch_.top_ids, top_ids);
+  download(batch_.top_log_probs, top_log_probs);
+  std::vector<TokenLogProbs> out;
+  for (int64_t i = 0; i < n; ++i) {
+    TokenLogProbs& token = out.emplace_back();
+    token.log_prob = log_probs[static_cast<size_t>(i)];
+    for (int64_t k = 0; k < n_top; ++k) {
+      const auto at = static_cast<size_t>(i * batch_.top_ids.shape[1] + k);
+      token.top.push_back({top_ids[at], top_log_probs[at]});
+    }
+  }
+  return out;
+}
+
+StepResult Runner::step(const HostBatch& h) {
   const Arena::Scope scope(exec_.scratch());
   UploadedBatch batch = upload(h);
   run(h, [&] {
@@ -186,10 +226,11 @@ std::vector<TokenId> Runner::step(const HostBatch& h) {
   const int64_t n = batch_.drawn.shape[1];
   std::vector<int32_t> drawn(static_cast<size_t>(2 * n));
   exec_.download(drawn.data(), batch_.drawn.data, batch_.drawn.size_bytes());
-  std::vector<TokenId> tokens;
+  StepResult result;
   for (size_t r = 0; r < h.sample_rows.size(); ++r)
-    tokens.push_back(drawn[r + static_cast<size_t>(n)] != 0 ? -1 : drawn[r]);
-  return tokens;
+    result.tokens.push_back(drawn[r + static_cast<size_t>(n)] != 0 ? -1 : drawn[r]);
+  if (!h.log_prob_rows.empty()) result.log_probs = log_probs(h, batch.sample);
+  return result;
 }
 
 void Runner::logits(const HostBatch& h, const std::function<void(std::span<const float>)>& sink) {

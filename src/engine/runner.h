@@ -4,6 +4,7 @@
 #include <memory>
 #include <vector>
 
+#include "deepseek_run/engine.h"
 #include "device/communicator.h"
 #include "device/cuda_graph.h"
 #include "device/peaks.h"
@@ -34,6 +35,11 @@ struct RunnerOptions {
       true;  // of a GPU: steps of nothing but decode rows are recorded and replayed
 };
 
+struct StepResult {
+  std::vector<TokenId> tokens;           // one per logit row, -1 where a logit was not finite
+  std::vector<TokenLogProbs> log_probs;  // one per row of HostBatch::log_prob_rows
+};
+
 // Owns everything a rank allocates. A dry runner allocates nothing and knows what it would be: its
 // memory() is the plan.
 class Runner {
@@ -57,8 +63,7 @@ class Runner {
   // Ids that may be sampled: bit i % 32 of word i / 32.
   void set_allowed(const std::vector<int32_t>& words);
 
-  // Runs the step; one token per logit row, -1 where a logit was not finite.
-  std::vector<TokenId> step(const HostBatch& batch);
+  StepResult step(const HostBatch& batch);
   // Runs the step and gives the logits [R, V] to `sink` row by row.
   void logits(const HostBatch& batch, const std::function<void(std::span<const float>)>& sink);
 
@@ -69,6 +74,7 @@ class Runner {
     Tensor packed;  // [bytes] u8
     Tensor allowed, history, bias_ids, bias_values;
     Tensor drawn;  // [2, max_seqs] i32: tokens, then the flags of what was not finite
+    Tensor log_prob_rows, log_probs, top_ids, top_log_probs;
   };
   BatchBuffers place_batch();
   struct UploadedBatch {
@@ -84,6 +90,7 @@ class Runner {
   void plan_scratch();
   // Runs `work`, or what was recorded of it.
   void run(const HostBatch& batch, const std::function<void()>& work);
+  std::vector<TokenLogProbs> log_probs(const HostBatch& batch, const SampleArgs& sampled);
 
   RunnerOptions options_;
   Exec exec_;
