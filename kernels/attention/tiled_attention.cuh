@@ -128,6 +128,15 @@ __device__ void attend(const TiledParams& p, const TiledWork& w, bf16* stages, f
   const int token_tile = warp % T::kTokenTiles, key_part = warp / T::kTokenTiles;
   const int heads_in_row = min(p.heads_per_kv_head, kRows);
 
+  const int n_tiles = (w.end - w.begin + Shape::kTile - 1) / Shape::kTile;
+  // The first tiles are on their way while the query is read.
+#pragma unroll
+  for (int i = 0; i < Shape::kStages - 1; ++i) {
+    if (i < n_tiles)
+      copy_tile<Shape>(p, w, w.begin + i * Shape::kTile, stages + i * T::kStageElements);
+    commit_copies();
+  }
+
   // Rows g and g + 8: their token, head and how far they look.
   int row_token[2], row_head[2], row_end[2];
   bool row_valid[2];
@@ -153,14 +162,6 @@ __device__ void attend(const TiledParams& p, const TiledWork& w, bf16* stages, f
   constexpr int kValueTiles = T::kColumns / 8;
   float o[kValueTiles][4] = {};  // [kRows, kColumns] of this warp
   float max[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
-  const int n_tiles = (w.end - w.begin + Shape::kTile - 1) / Shape::kTile;
-
-#pragma unroll
-  for (int i = 0; i < Shape::kStages - 1; ++i) {
-    if (i < n_tiles)
-      copy_tile<Shape>(p, w, w.begin + i * Shape::kTile, stages + i * T::kStageElements);
-    commit_copies();
-  }
   for (int i = 0; i < n_tiles; ++i) {
     wait_for_copies<Shape::kStages - 2>();
     __syncthreads();  // tile i is here, and everyone is done with tile i - 1
