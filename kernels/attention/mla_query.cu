@@ -6,6 +6,8 @@
 //           row at a time. The first block of a head also rotates q_pe.
 // Order     a warp goes through its rows in order: a function of qk_nope_head_dim alone.
 // Traffic   W_UK once per 8 tokens; H * (nope + kv_lora_rank + 2 rope) * 2 bytes per token.
+#include <bit>
+
 #include "common/launch.h"
 #include "common/ptx.cuh"
 #include "gemm/plain_weight.cuh"
@@ -30,32 +32,36 @@ struct QueryParams {
   int64_t cos_stride, sin_stride;
   const int* positions;
   int T, nope, rope, head_rows;
+  int block_rows_shift, block_columns_shift;  // of Fp8Rows
 };
 
-// Four values of a row at a time where rows allow it, else one by one.
+// Four values of a row at a time where rows allow it, else one by one. Raw is what a load brings.
 struct Fp8Rows {
-  using Raw = uint32_t;
-  __device__ static Raw load(const QueryParams& p, int64_t row, int64_t column) {
-    return *reinterpret_cast<const uint32_t*>(p.w.data + row * p.layout.K + column);
+  struct Raw {
+    uint32_t codes;
+    float scale;
+  };
+  __device__ static Raw load(const QueryParams& p, int row, int column) {
+    const int at = (row >> p.block_rows_shift) * static_cast<int>(p.layout.scale_columns) +
+                   (column >> p.block_columns_shift);
+    return {*reinterpret_cast<const uint32_t*>(p.w.data + int64_t{row} * p.layout.K + column),
+            p.w.scale_dtype == DType::kF32
+                ? reinterpret_cast<const float*>(p.w.scales)[at]
+                : to_float(reinterpret_cast<const e8m0*>(p.w.scales)[at])};
   }
-  __device__ static void expand(const QueryParams& p, Raw raw, int64_t row, int64_t column,
+  __device__ static void expand(const QueryParams&, const Raw& raw, int, int,
                                 float (&out)[kLaneColumns]) {
-    const PlainLayout& l = p.layout;
-    const int64_t block = row / l.block_rows * l.scale_columns + column / l.block_columns;
-    const float scale = p.w.scale_dtype == DType::kF32
-                            ? reinterpret_cast<const float*>(p.w.scales)[block]
-                            : to_float(reinterpret_cast<const e8m0*>(p.w.scales)[block]);
 #pragma unroll
     for (int i = 0; i < kLaneColumns; ++i)
-      out[i] = to_float(e4m3{static_cast<uint8_t>(raw >> (8 * i))}) * scale;
+      out[i] = to_float(e4m3{static_cast<uint8_t>(raw.codes >> (8 * i))}) * raw.scale;
   }
 };
 struct Bf16Rows {
   using Raw = uint2;
-  __device__ static Raw load(const QueryParams& p, int64_t row, int64_t column) {
-    return *reinterpret_cast<const uint2*>(p.w.data + (row * p.layout.K + column) * 2);
+  __device__ static Raw load(const QueryParams& p, int row, int column) {
+    return *reinterpret_cast<const uint2*>(p.w.data + (int64_t{row} * p.layout.K + column) * 2);
   }
-  __device__ static void expand(const QueryParams&, Raw raw, int64_t, int64_t,
+  __device__ static void expand(const QueryParams&, const Raw& raw, int, int,
                                 float (&out)[kLaneColumns]) {
     out[0] = low_bf16(raw.x), out[1] = high_bf16(raw.x);
     out[2] = low_bf16(raw.y), out[3] = high_bf16(raw.y);
@@ -63,8 +69,8 @@ struct Bf16Rows {
 };
 struct AnyRows {
   struct Raw {};
-  __device__ static Raw load(const QueryParams&, int64_t, int64_t) { return {}; }
-  __device__ static void expand(const QueryParams& p, Raw, int64_t row, int64_t column,
+  __device__ static Raw load(const QueryParams&, int, int) { return {}; }
+  __device__ static void expand(const QueryParams& p, const Raw&, int row, int column,
                                 float (&out)[kLaneColumns]) {
 #pragma unroll
     for (int i = 0; i < kLaneColumns; ++i)
@@ -98,7 +104,7 @@ __global__ __launch_bounds__(kThreads) void query_kernel(const __grid_constant__
   const int64_t head = blockIdx.y, C = p.layout.K;
   const int column = static_cast<int>(blockIdx.x) * kBlockColumns + lane * kLaneColumns;
   const int first = warp * p.nope / kWarps, end = (warp + 1) * p.nope / kWarps;
-  const int64_t head_row = head * p.head_rows;
+  const int head_row = static_cast<int>(blockIdx.y) * p.head_rows;
   let_next_kernel_start();
   typename Rows::Raw raw[kRowsAtOnce];
   const auto fetch = [&](int row) {
@@ -111,10 +117,11 @@ __global__ __launch_bounds__(kThreads) void query_kernel(const __grid_constant__
 
   const int64_t t0 = int64_t{blockIdx.z} * kTokens;
   const int n = static_cast<int>(min(int64_t{kTokens}, p.T - t0));
-  for (int i = static_cast<int>(threadIdx.x); i < kTokens * p.nope; i += kThreads) {
-    const int token = i / p.nope, k = i - token * p.nope;
-    q[i] = token < n ? to_float(p.q[(t0 + token) * p.q_stride + head * p.q_head_stride + k]) : 0.0f;
-  }
+#pragma unroll
+  for (int j = 0; j < kTokens; ++j)
+    for (int k = static_cast<int>(threadIdx.x); k < p.nope; k += kThreads)
+      q[j * p.nope + k] =
+          j < n ? to_float(p.q[(t0 + j) * p.q_stride + head * p.q_head_stride + k]) : 0.0f;
   if (blockIdx.x == 0) rotate(p, head, t0, n);
   __syncthreads();
 
@@ -166,6 +173,12 @@ void run(Exec& exec, const QueryParams& p, int64_t H) {
   p.T == 1 ? run<Rows, 1>(exec, p, H) : run<Rows, 8>(exec, p, H);
 }
 
+// -1 where n is no power of two.
+int log2_of(int64_t n) {
+  const auto bits = static_cast<uint64_t>(n);
+  return std::has_single_bit(bits) ? std::countr_zero(bits) : -1;
+}
+
 }  // namespace
 
 void mla_query(Exec& exec, const MlaQueryArgs& a) {
@@ -191,12 +204,14 @@ void mla_query(Exec& exec, const MlaQueryArgs& a) {
                          .T = narrow(T),
                          .nope = narrow(nope),
                          .rope = narrow(rope),
-                         .head_rows = narrow(nope + a.v_head_dim)};
+                         .head_rows = narrow(nope + a.v_head_dim),
+                         .block_rows_shift = log2_of(a.kv_b_proj.quant.block_rows),
+                         .block_columns_shift = log2_of(a.kv_b_proj.quant.block_columns)};
   const bool aligned = reinterpret_cast<uintptr_t>(w.data.data) % 8 == 0 && C % kLaneColumns == 0;
   if (aligned && w.data.dtype == DType::kBF16)
     run<Bf16Rows>(exec, p, H);
-  else if (aligned && w.data.dtype == DType::kF8E4M3 &&
-           a.kv_b_proj.quant.block_columns % kLaneColumns == 0)
+  else if (aligned && w.data.dtype == DType::kF8E4M3 && p.block_rows_shift >= 0 &&
+           p.block_columns_shift >= 2)
     run<Fp8Rows>(exec, p, H);
   else
     run<AnyRows>(exec, p, H);

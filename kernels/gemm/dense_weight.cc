@@ -42,18 +42,19 @@ std::optional<DenseLayout> dense_layout(std::span<const WeightSegment> segments,
                   .ue8m0 = false,
                   .n_steps = static_cast<int>(row_bytes / kStepBytes),
                   .scale_step_shift = 0,
-                  .block_rows = 1,
+                  .block_rows_shift = 0,
                   .row_bytes = row_bytes,
                   .scale_row_bytes = 0};
   if (!fp8) return out;
   const auto steps = static_cast<uint64_t>(quant.block_columns / kScaleColumns);
   if (quant.block_columns % kScaleColumns != 0 || !std::has_single_bit(steps) ||
-      quant.block_rows % kPairedRows != 0)
+      quant.block_rows % kPairedRows != 0 ||
+      !std::has_single_bit(static_cast<uint64_t>(quant.block_rows)))
     return std::nullopt;
   const DType scale_dtype = segments.front().scales.dtype;
   out.ue8m0 = scale_dtype == DType::kF8E8M0;
   out.scale_step_shift = std::countr_zero(steps);
-  out.block_rows = static_cast<int>(quant.block_rows);
+  out.block_rows_shift = std::countr_zero(static_cast<uint64_t>(quant.block_rows));
   out.scale_row_bytes = ceil_div(K, quant.block_columns) * size_bytes(scale_dtype);
   return out;
 }

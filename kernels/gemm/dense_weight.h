@@ -32,7 +32,7 @@ struct DenseLayout {
   bool ue8m0;            // type of the scales, else f32
   int n_steps;           // of 64 bytes of every row
   int scale_step_shift;  // log2 of the steps that share a scale
-  int block_rows;
+  int block_rows_shift;  // log2 of the rows that share a scale
   int64_t row_bytes;
   int64_t scale_row_bytes;
 };

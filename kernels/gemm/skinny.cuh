@@ -2,14 +2,15 @@
 // memory.
 //
 // Mapping   a block is 8 warps. Its units (16 rows each, weight_units.cuh) are a contiguous range
-//           of all units; every warp goes through all of them, in its own eighth of K. Weights go
+//           of all units; every warp goes through all of them, in its own eighth of K: each eighth
+//           step, so that the block reads 512 neighbouring bytes of a row at a time. Weights go
 //           through a ring of kStages steps (1 KB each) per warp in shared memory, filled without a
 //           break from one unit to the next; a thread reads back what it fetched itself.
-// Order     K is cut into 8 slices by its number of steps alone, steps follow each other within a
-//           slice, and the eight sums of a row are added from left to right. A column of the
+// Order     slice w of K is the steps w, w + 8, w + 16, ... added in this order; the eight sums of
+// a row are added from left to right. A column of the
 //           product does not see its neighbours. So a token's result depends on its own row and the
 //           weight, and on nothing else.
-// Memory    (kStages - 1) KB in flight per warp. Activations come through L1, where all units of a
+// Memory    up to kStages KB in flight per warp. Activations come through L1, where all units of a
 //           block find them again.
 #pragma once
 
@@ -60,13 +61,13 @@ __device__ __forceinline__ void touch_x(const std::byte* x, const UnitTokens<kTi
 #pragma unroll
   for (int j = 0; j < kTiles; ++j) {
     if (j * 8 + g >= tokens.n) continue;
-    for (int at = first_step * kStepBytes + 128 * t; at < end_step * kStepBytes; at += 512)
-      seen |= *reinterpret_cast<const uint32_t*>(x + tokens.offset[j] + at);
+    for (int step = first_step + kSkinnyWarps * t; step < end_step; step += 4 * kSkinnyWarps)
+      seen |= *reinterpret_cast<const uint32_t*>(x + tokens.offset[j] + step * kStepBytes);
   }
   if (tokens.n < 0 && seen == 1) __trap();  // never: it keeps the loads from being dropped
 }
 
-// One warp's fetching of weights, kStages - 1 steps ahead of their use.
+// One warp's fetching of weights, kStages steps ahead of their use.
 template <typename W, typename Job>
 class Fetcher {
  public:
@@ -84,12 +85,13 @@ class Fetcher {
   // The next step into a slot of the ring; one group of copies, empty after the last step.
   __device__ __forceinline__ void fetch(int slot) {
     if (unit_ < end_unit_) {
-      copy_async_16(&ring_.rows[warp_][slot][0][lane_], rows_.low + step_ * 64);
-      copy_async_16(&ring_.rows[warp_][slot][1][lane_], rows_.high + step_ * 64);
+      stream_async_16(&ring_.rows[warp_][slot][0][lane_], rows_.low + step_ * 64);
+      stream_async_16(&ring_.rows[warp_][slot][1][lane_], rows_.high + step_ * 64);
       if (W::kScaled && lane_ < 2)
         fetch_scale(job_.layout(), lane_ == 0 ? rows_.scale_low : rows_.scale_high, step_,
                     ring_.scales[warp_][slot][lane_]);
-      if (++step_ == end_step_) {
+      step_ += kSkinnyWarps;
+      if (step_ >= end_step_) {
         step_ = first_step_;
         if (++unit_ < end_unit_) rows_ = job_.rows(unit_, lane_);
       }
@@ -138,12 +140,13 @@ __device__ __forceinline__ void go_through_units(Job& job, WeightRing& ring, con
                                                  const Ready& ready) {
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   const int n_steps = job.layout().n_steps;
-  const int first_step = warp * n_steps / kSkinnyWarps;
-  const int end_step = (warp + 1) * n_steps / kSkinnyWarps;
+  const int first_step = warp, end_step = n_steps;
   Fetcher<W, Job> fetcher(job, ring, first, end, first_step, end_step);
 #pragma unroll 1
-  for (int slot = 0; slot < kStages - 1; ++slot) fetcher.fetch(slot);
+  for (int slot = 0; slot < kStages; ++slot) fetcher.fetch(slot);
   ready();
+  // Two steps at a time where registers allow it: their products do not wait for each other.
+  constexpr int kAtOnce = kTiles <= 2 ? 2 : 1;
   int slot = 0;
 #pragma unroll 1
   for (int unit = first; unit < end; ++unit) {
@@ -151,23 +154,47 @@ __device__ __forceinline__ void go_through_units(Job& job, WeightRing& ring, con
     if (touch_first && unit == first) touch_x<W>(x, tokens, first_step, end_step, lane);
     float acc[kTiles][4] = {};
 #pragma unroll 1
-    for (int step = first_step; step < end_step; ++step) {
-      uint4 x_tile[W::kXChunks];
-      load_x<W>(x, tokens, 0, step, lane, x_tile);
-      wait_for_copies<kStages - 2>();
-      __syncwarp();  // the scales have arrived for all lanes; all have left the slot before this
-                     // one
-      fetcher.fetch((slot + kStages - 1) % kStages);
-      const uint4 low = ring.rows[warp][slot][0][lane], high = ring.rows[warp][slot][1][lane];
-      float scale_low = 1, scale_high = 1;
-      if constexpr (W::kScaled) {
-        scale_low = scale_value(job.layout(), ring.scales[warp][slot][0]);
-        scale_high = scale_value(job.layout(), ring.scales[warp][slot][1]);
+    for (int step = first_step; step < end_step; step += kAtOnce * kSkinnyWarps) {
+      uint4 x_tile[kAtOnce][W::kXChunks], low[kAtOnce], high[kAtOnce];
+      float scale_low[kAtOnce], scale_high[kAtOnce];
+      bool valid[kAtOnce];
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        valid[i] = i == 0 || step + i * kSkinnyWarps < end_step;
+        if (valid[i]) {
+          load_x<W>(x, tokens, 0, step + i * kSkinnyWarps, lane, x_tile[i]);
+        } else {
+#pragma unroll
+          for (int c = 0; c < W::kXChunks; ++c) x_tile[i][c] = make_uint4(0, 0, 0, 0);
+        }
       }
-      uint32_t a[W::kProducts][4];
-      fragments(W{}, low, high, a);
-      multiply_step<W, kTiles>(x, tokens, step, lane, a, scale_low, scale_high, x_tile, acc);
-      slot = (slot + 1) % kStages;
+      wait_for_copies<kStages - kAtOnce>();
+      __syncwarp();  // the scales have arrived for all lanes
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        const int at = (slot + i) % kStages;
+        low[i] = valid[i] ? ring.rows[warp][at][0][lane] : make_uint4(0, 0, 0, 0);
+        high[i] = valid[i] ? ring.rows[warp][at][1][lane] : make_uint4(0, 0, 0, 0);
+        scale_low[i] = scale_high[i] = 0;
+        if (W::kScaled && valid[i]) {
+          scale_low[i] = scale_value(job.layout(), ring.scales[warp][at][0]);
+          scale_high[i] = scale_value(job.layout(), ring.scales[warp][at][1]);
+        }
+      }
+      __syncwarp();  // all lanes have read them
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i)
+        if (valid[i]) fetcher.fetch((slot + i) % kStages);
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        // Sums of a step of its own: zeros add nothing, and a branch would part the two chains.
+        if (!W::kScaled && !valid[i]) continue;
+        uint32_t a[W::kProducts][4];
+        fragments(W{}, low[i], high[i], a);
+        multiply_step<W, kTiles>(x, tokens, valid[i] ? step + i * kSkinnyWarps : step, lane, a,
+                                 scale_low[i], scale_high[i], x_tile[i], acc);
+      }
+      slot = (slot + (valid[kAtOnce - 1] ? kAtOnce : 1)) % kStages;
     }
     job.finish(unit, acc);
   }

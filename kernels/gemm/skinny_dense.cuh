@@ -21,7 +21,8 @@ class DenseJob {
   }
   __device__ __forceinline__ UnitTokens<kTiles> tokens(int unit, int lane) const {
     UnitTokens<kTiles> out;
-    const auto group = static_cast<uint32_t>(unit / p_.w.units_per_group);
+    const auto group =
+        static_cast<uint32_t>(unit < p_.w.units_per_group ? 0 : unit / p_.w.units_per_group);
 #pragma unroll
     for (int j = 0; j < kTiles; ++j)
       out.offset[j] =

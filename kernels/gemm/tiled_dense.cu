@@ -1,22 +1,32 @@
 // linear, swiglu and mla_value for many tokens. Mapping, order and memory: tiled.cuh.
 //
 // Needs     DenseWeight; x in 16-byte chunks.
-// Traffic   the weights once per 64 tokens and the activations once per 128 rows, mostly from L2:
-//           blocks that share weights run one after the other.
+// Traffic   from memory the weights once per 1024 tokens; from the L2 the weights once per 64
+// tokens
+//           and the activations once per 128 rows.
 #include "gemm/linear_kernels.h"
 #include "gemm/tiled.cuh"
 
 namespace dsr::cuda {
 namespace {
 
+// So that their activations, and the rows of weights they share, come from the L2.
+constexpr int kTilesTogether = 16;
+
 template <bool kPaired>
 class DenseTile {
  public:
-  __device__ explicit DenseTile(const DenseProduct& p)
-      : p_(p), first_token_(static_cast<int>(blockIdx.x) * kTiledTokens) {
+  // Blocks go through kTilesTogether tiles of tokens before they go to the next rows.
+  __device__ explicit DenseTile(const DenseProduct& p) : p_(p) {
     const int per_group = (p.w.units_per_group + kTiledUnits - 1) / kTiledUnits;
-    group_ = static_cast<int>(blockIdx.y) / per_group;
-    first_unit_ = (static_cast<int>(blockIdx.y) - group_ * per_group) * kTiledUnits;
+    const int n_tiles = (p.n_tokens + kTiledTokens - 1) / kTiledTokens;
+    const int n_rows = per_group * (p.w.n_units / p.w.units_per_group);  // blocks of 8 units
+    const int id = static_cast<int>(blockIdx.x), part = id / (kTilesTogether * n_rows);
+    const int n = min(kTilesTogether, n_tiles - part * kTilesTogether);
+    const int in_part = id - part * kTilesTogether * n_rows, rows = in_part / n;
+    first_token_ = (part * kTilesTogether + in_part - rows * n) * kTiledTokens;
+    group_ = rows / per_group;
+    first_unit_ = (rows - group_ * per_group) * kTiledUnits;
   }
 
   __device__ __forceinline__ const DenseLayout& layout() const { return p_.w.layout; }
@@ -73,9 +83,9 @@ class DenseTile {
   int first_token_, group_, first_unit_;
 };
 
-// Grid: token tiles, blocks of 8 units.
+// Grid: token tiles times blocks of 8 units.
 template <typename W, bool kPaired>
-__global__ __launch_bounds__(kTiledThreads, W::kScaled && !kPaired ? 3 : 2) void tiled_kernel(
+__global__ __launch_bounds__(kTiledThreads, 2) void tiled_kernel(
     const __grid_constant__ DenseProduct p) {
   extern __shared__ uint4 shared[];
   let_next_kernel_start();
@@ -91,7 +101,7 @@ void run(Exec& exec, const char* op, const DenseProduct& p) {
   const int64_t n_groups = p.w.n_units / p.w.units_per_group;
   const int64_t n_tiles = (p.n_tokens + kTiledTokens - 1) / kTiledTokens;
   launch(exec, op,
-         {.grid = dim3(static_cast<unsigned>(n_tiles), static_cast<unsigned>(per_group * n_groups)),
+         {.grid = dim3(static_cast<unsigned>(n_tiles * per_group * n_groups)),
           .threads = kTiledThreads,
           .shared_bytes = sizeof(TileRing<W>)},
          tiled_kernel<W, kPaired>, p);

@@ -13,6 +13,12 @@
 
 namespace dsr::cuda {
 
+// 16 bytes of weights that are read once and in order: the L2 fetches what comes next as well.
+__device__ __forceinline__ void stream_async_16(void* shared, const void* global) {
+  asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16;" ::"r"(shared_address(shared)),
+               "l"(global)
+               : "memory");
+}
 // 4 bytes, both sides aligned to 4.
 __device__ __forceinline__ void copy_async_4(void* shared, const void* global) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared_address(shared)), "l"(global)
@@ -95,12 +101,12 @@ struct RowPair {
 // Two rows of segments that have a layout. Past the end the last row is read again, for results
 // that nobody stores. The scale is that of the first of 8 rows (dense_layout).
 __device__ __forceinline__ RowPair row_pair(const DenseLayout& l, const DenseSegment& low,
-                                            const DenseSegment& high, int64_t first_low,
-                                            int64_t first_high, int64_t last, int lane) {
+                                            const DenseSegment& high, int first_low, int first_high,
+                                            int last, int lane) {
   const int g = lane / 4, t = lane % 4;
-  const auto row = [&](int64_t first) { return min(first + g, last); };
-  const auto scale = [&](const DenseSegment& s, int64_t first) {
-    return s.scales + min(first, last) / l.block_rows * l.scale_row_bytes;
+  const auto row = [&](int first) { return static_cast<int64_t>(min(first + g, last)); };
+  const auto scale = [&](const DenseSegment& segment, int first) {
+    return segment.scales + (min(first, last) >> l.block_rows_shift) * l.scale_row_bytes;
   };
   return {.low = low.data + row(first_low) * l.row_bytes + 16 * t,
           .high = high.data + row(first_high) * l.row_bytes + 16 * t,
@@ -114,7 +120,8 @@ struct UnitPlace {
   int group, first_row;
 };
 __device__ __forceinline__ UnitPlace place_of(const DenseWeight& w, int unit) {
-  const int group = unit / w.units_per_group, u = unit - group * w.units_per_group;
+  const int group = unit < w.units_per_group ? 0 : unit / w.units_per_group;
+  const int u = unit - group * w.units_per_group;
   int s = 0;
   while (s + 1 < w.n_segments && u >= w.segments[s + 1].first_unit) ++s;
   return {w.segments[s], group, (u - w.segments[s].first_unit) * 16};
@@ -123,12 +130,12 @@ __device__ __forceinline__ UnitPlace place_of(const DenseWeight& w, int unit) {
 template <bool kPaired>
 __device__ __forceinline__ RowPair rows_of(const DenseWeight& w, int unit, int lane) {
   if constexpr (kPaired) {
-    const int64_t first = int64_t{unit} * 8;
+    const int first = unit * 8;
     return row_pair(w.layout, w.segments[0], w.segments[1], first, first, w.segments[0].rows - 1,
                     lane);
   } else {
     const UnitPlace p = place_of(w, unit);
-    const int64_t base = int64_t{p.group} * w.group_rows + w.group_first_row;
+    const int base = p.group * w.group_rows + w.group_first_row;
     return row_pair(w.layout, p.segment, p.segment, base + p.first_row, base + p.first_row + 8,
                     base + p.segment.rows - 1, lane);
   }

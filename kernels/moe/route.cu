@@ -1,7 +1,7 @@
 // moe_route on CUDA. Definition and shapes: ops/moe.h.
 //
-// Mapping   a warp per token; scores and choices stand in shared memory, a round of the top-k is
-//           two reductions over the warp.
+// Mapping   a warp per token; scores stand in shared memory, what is left to choose from in
+//           registers; a round of the top-k is two reductions over the warp.
 // Needs     E <= 1024, n_group <= 32, K <= 32.
 // Traffic   T * (E + 2 K) * 4 bytes: latency only.
 #include "ops/moe.h"
@@ -14,7 +14,7 @@ namespace dsr::cuda {
 namespace {
 
 constexpr int kWarps = 4, kThreads = kWarps * 32;
-constexpr int kMaxExperts = 1024, kMaxGroups = 32, kMaxChosen = 32;
+constexpr int kMaxRouted = 1024, kMaxGroups = 32, kMaxChosen = 32;
 constexpr unsigned kAll = 0xffffffffu;
 constexpr uint32_t kTaken = 0;  // below the key of every float
 
@@ -35,21 +35,22 @@ __device__ __forceinline__ uint32_t key_of(float v) {
   return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
 
-// The index of the largest key in keys[0, n), the lowest among equals; marks it as taken.
-__device__ __forceinline__ int take_largest(uint32_t* keys, int n, int lane) {
-  uint32_t best = 0;
-  int at = n;
-  for (int i = lane; i < n; i += 32) {
-    if (keys[i] > best) {
-      best = keys[i];
-      at = i;
-    }
-  }
+// The index of the largest key, the lowest among equals, and marks it as taken. Key i of a lane has
+// the index 32 i + lane.
+template <int kPerLane>
+__device__ __forceinline__ int take_largest(uint32_t (&keys)[kPerLane], int lane) {
+  uint32_t best = kTaken;
+#pragma unroll
+  for (int i = 0; i < kPerLane; ++i) best = max(best, keys[i]);
   const uint32_t top = __reduce_max_sync(kAll, best);
-  const auto index =
-      static_cast<int>(__reduce_min_sync(kAll, best == top ? static_cast<unsigned>(at) : kAll));
-  if (lane == 0) keys[index] = kTaken;
-  __syncwarp();
+  unsigned at = kAll;
+#pragma unroll
+  for (int i = kPerLane - 1; i >= 0; --i)
+    if (keys[i] == top) at = static_cast<unsigned>(32 * i + lane);
+  const auto index = static_cast<int>(__reduce_min_sync(kAll, at));
+#pragma unroll
+  for (int i = 0; i < kPerLane; ++i)
+    if (index == 32 * i + lane) keys[i] = kTaken;
   return index;
 }
 
@@ -73,24 +74,24 @@ __device__ __forceinline__ void score(float* s, const RouteParams& p, int lane) 
 }
 
 // Lane g: the score of group g. Lanes start at different places of their groups, for the banks.
-__device__ __forceinline__ float group_score(const float* s, const RouteParams& p, int lane) {
+__device__ __forceinline__ float group_score(const float* c, const RouteParams& p, int lane) {
   const int n = p.E / p.n_group;
   float best = -INFINITY, second = -INFINITY;
   for (int i = 0, at = lane % n; i < n; ++i, at = at + 1 == n ? 0 : at + 1) {
-    const int e = lane * n + at;
-    const float c = p.bias != nullptr ? s[e] + p.bias[e] : s[e];
-    second = fmaxf(second, fminf(best, c));
-    best = fmaxf(best, c);
+    const float v = c[lane * n + at];
+    second = fmaxf(second, fminf(best, v));
+    best = fmaxf(best, v);
   }
   return p.top2_sum && n >= 2 ? best + second : best;
 }
 
+// kPerLane experts or fewer in every lane.
+template <int kPerLane>
 __global__ __launch_bounds__(kThreads) void route_kernel(const RouteParams p) {
   extern __shared__ float shared[];
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
-  float* s = shared + warp * 2 * p.E;                 // [E]
-  auto* keys = reinterpret_cast<uint32_t*>(s + p.E);  // [E], of c
-  __shared__ uint32_t group_keys[kWarps][kMaxGroups];
+  float* s = shared + warp * 2 * p.E;  // [E]
+  float* c = s + p.E;                  // [E]
   let_next_kernel_start();
   wait_for_previous_kernel();
   const int64_t t = int64_t{blockIdx.x} * kWarps + warp;
@@ -98,25 +99,27 @@ __global__ __launch_bounds__(kThreads) void route_kernel(const RouteParams p) {
 
   for (int e = lane; e < p.E; e += 32) s[e] = p.logits[t * p.logits_stride + e];
   score(s, p, lane);
+  for (int e = lane; e < p.E; e += 32) c[e] = p.bias != nullptr ? s[e] + p.bias[e] : s[e];
   __syncwarp();
   uint32_t kept = kAll;  // a bit per group
   if (p.n_group > 1) {
-    if (lane < p.n_group) group_keys[warp][lane] = key_of(group_score(s, p, lane));
-    __syncwarp();
+    uint32_t group_keys[1] = {lane < p.n_group ? key_of(group_score(c, p, lane)) : kTaken};
     kept = 0;
-    for (int i = 0; i < p.topk_group; ++i)
-      kept |= 1u << take_largest(group_keys[warp], p.n_group, lane);
+    for (int i = 0; i < p.topk_group; ++i) kept |= 1u << take_largest(group_keys, lane);
   }
   const int per_group = p.E / p.n_group;
-  for (int e = lane; e < p.E; e += 32) {
+  uint32_t keys[kPerLane];
+#pragma unroll
+  for (int i = 0; i < kPerLane; ++i) {
+    const int e = 32 * i + lane;
+    keys[i] = kTaken;
+    if (e >= p.E) continue;
     const bool in = p.n_group == 1 || (kept >> (e / per_group) & 1u) != 0;
-    const float c = p.bias != nullptr ? s[e] + p.bias[e] : s[e];
-    keys[e] = key_of(in ? c : -INFINITY);
+    keys[i] = key_of(in ? c[e] : -INFINITY);
   }
-  __syncwarp();
   int mine = 0;  // lane k: the k-th choice
   for (int k = 0; k < p.K; ++k) {
-    const int e = take_largest(keys, p.E, lane);
+    const int e = take_largest(keys, lane);
     if (lane == k) mine = e;
   }
 
@@ -139,15 +142,17 @@ __global__ __launch_bounds__(kThreads) void route_kernel(const RouteParams p) {
 
 void moe_route(Exec& exec, const MoeRouteArgs& a) {
   const int64_t T = a.logits.shape[0], E = a.logits.shape[1], K = a.expert_ids.shape[1];
-  if (E > kMaxExperts || a.n_group > kMaxGroups || K > kMaxChosen)
+  if (E > kMaxRouted || a.n_group > kMaxGroups || K > kMaxChosen)
     fail(ErrorKind::kDevice, "moe_route: ", E, " experts in ", a.n_group, " groups, ", K,
-         " per token; CUDA takes at most ", kMaxExperts, ", ", kMaxGroups, " and ", kMaxChosen);
+         " per token; CUDA takes at most ", kMaxRouted, ", ", kMaxGroups, " and ", kMaxChosen);
   const bool has_bias = a.correction_bias.rank() > 0;
   launch(exec, "moe_route",
          {.grid = dim3(static_cast<unsigned>((T + kWarps - 1) / kWarps)),
           .threads = kThreads,
           .shared_bytes = kWarps * 2 * E * 4},
-         route_kernel,
+         E <= 64    ? route_kernel<2>
+         : E <= 256 ? route_kernel<8>
+                    : route_kernel<kMaxRouted / 32>,
          RouteParams{.expert_ids = a.expert_ids.ptr<int>(),
                      .expert_weights = a.expert_weights.ptr<float>(),
                      .logits = a.logits.ptr<float>(),

@@ -76,10 +76,10 @@ class ExpertTile {
   __device__ ExpertTile(const ExpertsCall& c, const ExpertPlan& plan)
       : c_(c),
         plan_(plan),
-        expert_(plan.tile_expert[blockIdx.x]),
-        first_(plan.tile_first[blockIdx.x]),
-        n_(plan.tile_pairs[blockIdx.x]),
-        first_unit_(static_cast<int>(blockIdx.y) * kTiledUnits) {}
+        expert_(plan.tile_expert[blockIdx.y]),
+        first_(plan.tile_first[blockIdx.y]),
+        n_(plan.tile_pairs[blockIdx.y]),
+        first_unit_(static_cast<int>(blockIdx.x) * kTiledUnits) {}
 
   __device__ __forceinline__ const DenseLayout& layout() const {
     return kGateUp ? c_.gate_up : c_.down;
@@ -122,7 +122,8 @@ class ExpertTile {
   int expert_, first_, n_, first_unit_;
 };
 
-// Grid: tiles of pairs (as many as there could be), blocks of 8 units.
+// Grid: blocks of 8 units, tiles of pairs (as many as there could be). A tile's activations stay in
+// the L2 while it goes through the weights of its expert, and these for the next tile of it.
 template <typename W, bool kGateUp>
 __global__ __launch_bounds__(kTiledThreads,
                              2) void expert_tile_kernel(const __grid_constant__ ExpertsCall c,
@@ -130,7 +131,7 @@ __global__ __launch_bounds__(kTiledThreads,
   extern __shared__ uint4 shared[];
   let_next_kernel_start();
   wait_for_previous_kernel();
-  if (static_cast<int>(blockIdx.x) >= *plan.n_tiles) return;
+  if (static_cast<int>(blockIdx.y) >= *plan.n_tiles) return;
   const ExpertTile<kGateUp> job(c, plan);
   Tile<W, ExpertTile<kGateUp>> tile(job, *reinterpret_cast<TileRing<W>*>(shared));
   tile.run([] {});
@@ -141,8 +142,8 @@ template <typename W, bool kGateUp>
 void run(Exec& exec, const ExpertsCall& c, const ExpertPlan& plan) {
   const int64_t rows_per_block = kGateUp ? kTiledUnits * 8 : kTiledRows, rows = kGateUp ? c.F : c.D;
   launch(exec, "moe_experts",
-         {.grid = dim3(static_cast<unsigned>(max_expert_tiles(c.T, c.K, c.E)),
-                       static_cast<unsigned>((rows + rows_per_block - 1) / rows_per_block)),
+         {.grid = dim3(static_cast<unsigned>((rows + rows_per_block - 1) / rows_per_block),
+                       static_cast<unsigned>(max_expert_tiles(c.T, c.K, c.E))),
           .threads = kTiledThreads,
           .shared_bytes = sizeof(TileRing<W>)},
          expert_tile_kernel<W, kGateUp>, c, plan);
