@@ -34,7 +34,6 @@ struct WriteParams {
 __global__ __launch_bounds__(kThreads) void mla_write_kv_kernel(const WriteParams p) {
   __shared__ float row[kMaxWidth];  // latent, then key
   __shared__ float partial_sums[kWarps];
-  let_next_kernel_start();
   const int t = blockIdx.x;
   // The batch is written before the step's first kernel (paged.cuh).
   const int position = p.positions[t];

@@ -79,7 +79,6 @@ static __global__ __launch_bounds__(kMergeThreads) void merge_splits_kernel(
     const Partials p, const PagedBatch b) {
   __shared__ float weight[kMaxSplits], sum_weighted[kMaxSplits];
   __shared__ float warp_max[kMergeThreads / 32];
-  let_next_kernel_start();
   const int h = blockIdx.x, s = blockIdx.y, i = threadIdx.x;
   const QueryRange range = query_range(b, s);
   const int n_splits =

@@ -102,7 +102,6 @@ __device__ void attend_plainly(const PlainParams& p, const Cache& cache, int seq
 template <typename Cache>
 __global__ __launch_bounds__(kPlainThreads) void plain_attention_kernel(const PlainParams p,
                                                                         const Cache cache) {
-  let_next_kernel_start();
   const int s = blockIdx.y, h = blockIdx.z;
   const QueryRange range = query_range(p.batch, s);
   const int first = range.first, n_queries = range.count;

@@ -307,7 +307,6 @@ __global__ __launch_bounds__(kTiledThreads) void tiled_attention_kernel(const Ti
   extern __shared__ __align__(16) std::byte shared[];
   auto* stages = reinterpret_cast<bf16*>(shared);  // [kStages][kTile, width + 8] keys, then values
   auto* scores = reinterpret_cast<float*>(shared + int64_t{Shape::kStages} * T::kStageElements * 2);
-  let_next_kernel_start();
   const int s = blockIdx.y;
   const QueryRange range = query_range(p.batch, s);
   const int first = range.first, n_queries = range.count;

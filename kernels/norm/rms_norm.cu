@@ -33,7 +33,6 @@ template <int kWidth, int kChunks>
 __global__ __launch_bounds__(kThreads) void rms_norm_kernel(const NormParams p) {
   static_assert(kWidth * kChunks <= kPerThread, "the row stays in registers");
   __shared__ float partial_sums[kThreads / 32];
-  let_next_kernel_start();
   // Weights are fetched while the kernel before still runs; in as few registers as leave room.
   constexpr bool kEarlyWeights = kWidth > 1 && kWidth * kChunks <= 32;
   float weight[kEarlyWeights ? kChunks : 1][kWidth];

@@ -64,7 +64,6 @@ __device__ double sum_of(double v, double* shared) {
 __global__ __launch_bounds__(kThreads) void log_probs_kernel(const LogProbsParams p) {
   __shared__ Candidate candidates[kWarps];
   __shared__ double sums[kWarps];
-  let_next_kernel_start();
   wait_for_previous_kernel();
   const int l = blockIdx.x, row = p.rows[l], token = p.token_ids[row];
   const float* logits = p.logits + row * p.logits_stride;

@@ -309,7 +309,6 @@ __device__ Best draw(const Row& row, const SampleRow& params, Best likeliest, Sh
 
 __global__ __launch_bounds__(kThreads) void sample_kernel(const SampleParams p) {
   __shared__ Shared sh;
-  let_next_kernel_start();
   wait_for_previous_kernel();
   const int r = blockIdx.x;
   const SampleRow params = p.rows[r];

@@ -11,8 +11,8 @@
 namespace dsr {
 namespace {
 
-// Of a GPU's memory, for what CUDA takes as kernels are first used. Measured on an H100: see
-// kernels/README.md.
+// Of a GPU's memory, for what CUDA takes as kernels are loaded and steps are recorded: room, not a
+// measurement.
 constexpr int64_t kCudaReserveBytes = int64_t{512} << 20;
 // Steps of more sequences are not recorded: their launches cost little beside what they compute.
 constexpr size_t kGraphSeqs = 64;
