@@ -8,7 +8,7 @@ set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 build=${1:-$root/build/release}
-output=${2:-/dev/stdout}
+output=${2:-}
 header_done=  # sed's command for the first line: keep it once, then delete it
 
 # rows CARD QUANT ARGUMENTS...
@@ -27,4 +27,4 @@ nvidia-smi --query-gpu=name,driver_version --format=csv,noheader >&2
   rows deepseek-v2-lite fp8 -p 0 -n 64 -d 512 -B 8,32,64 --chunk 64
   rows deepseek-v2-lite bf16 -p 512,4096 -n 64 -d 1024 -B 1
   rows deepseek-llm-7b bf16 -p 512 -n 64 -d 1024 -B 1
-} >"$output"
+} | if [ -n "$output" ]; then cat >"$output"; else cat; fi
