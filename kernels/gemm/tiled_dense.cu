@@ -85,8 +85,8 @@ class DenseTile {
 
 // Grid: token tiles times blocks of 8 units.
 template <typename W, bool kPaired>
-__global__ __launch_bounds__(kTiledThreads, 2) void tiled_kernel(
-    const __grid_constant__ DenseProduct p) {
+__global__ __launch_bounds__(kTiledThreads,
+                             2) void tiled_kernel(const __grid_constant__ DenseProduct p) {
   extern __shared__ uint4 shared[];
   let_next_kernel_start();
   const DenseTile<kPaired> job(p);
