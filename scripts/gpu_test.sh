@@ -22,30 +22,27 @@ part() {
   else
     failed+=("$name")
     echo "FAILED  $name ($((SECONDS - begin)) s, $logs/$name.log)"
-    grep -aE '^\[  FAILED  \]|Failure|rror' "$logs/$name.log" | sort | uniq -c | sort -rn | head -25
+    grep -aE '^failed:|rror' "$logs/$name.log" | sort | uniq -c | sort -rn | head -25
   fi
 }
 
-# sharded BINARY ARGUMENTS...: the tests of one binary shared out over several processes, whose work
-# on the host (the definitions they compare with) takes longest.
-sharded() {
-  local shards=8 pids=() status=0
-  for ((i = 0; i < shards; ++i)); do
-    GTEST_TOTAL_SHARDS=$shards GTEST_SHARD_INDEX=$i "$@" &
-    pids+=($!)
-  done
-  for pid in "${pids[@]}"; do wait "$pid" || status=1; done
-  return "$status"
+# isolated BINARY FILTER: every test of a binary in a process of its own, several at a time: a kernel
+# that touches wrong memory takes its whole process with it.
+isolated() {
+  "$1" --gtest_list_tests "--gtest_filter=$2" |
+    awk '/^[^ ]/ { suite = $1 } /^ / { print suite $1 }' |
+    xargs -P 8 -I{} sh -c '"$1" --gtest_brief=1 "--gtest_filter=$2" || { echo "failed: $2"; exit 1; }' \
+      - "$1" {}
 }
-export -f sharded
+export -f isolated
 
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
 ops=$(find "$build" -name ops_test -type f | head -1)
 model=$(find "$build" -name model_cuda_test -type f | head -1)
 engine=$(find "$build" -name engine_cuda_test -type f | head -1)
-part ops 240 bash -c 'sharded "$@"' - "$ops" --gtest_brief=1 '--gtest_filter=*cuda*'
-part model 240 bash -c 'sharded "$@"' - "$model" --gtest_brief=1
-part engine 120 bash -c 'sharded "$@"' - "$engine" --gtest_brief=1
+part ops 240 bash -c 'isolated "$@"' - "$ops" '*cuda*'
+part model 240 bash -c 'isolated "$@"' - "$model" '*'
+part engine 120 bash -c 'isolated "$@"' - "$engine" '*'
 part tiny 180 python3 "$root/scripts/measure_tiny.py" "$build/deepseek-run" \
   --only sums --only skills --limit 8 --jobs 4 --arg=--device --arg=cuda
 if command -v compute-sanitizer >/dev/null; then

@@ -32,6 +32,9 @@ constexpr std::array kAliases = {
     Alias{"-dev", "--device"},
     Alias{"-ctk", "--cache-type"},
     Alias{"--kv-cache-dtype", "--cache-type"},
+    Alias{"-np", "--max-seqs"},
+    Alias{"--parallel", "--max-seqs"},
+    Alias{"--max-num-seqs", "--max-seqs"},
     Alias{"-b", "--chunk"},
     Alias{"--max-num-batched-tokens", "--chunk"},
     Alias{"--output-format", "--format"},
@@ -53,6 +56,12 @@ constexpr std::string_view kNoConversion =
 constexpr std::string_view kNoChat =
     "this version has no chat on the terminal; give a prompt with -p";
 constexpr std::string_view kNoServer = "there is no server";
+constexpr std::string_view kNoSuchSampler =
+    "not among the samplers here: --help=Sampling lists them";
+constexpr std::string_view kNoGrammar = "answers are not held to a grammar";
+constexpr std::string_view kNoAdapters =
+    "a checkpoint is run as it was published, without adapters";
+constexpr std::string_view kPlanned = "memory is planned exactly; -c sets the context";
 constexpr std::array kForeign = {
     Foreign{"-ngl", kNoLayers},
     Foreign{"--n-gpu-layers", kNoLayers},
@@ -72,7 +81,35 @@ constexpr std::array kForeign = {
     Foreign{"--quantization", kNoConversion},
     Foreign{"-ctv", "MLA stores keys and values as one; --cache-type sets their type"},
     Foreign{"--cache-type-v", "MLA stores keys and values as one; --cache-type sets their type"},
-    Foreign{"--gpu-memory-utilization", "memory is planned exactly; -c sets the context"},
+    Foreign{"--gpu-memory-utilization", kPlanned},
+    Foreign{"--swap-space", kPlanned},
+    Foreign{"--cpu-offload-gb", kNoLayers},
+    Foreign{"-sm", kNoLayers},
+    Foreign{"--split-mode", kNoLayers},
+    Foreign{"-ts", kNoLayers},
+    Foreign{"--tensor-split", kNoLayers},
+    Foreign{"-mg", "--device names the device"},
+    Foreign{"--main-gpu", "--device names the device"},
+    Foreign{"--enforce-eager", "nothing is compiled at run time"},
+    Foreign{"-ub", "--chunk sets how many prompt tokens are computed in one step"},
+    Foreign{"--ubatch-size", "--chunk sets how many prompt tokens are computed in one step"},
+    Foreign{"--mirostat", kNoSuchSampler},
+    Foreign{"--typical", kNoSuchSampler},
+    Foreign{"--xtc-probability", kNoSuchSampler},
+    Foreign{"--use-beam-search", kNoSuchSampler},
+    Foreign{"--grammar", kNoGrammar},
+    Foreign{"--grammar-file", kNoGrammar},
+    Foreign{"-j", kNoGrammar},
+    Foreign{"--json-schema", kNoGrammar},
+    Foreign{"--guided-decoding-backend", kNoGrammar},
+    Foreign{"--lora", kNoAdapters},
+    Foreign{"--enable-lora", kNoAdapters},
+    Foreign{"--revision", kNoNetwork},
+    Foreign{"--download-dir", kNoNetwork},
+    Foreign{"--tokenizer", "the tokenizer is the one in the model's directory"},
+    Foreign{"--no-warmup", "one answer needs no warm-up; bench has --warmup"},
+    Foreign{"--color", "reasoning is dimmed on a terminal; NO_COLOR=1 turns that off"},
+    Foreign{"--keepalive", "the model is loaded for one run"},
     Foreign{"--mlock", "weights are read in place from the checkpoint's files"},
     Foreign{"--no-mmap", "weights are read in place from the checkpoint's files"},
     Foreign{"-i", kNoChat},
@@ -104,56 +141,71 @@ size_t distance(std::string_view a, std::string_view b) {
   return row[b.size()];
 }
 
-[[noreturn]] void fail_unknown(const std::string& name, const KnownFlags& flags) {
-  constexpr size_t kMaxCompared = 64;  // no flag is as long
-  std::string nearest;
-  size_t best = 3;  // further away it is another word
-  for (const std::string& known : flags.names) {
-    if (known.size() <= 2 || name.size() > kMaxCompared) continue;
-    if (const size_t d = distance(name, known); d < best) {
-      best = d;
-      nearest = known;
-    }
-  }
-  fail_usage("unknown flag " + visible_line(name) +
-             (nearest.empty() ? "\n  try: --help" : "\n  try: " + nearest));
+template <typename Table>
+auto find(const Table& table, std::string_view name) -> decltype(table.data()) {
+  const auto at =
+      std::find_if(table.begin(), table.end(), [&](const auto& row) { return row.name == name; });
+  return at == table.end() ? nullptr : &*at;
+}
+
+// "--no-raw" <-> "--raw"
+std::string negation(std::string_view name) {
+  constexpr std::string_view kNo = "--no-";
+  return name.starts_with(kNo) ? "--" + std::string(name.substr(kNo.size()))
+                               : std::string(kNo) + std::string(name.substr(2));
+}
+
+[[noreturn]] void fail_unknown(std::string_view name, unsigned command) {
+  std::vector<std::string> names;
+  for (const Row& row : option_rows())
+    if ((row.commands & command) != 0 && row.group != kHidden)
+      for (const std::string_view known : names_of(row)) names.emplace_back(known);
+  const std::string near = nearest(name, names);
+  fail_usage("unknown flag " + visible_line(name) + "\n  try: " + (near.empty() ? "--help" : near));
 }
 
 // Walks the arguments once.
-class Normaliser {
+class ArgumentParser {
  public:
-  Normaliser(const std::vector<std::string>& in, const KnownFlags& flags)
-      : in_(in), flags_(flags) {}
+  ArgumentParser(const std::vector<std::string>& in, unsigned command)
+      : in_(in), command_(command) {}
 
-  std::vector<std::string> run() {
+  std::vector<Argument> run() {
     while (at_ < in_.size()) {
       const std::string& argument = in_[at_++];
-      if (argument.size() < 2 || argument[0] != '-' || argument == "--")
-        fail_usage("unexpected argument \"" + visible_line(argument) +
-                   "\"; a prompt is given with -p, and a command (tokenize, logits, inspect) comes "
-                   "first");
+      if (argument.size() < 2 || argument[0] != '-' || argument == "--") fail_unexpected(argument);
       flag(argument);
     }
     return std::move(out_);
   }
 
  private:
+  [[noreturn]] static void fail_unexpected(const std::string& argument) {
+    std::vector<std::string> names;
+    std::string list;
+    for (const CommandRow& row : command_rows())
+      if (*row.name != '\0') {
+        names.emplace_back(row.name);
+        list += (list.empty() ? "" : ", ") + names.back();
+      }
+    const std::string near = nearest(argument, names);
+    fail_usage("unexpected argument \"" + visible_line(argument) +
+               "\"; a prompt is given with -p, and a command (" + list + ") comes first" +
+               (near.empty() ? "" : "\n  try: deepseek-run " + near));
+  }
+
   void flag(const std::string& argument) {
     const size_t equals = argument.find('=');
     const std::string name = argument.substr(0, equals);
     std::optional<std::string> value;
     if (equals != argument.npos) value = argument.substr(equals + 1);
 
-    if (const Alias* alias = find(kAliases, name); alias && flags_.takes_value(primary(*alias))) {
-      if (alias->value.empty()) return put(name, primary(*alias), value);
-      if (value) fail_usage(name + " takes no value");
-      return put(name, primary(*alias), std::string(alias->value));
-    }
-    if (flags_.takes_value(name)) return put(name, name, value);
-    if (const Foreign* foreign = find(kForeign, name))
-      fail_usage(name + " is not a flag of deepseek-run: " + std::string(foreign->sentence));
-    if (name[1] == '-') fail_unknown(name, flags_);
-    if (flags_.takes_value("-" + name)) return put(name, "-" + name, value);  // -temp 1
+    if (const auto meaning = meaning_of(name, command_)) return put(name, *meaning, value);
+    if (const std::string_view sentence = foreign_sentence(name); !sentence.empty())
+      fail_usage(name + " is not a flag of deepseek-run: " + std::string(sentence));
+    if (name[1] == '-') fail_unknown(name, command_);
+    if (const auto meaning = meaning_of("-" + name, command_))  // -temp 1
+      return put(name, *meaning, value);
     short_flags(argument);
   }
 
@@ -161,44 +213,73 @@ class Normaliser {
   void short_flags(const std::string& argument) {
     for (size_t i = 1; i < argument.size(); ++i) {
       const std::string name = {'-', argument[i]};
-      const std::optional<bool> takes_value = flags_.takes_value(name);
-      if (!takes_value) fail_unknown(argument, flags_);
-      if (*takes_value && i + 1 < argument.size()) return put(name, name, argument.substr(i + 1));
-      put(name, name, {});
+      const auto meaning = meaning_of(name, command_);
+      if (!meaning) fail_unknown(argument, command_);
+      if (takes_value(*meaning) && i + 1 < argument.size())
+        return put(name, *meaning, argument.substr(i + 1));
+      put(name, *meaning, {});
     }
+  }
+
+  static bool takes_value(const Meaning& meaning) {
+    return !meaning.value && meaning.row->value != nullptr && *meaning.row->value != '[';
   }
 
   // `typed` is what the user wrote, for messages.
-  void put(const std::string& typed, const std::string& name, std::optional<std::string> value) {
-    const bool takes_value = *flags_.takes_value(name);
-    if (!takes_value && value) fail_usage(typed + " takes no value");
-    if (takes_value && !value) {
+  void put(const std::string& typed, const Meaning& meaning, std::optional<std::string> value) {
+    const bool none = meaning.value || meaning.row->value == nullptr;
+    if (none && value) fail_usage(typed + " takes no value");
+    if (takes_value(meaning) && !value) {
       if (at_ == in_.size()) fail_usage(typed + " needs a value");
       value = in_[at_++];
     }
-    out_.push_back(name);
-    if (value) out_.push_back(*value);
+    const std::string implied = meaning.value.value_or(none ? "on" : "");
+    out_.push_back({meaning.row, value.value_or(implied)});
   }
-
-  template <typename Table>
-  static auto find(const Table& table, std::string_view name) -> decltype(table.data()) {
-    const auto at =
-        std::find_if(table.begin(), table.end(), [&](const auto& row) { return row.name == name; });
-    return at == table.end() ? nullptr : &*at;
-  }
-  static std::string primary(const Alias& alias) { return std::string(alias.primary); }
 
   const std::vector<std::string>& in_;
-  const KnownFlags& flags_;
+  unsigned command_;
   size_t at_ = 0;
-  std::vector<std::string> out_;
+  std::vector<Argument> out_;
 };
 
 }  // namespace
 
-std::vector<std::string> normalised(const std::vector<std::string>& arguments,
-                                    const KnownFlags& flags) {
-  return Normaliser(arguments, flags).run();
+std::optional<Meaning> meaning_of(std::string_view name, unsigned commands) {
+  if (const Alias* alias = find(kAliases, name))
+    if (const Row* row = find_row(alias->primary, commands))
+      return Meaning{
+          row, alias->value.empty() ? std::nullopt : std::optional<std::string>(alias->value)};
+  if (const Row* row = find_row(name, commands)) return Meaning{row, {}};
+  if (!name.starts_with("--")) return std::nullopt;
+  const Row* row = find_row(negation(name), commands);
+  if (row == nullptr || row->value != nullptr || row->from == From::kCommandLine)
+    return std::nullopt;
+  return Meaning{row, "off"};
+}
+
+std::string nearest(std::string_view name, const std::vector<std::string>& names) {
+  constexpr size_t kMaxCompared = 64;  // no flag is as long
+  std::string out;
+  size_t best = 3;  // further away it is another word
+  if (name.size() > kMaxCompared) return out;
+  for (const std::string& known : names) {
+    if (known.size() <= 2) continue;
+    if (const size_t d = distance(name, known); d < best) {
+      best = d;
+      out = known;
+    }
+  }
+  return out;
+}
+
+std::string_view foreign_sentence(std::string_view name) {
+  const Foreign* foreign = find(kForeign, name);
+  return foreign == nullptr ? "" : foreign->sentence;
+}
+
+std::vector<Argument> parse_arguments(const std::vector<std::string>& arguments, unsigned command) {
+  return ArgumentParser(arguments, command).run();
 }
 
 }  // namespace dsr

@@ -1,28 +1,59 @@
 // deepseek-run: see --help.
 #include <fcntl.h>
+#include <unistd.h>
 
 #include <array>
+#include <cerrno>
 #include <cstdlib>
 #include <exception>
 #include <new>
 
+#include "deepseek_run/devices.h"
 #include "deepseek_run/error.h"
 #include "deepseek_run/version.h"
 #include "tools/commands.h"
+#include "tools/completion.h"
+#include "tools/help.h"
 #include "tools/io.h"
+#include "tools/man_page.h"
+#include "tools/option_table.h"
+#include "tools/print_config.h"
 #include "tools/signals.h"
 
 namespace dsr {
 namespace {
 
+// What there is around the command line. The environment is read here and nowhere below tools/.
+Surroundings surroundings() {
+  Surroundings out;
+  for (char** entry = environ; entry != nullptr && *entry != nullptr; ++entry)
+    out.environment.emplace_back(*entry);
+  out.read_file = [](const std::string& path) -> std::optional<std::string> {
+    const bool missing = ::access(path.c_str(), F_OK) != 0 && (errno == ENOENT || errno == ENOTDIR);
+    return missing ? std::nullopt : std::optional<std::string>(read_all(path));
+  };
+  return out;
+}
+
+// What a flag prints that answers no prompt; empty: none was given.
+std::string information(const Options& options) {
+  if (options.version) return std::string("deepseek-run ") + kVersion + "\n";
+  if (options.list_devices) return devices_text();
+  if (options.man) return man_page();
+  if (!options.completion.empty()) return completion_script(options.completion);
+  if (options.print_config) return config_text(options);
+  if (!options.help) return "";
+  if (!options.help->empty()) return help_on(*options.help);
+  for (const CommandRow& row : command_rows())
+    if (row.command == options.command) return help_text(row);
+  return "";
+}
+
 int run(const std::vector<std::string>& arguments) {
-  const Options options = parse_options(arguments);
-  if (!options.help.empty()) {
-    Output("").write(options.help);
-    return 0;
-  }
-  if (options.version) {
-    Output("").write(std::string("deepseek-run ") + kVersion + "\n");
+  const Options options = parse_options(arguments, surroundings());
+  for (const std::string& line : options.warnings) warnings(options.quiet)(line);
+  if (const std::string text = information(options); !text.empty()) {
+    Output("").write(text);
     return 0;
   }
   switch (options.command) {

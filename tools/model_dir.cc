@@ -1,6 +1,5 @@
 #include "tools/model_dir.h"
 
-#include <cstdlib>
 #include <filesystem>
 #include <vector>
 
@@ -38,10 +37,8 @@ std::vector<fs::path> shipped_places() {
 
 }  // namespace
 
-std::string find_model_dir(const std::string& flag, const WarningSink& note) {
-  if (!flag.empty()) return required_directory(flag, "from -m");
-  if (const char* variable = std::getenv("DEEPSEEK_RUN_MODEL"); variable && *variable != '\0')
-    return required_directory(variable, "from DEEPSEEK_RUN_MODEL");
+std::string find_model_dir(const ModelChoice& choice, const WarningSink& note) {
+  if (!choice.empty()) return required_directory(choice.path, "from " + choice.source);
   for (const fs::path& place : shipped_places()) {
     std::error_code error;
     if (!fs::is_regular_file(place / "config.json", error)) continue;

@@ -1,12 +1,11 @@
-// The flags, as rows of one table: it makes the parser and the help.
+// The flags and the commands: see option_table.h.
 #include "tools/options.h"
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <array>
 #include <limits>
 
-#include "tools/arguments.h"
+#include "tools/option_table.h"
 #include "tools/values.h"
 
 namespace dsr {
@@ -19,15 +18,6 @@ constexpr unsigned kAnswer = 1, kTokenize = 2, kLogits = 4, kInspect = 8, kPlan 
                    kVerify = 64, kBench = 1024;
 constexpr unsigned kRuns = kAnswer | kLogits, kSized = kRuns | kPlan;
 constexpr unsigned kAll = kAnswer | kTokenize | kLogits | kInspect | kPlan | kVerify | kBench;
-
-struct Row {
-  unsigned commands;
-  const char* group;
-  const char* names;  // as CLI11 takes them
-  const char* value;  // what stands for the value in the help; nullptr: the flag takes none
-  const char* help;
-  void (*apply)(Options& o, const std::string& value);
-};
 
 void set_seed(Options& o, const std::string& v) {
   if (v == "-1") {
@@ -52,6 +42,16 @@ void set_reasoning(Options& o, const std::string& v) {
   o.reasoning = kModes[parse_choice("--reasoning", v, {"show", "hide", "separate"})];
 }
 
+void set_truncate(Options& o, const std::string& v) {
+  constexpr std::array kModes = {Truncate::kLeft, Truncate::kMiddle};
+  o.truncate = kModes[parse_choice("--truncate", v, {"left", "middle"})];
+}
+
+void set_stop(Options& o, const std::string& v) {
+  check_utf8("--stop", v);
+  o.stop.push_back(v);
+}
+
 void set_format(Options& o, const std::string& v) {
   o.format = parse_choice("--format", v, {"text", "json"}) == 0 ? Format::kText : Format::kJson;
 }
@@ -59,6 +59,11 @@ void set_format(Options& o, const std::string& v) {
 void set_cache_type(Options& o, const std::string& v) {
   parse_choice("--cache-type", v, {"auto", "f32", "bf16", "fp8"});
   o.cache_type = v;
+}
+
+void set_completion(Options& o, const std::string& v) {
+  parse_choice("--completion", v, {"bash", "zsh", "fish"});
+  o.completion = v;
 }
 
 void set_bench_format(Options& o, const std::string& v) {
@@ -73,14 +78,14 @@ const std::array kRows = {
     Row{kAll, "Model", "-m,--model", "DIR",
         "directory, or org/name in the Hugging Face cache\n"
         "                              (default: $DEEPSEEK_RUN_MODEL, else models/tiny)",
-        [](Options& o, Text v) { o.model = v; }},
+        [](Options& o, Text v) { o.model.path = v; }},
     Row{kPlan | kMake | kBench, "Model", "--card", "FILE",
         "a model's config.json facts, as in models/; no model is needed then",
         [](Options& o, Text v) { o.card = v; }},
-    Row{kPlan, "Model", "--weights", "TYPE", "of a card: bf16 or fp8 (default: as released)",
+    Row{kPlan, "Model", "--weights", "bf16|fp8", "of a card (default: as released)",
         [](Options& o, Text v) { o.weights = v; }},
-    Row{kMake | kBench, "Model", "--quant", "TYPE", "weights as bf16 or fp8 (default: as released)",
-        [](Options& o, Text v) { o.weights = v; }},
+    Row{kMake | kBench, "Model", "--quant", "bf16|fp8",
+        "type of the weights (default: as released)", [](Options& o, Text v) { o.weights = v; }},
     Row{kMake | kBench, "Model", "--layers", "N", "how many of the layers (default: all)",
         [](Options& o, Text v) { o.layers = parse_int("--layers", v, 1, 1024); }},
     Row{kPlan, "Model", "--gpus", "NxNAME",
@@ -96,15 +101,14 @@ const std::array kRows = {
         [](Options& o, Text v) { o.device = v; }},
     Row{kRuns | kBench, "Model", "-t,--threads", "N", "of the cpu (default: its physical cores)",
         [](Options& o, Text v) { o.threads = parse_int("--threads", v, 1, 1024); }},
-    Row{kRuns | kBench, "Model", "--cpu-level", "NAME",
-        "auto, portable, avx2 or avx512 (default: auto)",
+    Row{kRuns | kBench, "Model", "--cpu-level", "auto|portable|avx2|avx512",
+        "instructions of the cpu to use (default: auto, the best)",
         [](Options& o, Text v) { o.cpu_level = v; }},
     Row{kRuns | kBench, "Model", "--cuda-arch", "N",
         "80: only what an A100 could run (default: the best that the GPU has)",
         [](Options& o, Text v) { o.cuda_arch = parse_int("--cuda-arch", v, 80, 999); }},
-    Row{kSized | kBench, "Model", "--cache-type", "TYPE",
-        "KV cache: auto, f32, bf16 or fp8 (default: auto: bf16 on a GPU, else f32)",
-        set_cache_type},
+    Row{kSized | kBench, "Model", "--cache-type", "auto|f32|bf16|fp8",
+        "of the KV cache (default: auto: bf16 on a GPU, else f32)", set_cache_type},
     Row{kSized | kBench, "Model", "--chunk", "N",
         "prompt tokens computed in one step (default: 512)",
         [](Options& o, Text v) { o.chunk = parse_int("--chunk", v, 1, 1 << 16); }},
@@ -124,12 +128,13 @@ const std::array kRows = {
         [](Options& o, Text v) { o.bench.warmup = parse_int("--warmup", v, 0, 1000); }},
 
     Row{kAnswer | kTokenize | kLogits, "Prompt", "-p,--prompt", "TEXT",
-        "the prompt; - reads standard input", [](Options& o, Text v) { o.prompt = v; }},
+        "the prompt; - reads standard input", [](Options& o, Text v) { o.prompt = v; },
+        From::kCommandLine},
     Row{kAnswer | kTokenize | kLogits, "Prompt", "-f,--file", "FILE",
         "the prompt from a file, less one line break at its end",
-        [](Options& o, Text v) { o.file = v; }},
+        [](Options& o, Text v) { o.file = v; }, From::kCommandLine},
     Row{kRuns, "Prompt", "--prompt-ids", "IDS", "the prompt as token ids: 1,2,3 or @FILE",
-        [](Options& o, Text v) { o.prompt_ids = v; }},
+        [](Options& o, Text v) { o.prompt_ids = v; }, From::kCommandLine},
     Row{kAnswer, "Prompt", "--system", "TEXT", "system prompt (default: none)",
         [](Options& o, Text v) { o.system = v; }},
     Row{kAnswer, "Prompt", "--raw", nullptr, "no chat format: continue the prompt",
@@ -139,16 +144,20 @@ const std::array kRows = {
     Row{kAnswer, "Prompt", "--tools", "FILE",
         "functions the model may call, as in the OpenAI API (deepseek-v3.1)",
         [](Options& o, Text v) { o.tools = v; }},
-    Row{kAnswer, "Prompt", "--think", "MODE",
-        "reason before answering: auto, on or off (default: auto)", set_think},
+    Row{kAnswer, "Prompt", "--think", "auto|on|off", "reason before answering (default: auto)",
+        set_think},
     Row{kAnswer, "Prompt", "--bytes", nullptr, "the prompt may be any bytes; implies --raw",
         [](Options& o, Text) { o.bytes = o.raw = true; }},
     Row{kAnswer, "Prompt", "--allow-special", nullptr,
         "control tokens in the prompt's text are control tokens",
         [](Options& o, Text) { o.allow_special = true; }},
+    Row{kAnswer, "Prompt", "--truncate", "left|middle",
+        "cut a text that is too long there, so that -n tokens, else a quarter of the context, are "
+        "free (default: refuse it)",
+        set_truncate},
     Row{kAnswer, "Prompt", "--show-prompt", nullptr,
         "print the prompt as the model gets it and its ids, and leave",
-        [](Options& o, Text) { o.show_prompt = true; }},
+        [](Options& o, Text) { o.show_prompt = true; }, From::kCommandLine},
 
     Row{kAnswer, "Sampling", "-n,--predict", "N", "most new tokens; -1: to the end (default: -1)",
         set_predict},
@@ -182,12 +191,30 @@ const std::array kRows = {
         [](Options& o, Text v) {
           o.sampling.frequency_penalty = parse_real("--frequency-penalty", v);
         }},
+    Row{kAnswer, "Sampling", "--dry-multiplier", "X",
+        "DRY, against repeated phrases; 0: off (default: 0; 0.8 is usual)",
+        [](Options& o, Text v) { o.sampling.dry_multiplier = parse_real("--dry-multiplier", v); }},
+    Row{kAnswer, "Sampling", "--dry-base", "X",
+        "how it grows with the length of a repetition (default: 1.75)",
+        [](Options& o, Text v) { o.sampling.dry_base = parse_real("--dry-base", v); }},
+    Row{kAnswer, "Sampling", "--dry-allowed-length", "N",
+        "tokens that may repeat before it counts (default: 2)",
+        [](Options& o, Text v) {
+          o.sampling.dry_allowed_length = parse_int("--dry-allowed-length", v, 1, kMaxInt);
+        }},
     Row{kAnswer, "Sampling", "-l,--logit-bias", "ID+B",
         "add B to the logit of a token; ID-B subtracts; repeatable",
         [](Options& o,
            Text v) { o.sampling.logit_bias.push_back(parse_logit_bias("--logit-bias", v)); }},
     Row{kAnswer, "Sampling", "--stop", "TEXT", "end the answer before this text; repeatable",
-        [](Options& o, Text v) { o.stop.push_back(v); }},
+        set_stop},
+    Row{kAnswer, "Sampling", "--loop-guard", "on|off",
+        "end an answer that says one thing over and over (default: on)",
+        [](Options& o, Text v) {
+          o.sampling.loop_guard = parse_choice("--loop-guard", v, {"off", "on"}) == 1;
+        }},
+    Row{kAnswer, "Sampling", "--n-samples", "N", "answers to the prompt, side by side (default: 1)",
+        [](Options& o, Text v) { o.n_samples = parse_int("--n-samples", v, 1, 1024); }},
 
     Row{kTokenize, "Output", "--count", nullptr, "print how many tokens there are",
         [](Options& o, Text) { o.count = true; }},
@@ -198,40 +225,52 @@ const std::array kRows = {
         [](Options& o, Text) { o.jsonl = true; }},
     Row{kTokenize, "Output", "--add-bos", nullptr, "put the begin-of-sequence token in front",
         [](Options& o, Text) { o.add_bos = true; }},
-    Row{kMake, "Output", "-o", "DIR", "a new directory", [](Options& o, Text v) { o.output = v; }},
-    Row{kRuns | kBench, "Output", "-o", "FILE", "write to a file (default: standard output)",
-        [](Options& o, Text v) { o.output = v; }},
-    Row{kAnswer | kInspect | kPlan, "Output", "--format", "FORMAT", "text or json (default: text)",
+    Row{kMake, "Output", "-o,--output", "DIR", "a new directory",
+        [](Options& o, Text v) { o.output = v; }, From::kCommandLine},
+    Row{kRuns | kBench, "Output", "-o,--output", "FILE",
+        "write to a file (default: standard output)", [](Options& o, Text v) { o.output = v; },
+        From::kCommandLine},
+    Row{kAnswer | kInspect | kPlan, "Output", "--format", "text|json", "(default: text)",
         set_format},
-    Row{kBench, "Output", "--format", "FORMAT", "md, json, jsonl or csv (default: md)",
-        set_bench_format},
-    Row{kAnswer, "Output", "--reasoning", "MODE",
-        "show, hide or separate (default: show; with json separate)", set_reasoning},
+    Row{kAnswer, "Output", "--logprobs", "N",
+        "with json: log-probabilities of each token and of the N likeliest",
+        [](Options& o, Text v) { o.sampling.logprobs = parse_int("--logprobs", v, 0, kMaxInt); }},
+    Row{kBench, "Output", "--format", "md|json|jsonl|csv", "(default: md)", set_bench_format},
+    Row{kAnswer, "Output", "--reasoning", "show|hide|separate",
+        "what to do with it (default: show; with json separate)", set_reasoning},
+    Row{kAnswer, "Output", "--strict-tty", nullptr,
+        "on a terminal show characters that reorder text or have no width",
+        [](Options& o, Text) { o.strict_tty = true; }},
     Row{kAnswer, "Output", "--no-timings", nullptr, "no line of timings",
         [](Options& o, Text) { o.timings = false; }},
-    Row{kAnswer, "Output", "-v", nullptr, "also show the seed and what the memory is used for",
+    Row{kAnswer, "Output", "-v,--verbose", nullptr,
+        "also show the seed and what the memory is used for",
         [](Options& o, Text) { o.verbose = true; }},
-    Row{kAll | kMake, "Output", "-q", nullptr, "nothing on standard error but errors",
+    Row{kAll | kMake, "Output", "-q,--quiet", nullptr, "nothing on standard error but errors",
         [](Options& o, Text) { o.quiet = true; }},
-    Row{kAll | kMake, "Information", "-h,--help", nullptr, "print this help",
-        [](Options& o, Text) { o.wants_help = true; }},
-    Row{kAnswer, "Information", "--version", nullptr, "print the version",
-        [](Options& o, Text) { o.version = true; }},
+    Row{kAll | kMake, "Settings", "--config", "FILE",
+        "settings: lines \"temp = 0.7\", names as here; # begins a comment",
+        [](Options& o, Text v) { o.config = v; }, From::kEnvironment},
+    Row{kAll | kMake, "Settings", "--print-config", nullptr,
+        "print each setting and where it comes from, as such a file, and leave",
+        [](Options& o, Text) { o.print_config = true; }, From::kCommandLine},
+    Row{kAll | kMake, "Information", "-h,--help", "[=WORD]",
+        "print this help; with a word the lines, of all commands, that hold it",
+        [](Options& o, Text v) { o.help = v; }, From::kCommandLine},
+    Row{kAll | kMake, "Information", "--version", nullptr, "print the version",
+        [](Options& o, Text) { o.version = true; }, From::kCommandLine},
+    Row{kAnswer, "Information", "--list-devices", nullptr, "print what --device can name here",
+        [](Options& o, Text) { o.list_devices = true; }, From::kCommandLine},
+    Row{kAnswer, "Information", "--completion", "bash|zsh|fish",
+        "print the shell's completion of these flags", set_completion, From::kCommandLine},
+    Row{kAnswer, "Hidden", "--man", nullptr, "print the manual page",
+        [](Options& o, Text) { o.man = true; }, From::kCommandLine},
 };
 
-struct CommandRow {
-  const char* name;  // "" for the command without a name
-  Command command;
-  unsigned bit;
-  const char* help;
-  const char* usage;
-};
 constexpr std::array kCommands = {
     CommandRow{"", Command::kAnswer, kAnswer,
                "Runs a DeepSeek checkpoint as published and prints the answer to a prompt, which\n"
-               "comes from -p, -f or standard input.\n"
-               "Other commands, each with --help: tokenize, logits, inspect, plan, verify,\n"
-               "bench, make-random-checkpoint.",
+               "comes from -p, -f or standard input.",
                "deepseek-run [-m DIR] -p TEXT [flags]"},
     CommandRow{"tokenize", Command::kTokenize, kTokenize,
                "Prints the token ids of a text and their pieces, one token a line. The model\n"
@@ -263,64 +302,9 @@ constexpr std::array kCommands = {
         "make-random-checkpoint", Command::kMakeRandomCheckpoint, kMake,
         "Writes a checkpoint of random weights in the shape of a published one: config.json\n"
         "and safetensors files, no tokenizer. It loads and runs like the real one (with\n"
-        "--prompt-ids) and says nothing; for measuring speed and memory.",
+        "--prompt-ids --format json) and says nothing; for measuring speed and memory.",
         "deepseek-run make-random-checkpoint --card FILE -o DIR [flags]"},
 };
-
-const CommandRow& command_of(const std::vector<std::string>& arguments) {
-  for (const CommandRow& row : kCommands)
-    if (!arguments.empty() && *row.name != '\0' && arguments[0] == row.name) return row;
-  return kCommands[0];
-}
-
-void add_rows(CLI::App& app, const CommandRow& command, Options& out) {
-  for (const Row& row : kRows) {
-    if ((row.commands & command.bit) == 0) continue;
-    const auto apply = [&row, &out](const std::string& value) { row.apply(out, value); };
-    CLI::Option* option =
-        row.value == nullptr
-            ? app.add_flag_callback(row.names, [apply] { apply(""); })
-            : app.add_option_function<std::string>(row.names, apply)->trigger_on_parse();
-    option->take_last();
-  }
-}
-
-// "-m,--model" and "DIR" -> "-m, --model DIR"
-std::string flag_text(const Row& row) {
-  std::string out = row.names;
-  if (const size_t comma = out.find(','); comma != out.npos) out.insert(comma + 1, " ");
-  if (out[1] == '-') out.insert(0, "    ");  // long names in one column
-  return row.value == nullptr ? out : out + " " + row.value;
-}
-
-std::string help_text(const CommandRow& command) {
-  constexpr size_t kColumn = 30;
-  std::string out = std::string(command.help) + "\n\nUsage: " + command.usage + "\n";
-  std::string group;
-  for (const Row& row : kRows) {
-    if ((row.commands & command.bit) == 0) continue;
-    if (group != row.group) out += std::string("\n") + row.group + ":\n";
-    group = row.group;
-    std::string line = "  " + flag_text(row);
-    line.resize(std::max(kColumn, line.size() + 1), ' ');
-    out += line + row.help + "\n";
-  }
-  return out;
-}
-
-KnownFlags known_flags(const CLI::App& app) {
-  KnownFlags out;
-  for (const CLI::Option* option : app.get_options()) {
-    for (const std::string& name : option->get_lnames()) out.names.push_back("--" + name);
-    for (const std::string& name : option->get_snames()) out.names.push_back("-" + name);
-  }
-  out.takes_value = [&app](const std::string& name) -> std::optional<bool> {
-    const CLI::Option* option = app.get_option_no_throw(name);
-    if (name.empty() || name[0] != '-' || option == nullptr) return std::nullopt;
-    return option->get_items_expected_max() > 0;
-  };
-  return out;
-}
 
 }  // namespace
 
@@ -333,29 +317,16 @@ void SamplingFlags::apply_to(SamplingParams& p) const {
   p.presence_penalty = presence_penalty.value_or(p.presence_penalty);
   p.frequency_penalty = frequency_penalty.value_or(p.frequency_penalty);
   p.penalty_window = penalty_window.value_or(p.penalty_window);
+  p.dry_multiplier = dry_multiplier.value_or(p.dry_multiplier);
+  p.dry_base = dry_base.value_or(p.dry_base);
+  p.dry_allowed_length = dry_allowed_length.value_or(p.dry_allowed_length);
+  p.logprobs = logprobs.value_or(p.logprobs);
+  p.loop_guard = loop_guard.value_or(p.loop_guard);
   if (!logit_bias.empty()) p.logit_bias = logit_bias;
   p.seed = seed.value_or(p.seed);
 }
 
-Options parse_options(const std::vector<std::string>& arguments) {
-  const CommandRow& command = command_of(arguments);
-  const bool named = *command.name != '\0';
-  Options out;
-  out.command = command.command;
-  CLI::App app;
-  app.set_help_flag();  // ours is a row like the others
-  add_rows(app, command, out);
-
-  const std::vector<std::string> rest(arguments.begin() + (named ? 1 : 0), arguments.end());
-  std::vector<std::string> reversed = normalised(rest, known_flags(app));
-  std::reverse(reversed.begin(), reversed.end());  // as CLI11 wants them
-  try {
-    app.parse(reversed);
-  } catch (const CLI::ParseError& e) {
-    throw Error(ErrorKind::kUsage, e.what());
-  }
-  if (out.wants_help) out.help = help_text(command);
-  return out;
-}
+std::span<const Row> option_rows() { return kRows; }
+std::span<const CommandRow> command_rows() { return kCommands; }
 
 }  // namespace dsr

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <utility>
@@ -24,26 +25,49 @@ enum class Command {
   kBench
 };
 enum class Format { kText, kJson };
+enum class Truncate { kNone, kLeft, kMiddle };
 enum class ReasoningMode { kShow, kHide, kSeparate };
 
 // Sampling as far as flags set it; the rest comes from the model.
 struct SamplingFlags {
   std::optional<double> temperature, top_p, min_p;
   std::optional<double> repetition_penalty, presence_penalty, frequency_penalty;
-  std::optional<int64_t> top_k, penalty_window;
+  std::optional<double> dry_multiplier, dry_base;
+  std::optional<int64_t> top_k, penalty_window, dry_allowed_length, logprobs;
+  std::optional<bool> loop_guard;
   std::optional<uint64_t> seed;  // none: random
   std::vector<std::pair<TokenId, double>> logit_bias;
 
   void apply_to(SamplingParams& params) const;
 };
 
+// Which model, and where that was said. Empty: the model that ships with the program.
+struct ModelChoice {
+  std::string path;
+  std::string source = "-m";
+
+  bool empty() const { return path.empty(); }
+};
+
+// A setting as it was given: the flag's name without dashes, the value ("on" or "off" for a flag
+// that takes none), and where: "flag", a variable's name, or FILE:LINE.
+struct Given {
+  std::string name, value, source;
+};
+
 struct Options {
   Command command = Command::kAnswer;
-  bool wants_help = false;
-  std::string help;  // the text, if it is wanted
+  std::optional<std::string> help;  // a word to look for, or empty
   bool version = false;
+  bool list_devices = false;
+  bool man = false;
+  std::string completion;  // a shell
+  bool print_config = false;
+  std::string config;  // a file
+  std::vector<Given> given;
+  std::vector<std::string> warnings;  // about settings
 
-  std::string model;  // empty: DEEPSEEK_RUN_MODEL, else the model that ships with the program
+  ModelChoice model;
   std::string device = "auto";
   int64_t threads = 0;  // 0: as many as physical cores
   std::string cpu_level = "auto";
@@ -60,8 +84,10 @@ struct Options {
   bool bytes = false;
   bool allow_special = false;
   bool show_prompt = false;
+  Truncate truncate = Truncate::kNone;
 
   int64_t predict = -1;
+  int64_t n_samples = 1;
   SamplingFlags sampling;
   std::vector<std::string> stop;
 
@@ -71,6 +97,7 @@ struct Options {
   bool quiet = false;
   bool verbose = false;
   bool timings = true;
+  bool strict_tty = false;
 
   std::string card, weights, gpus;  // plan
   int64_t max_seqs = 1;
@@ -83,7 +110,16 @@ struct Options {
   bool add_bos = false;
 };
 
-// Throws Error(kUsage) with the nearest name for an unknown flag.
-Options parse_options(const std::vector<std::string>& arguments);
+// What stands around the command line.
+struct Surroundings {
+  std::vector<std::string> environment;  // "NAME=value"
+  // The contents of a configuration file; nullopt if there is none. Throws Error(kUsage).
+  std::function<std::optional<std::string>(const std::string& path)> read_file;
+};
+
+// Flags, then DEEPSEEK_RUN_<FLAG>, then --config, then the user's configuration file: the first of
+// these that sets a flag counts. Throws Error(kUsage) with the nearest name for an unknown flag or
+// setting; an error names the variable, or the file and line.
+Options parse_options(const std::vector<std::string>& arguments, const Surroundings& around);
 
 }  // namespace dsr

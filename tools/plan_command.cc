@@ -3,6 +3,7 @@
 #include "tools/commands.h"
 #include "tools/io.h"
 #include "tools/model_dir.h"
+#include "tools/terminal.h"
 
 namespace dsr {
 
@@ -20,7 +21,7 @@ int run_plan(const Options& options) {
     throw Error(ErrorKind::kUsage, "plan takes -m or --card, not both");
   if (query.card.empty()) query.model_dir = find_model_dir(options.model, notes(options.quiet));
   const PlanReport report = options.format == Format::kJson ? plan_json(query) : plan_text(query);
-  Output("").write(report.text + (options.format == Format::kJson ? "\n" : ""));
+  Output("").write(visible_json(report.text) + (options.format == Format::kJson ? "\n" : ""));
   return report.fits ? 0 : static_cast<int>(ErrorKind::kDoesNotFit);
 }
 

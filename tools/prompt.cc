@@ -33,11 +33,8 @@ std::string read_text(const std::string& path, const Options& options) {
   return text;
 }
 
-void check_utf8(const std::string& what, const std::string& text) {
-  if (const size_t at = invalid_utf8_at(text); at != text.npos)
-    fail_usage(what + " is not UTF-8 at byte " + std::to_string(at) +
-               "\n  try: --bytes, which takes any bytes");
-}
+// A prompt may be any bytes, if that is what is meant.
+constexpr const char* kTryBytes = "\n  try: --bytes, which takes any bytes";
 
 void add_bos(const Tokenizer& tokenizer, Prompt& prompt) {
   const std::optional<TokenId> bos = tokenizer.bos_id();
@@ -142,7 +139,7 @@ Prompt make_raw_prompt(const Tokenizer* tokenizer, PromptInput input, bool bytes
     if (tokenizer != nullptr) out.text = tokenizer->decode(out.ids);
     return out;
   }
-  if (!bytes) check_utf8("the prompt", input.text);
+  if (!bytes) check_utf8("the prompt", input.text, kTryBytes);
   out.text = std::move(input.text);
   out.ids = bytes ? tokenizer->encode_bytes(out.text) : tokenizer->encode(out.text);
   add_bos(*tokenizer, out);
@@ -159,7 +156,7 @@ Prompt make_prompt(const Options& options, const std::string& model_dir, const T
     return out;
   }
 
-  check_utf8("the prompt", input.text);
+  check_utf8("the prompt", input.text, kTryBytes);
   std::vector<ChatMessage> messages;
   if (options.system) {
     check_utf8("the system prompt", *options.system);

@@ -5,8 +5,12 @@
 #include <sys/time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <string_view>
+
+#include "tools/terminal.h"
 
 namespace dsr {
 namespace {
@@ -108,8 +112,12 @@ bool describe(uint64_t address, Line& message) {
     if (path == nullptr) continue;
     found = true;
     message.add("error: ");
-    for (; *path != '\0'; ++path)
-      message.add(static_cast<unsigned char>(*path) < 0x20 || *path == 0x7f ? '?' : *path);
+    for (std::string_view rest = path; !rest.empty();) {
+      const std::string_view character = rest.substr(0, std::max<size_t>(utf8_length(rest), 1));
+      rest.remove_prefix(character.size());
+      const bool shown = utf8_length(character) > 0 && !is_control(character);
+      for (const char byte : shown ? character : "?") message.add(byte);
+    }
     message.add(": cannot be read at byte ");
     message.add(offset);
     message.add(": the file became shorter while it was used, or its disk failed\n");
@@ -148,6 +156,8 @@ void install_signal_handlers() {
   install_stop(SIGHUP);
   install(SIGALRM, on_timer);
   install(SIGPIPE, SIG_DFL);
+  install(SIGXFSZ,
+          SIG_IGN);  // a write beyond the limit fails instead, and is answered like a full disk
   struct sigaction action {};
   action.sa_sigaction = on_bus_error;
   action.sa_flags = SA_SIGINFO;

@@ -2,6 +2,9 @@
 
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
+#include <cstdint>
 #include <cstdlib>
 
 namespace dsr {
@@ -19,14 +22,41 @@ void append_hex(std::string& out, std::string_view bytes) {
   }
 }
 
-// C0, DEL, and C1, which UTF-8 writes as C2 80 to C2 9F.
-bool is_control(std::string_view character) {
-  const auto first = static_cast<unsigned char>(character[0]);
-  if (character.size() == 1) return first < 0x20 || first == 0x7f;
-  return first == 0xC2 && static_cast<unsigned char>(character[1]) < 0xA0;
+void append_code_point(std::string& out, std::string_view open, uint32_t value, size_t digits,
+                       std::string_view close) {
+  constexpr std::string_view kHex = "0123456789abcdef";
+  while (digits < 6 && value >> (4 * digits) != 0) ++digits;
+  out += open;
+  while (digits-- > 0) out += kHex[value >> (4 * digits) & 15];
+  out += close;
 }
 
-std::string escape(std::string_view text, std::string_view kept) {
+uint32_t code_point(std::string_view character) {
+  const auto byte = [&](size_t i) { return static_cast<unsigned char>(character[i]); };
+  if (character.size() == 1) return byte(0);
+  uint32_t out = byte(0) & (0xFFU >> (character.size() + 1));
+  for (size_t i = 1; i < character.size(); ++i) out = out << 6 | (byte(i) & 0x3FU);
+  return out;
+}
+
+// Characters that change the order of what is shown, and those that are not seen (Unicode 15:
+// Bidi_Control, and Default_Ignorable_Code_Point less variation selectors and letters).
+struct CodeRange {
+  uint32_t first, last;
+};
+constexpr std::array kDeceptive = {
+    CodeRange{0x00AD, 0x00AD},   CodeRange{0x034F, 0x034F}, CodeRange{0x061C, 0x061C},
+    CodeRange{0x180E, 0x180E},   CodeRange{0x200B, 0x200F}, CodeRange{0x2028, 0x202E},
+    CodeRange{0x2060, 0x206F},   CodeRange{0xFEFF, 0xFEFF}, CodeRange{0xFFF0, 0xFFFB},
+    CodeRange{0xE0000, 0xE007F},
+};
+
+bool is_deceptive(uint32_t c) {
+  return std::any_of(kDeceptive.begin(), kDeceptive.end(),
+                     [c](const CodeRange& r) { return c >= r.first && c <= r.last; });
+}
+
+std::string escape(std::string_view text, std::string_view kept, bool strict = false) {
   std::string out;
   while (!text.empty()) {
     const size_t n = utf8_length(text);
@@ -34,6 +64,8 @@ std::string escape(std::string_view text, std::string_view kept) {
     const bool keep = n == 1 && kept.find(character[0]) != kept.npos;
     if (n == 0 || (is_control(character) && !keep))
       append_hex(out, n == 2 ? character.substr(1) : character);
+    else if (strict && n > 1 && is_deceptive(code_point(character)))
+      append_code_point(out, "\\u{", code_point(character), 4, "}");
     else
       out += character;
     text.remove_prefix(character.size());
@@ -82,7 +114,35 @@ size_t invalid_utf8_at(std::string_view text) {
   return text.npos;
 }
 
-std::string visible(std::string_view text) { return escape(text, "\n\t"); }
+// UTF-8 writes C1 as C2 80 to C2 9F.
+bool is_control(std::string_view character) {
+  const auto first = static_cast<unsigned char>(character[0]);
+  if (character.size() == 1) return first < 0x20 || first == 0x7f;
+  return first == 0xC2 && static_cast<unsigned char>(character[1]) < 0xA0;
+}
+
+Escape escape_for(int fd, bool raw, bool strict) {
+  if (!is_terminal(fd)) return Escape::kNone;
+  return strict ? Escape::kStrict : raw ? Escape::kNone : Escape::kControls;
+}
+
+std::string visible(std::string_view text, Escape how) {
+  if (how == Escape::kNone) return std::string(text);
+  return escape(text, "\n\t", how == Escape::kStrict);
+}
+
+std::string visible_json(std::string_view json) {
+  std::string out;
+  while (!json.empty()) {
+    const std::string_view character = json.substr(0, std::max<size_t>(utf8_length(json), 1));
+    if (is_control(character) && character != "\n")
+      append_code_point(out, "\\u", code_point(character), 4, "");
+    else
+      out += character;
+    json.remove_prefix(character.size());
+  }
+  return out;
+}
 
 std::string visible_line(std::string_view text) {
   if (text.size() <= kMaxLineBytes) return escape(text, "");

@@ -30,7 +30,7 @@ int tokenize_lines(const Options& options, const Tokenizer& tokenizer) {
   while (stop_signal() == 0 && in.next(line)) {
     const TokenizedLine result = tokenize_json_line(tokenizer, line, options.add_bos);
     failed = failed || !result.ok;
-    pending += result.json + "\n";
+    pending += visible_json(result.json) + "\n";
     if (in.must_wait() || pending.size() >= kFlushBytes) flush();
   }
   flush();
@@ -57,7 +57,7 @@ int run_tokenize(const Options& options) {
   if (options.count)
     out.write(std::to_string(ids.size()) + "\n");
   else if (options.format == Format::kJson)
-    out.write(tokens_json(*tokenizer, ids) + "\n");
+    out.write(visible_json(tokens_json(*tokenizer, ids)) + "\n");
   else
     out.write(tokens_text(*tokenizer, ids));
   return 0;

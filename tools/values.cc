@@ -77,6 +77,12 @@ size_t parse_choice(std::string_view flag, std::string_view text,
   fail_value(flag, text, list);
 }
 
+void check_utf8(std::string_view what, std::string_view text, const std::string& hint) {
+  if (const size_t at = invalid_utf8_at(text); at != text.npos)
+    throw Error(ErrorKind::kUsage,
+                std::string(what) + " is not UTF-8 at byte " + std::to_string(at) + hint);
+}
+
 std::pair<TokenId, double> parse_logit_bias(std::string_view flag, std::string_view text) {
   const size_t sign = text.find_first_of("+-", 1);
   TokenId id = 0;

@@ -28,6 +28,8 @@ double parse_real(std::string_view flag, std::string_view text);
 // One of the names; its index.
 size_t parse_choice(std::string_view flag, std::string_view text,
                     std::initializer_list<std::string_view> names);
+// Fails where `text` is not UTF-8, naming the byte; `hint` may follow on a line of its own.
+void check_utf8(std::string_view what, std::string_view text, const std::string& hint = "");
 // "15043+1.5" or "15043-100".
 std::pair<TokenId, double> parse_logit_bias(std::string_view flag, std::string_view text);
 // "1,2,3"; white space and line breaks may stand around and instead of the commas.

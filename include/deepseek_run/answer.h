@@ -1,4 +1,4 @@
-// One request run to its end, as text.
+// A request, or several answers to one prompt, run to the end, as text.
 #pragma once
 
 #include <functional>
@@ -25,6 +25,7 @@ struct Answer {
   std::string content;
   std::string reasoning;
   std::vector<TokenId> ids;  // all generated tokens, without the end-of-sequence token
+  std::vector<TokenLogProbs> log_probs = {};  // one for each id, where they were asked for
   FinishReason finish = FinishReason::kNone;
   int64_t prompt_tokens = 0;
   uint64_t seed = 0;
@@ -40,6 +41,20 @@ struct Answer {
 Answer run_to_end(Engine& engine, const Tokenizer* tokenizer, const AnswerRequest& request,
                   const std::function<bool(const AnswerPiece&)>& on_piece = {});
 
+struct SamplePiece {
+  int64_t sample = 0;  // which of the answers
+  AnswerPiece piece = {};
+  bool last = false;  // that answer has ended
+};
+
+// `n` answers to one prompt, run together; in one batch where the engine has that many places.
+// Answer i is the one that run_to_end gives with i added to sample_index, token for token. Stop
+// strings and penalties are each answer's own. `on_piece` hears of them all as run_to_end's does of
+// one; returning false cancels all that still run.
+std::vector<Answer> run_samples(Engine& engine, const Tokenizer* tokenizer,
+                                const AnswerRequest& request, int64_t n,
+                                const std::function<bool(const SamplePiece&)>& on_piece = {});
+
 // How an answer is to be written as JSON.
 struct AnswerJsonOptions {
   std::string model = {};          // name for the `model` field
@@ -47,12 +62,25 @@ struct AnswerJsonOptions {
   bool chat = true;                // choices[].message, else choices[].text
   bool separate_reasoning = true;  // reasoning_content, else inside content or text
   bool timings = true;
+  bool log_probs = false;                // choices[].logprobs
+  const Tokenizer* tokenizer = nullptr;  // the text of its tokens; null: there is none
 };
 // The OpenAI completion object of one or several answers to one prompt, on one line.
+// choices[].logprobs has an entry for every id, reasoning, control tokens and what a stop string
+// cut off included.
+//   chat: content[{token, logprob, bytes, top_logprobs[{token, logprob, bytes}]}]
+//   text: tokens[], token_logprobs[], top_logprobs[{token: logprob}], text_offset[]
+// A token that is not whole UTF-8 has its bytes in full; as text it reads U+FFFD in chat and
+// "bytes:\xe2\x80" in text. An offset counts characters of the answer before reasoning is split
+// off.
 std::string answer_json(const std::vector<Answer>& answers, const std::vector<TokenId>& prompt_ids,
                         const AnswerJsonOptions& options);
 
-// "prompt 812 tok, 11,204 tok/s | answer 214 tok, 231.0 tok/s | load 1.9 s | first token 0.21 s"
-std::string timing_line(const Answer& answer, double load_seconds);
+// "prompt 812 tok, 11,204 tok/s | answer 214 tok, 231.0 tok/s | load 1.9 s | first token 0.21 s";
+// of several answers to one prompt the sums: "prompt 3 x 812 tok, ... | 3 answers 640 tok, ...".
+std::string timing_line(const std::vector<Answer>& answers, double load_seconds);
+inline std::string timing_line(const Answer& answer, double load_seconds) {
+  return timing_line(std::vector<Answer>{answer}, load_seconds);
+}
 
 }  // namespace dsr

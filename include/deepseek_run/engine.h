@@ -75,10 +75,24 @@ enum class FinishReason {
 // "stop", "length", "repetition", "error", "cancelled"; "" for kNone.
 const char* name(FinishReason reason);
 
+struct TokenLogProb {
+  TokenId id = 0;
+  float log_prob = 0;  // natural logarithm
+  bool operator==(const TokenLogProb&) const = default;
+};
+
+// Of one generated token, under the model's own logits: before penalties, temperature and cuts.
+struct TokenLogProbs {
+  float log_prob = 0;
+  std::vector<TokenLogProb> top;  // the likeliest, SamplingParams::logprobs of them
+  bool operator==(const TokenLogProbs&) const = default;
+};
+
 struct StepOutput {
   RequestId request = 0;
   std::vector<TokenId> tokens;  // new ones, in order; may be empty
   FinishReason finish = FinishReason::kNone;
+  std::vector<TokenLogProbs> log_probs = {};  // one for each token, where they were asked for
 };
 
 // What is fixed once the model is loaded.

@@ -30,7 +30,6 @@ struct WriteParams {
 
 __global__ __launch_bounds__(64) void gqa_write_kv_kernel(const WriteParams p) {
   __shared__ float rows[2][kMaxHead];
-  let_next_kernel_start();
   wait_for_previous_kernel();
   const int t = blockIdx.x, head = blockIdx.y;
   const int half = threadIdx.x / 32, lane = threadIdx.x % 32;  // 0: the key, 1: the value

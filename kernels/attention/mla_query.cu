@@ -107,7 +107,6 @@ __global__ __launch_bounds__(kThreads) void query_kernel(const __grid_constant__
   const int column = static_cast<int>(blockIdx.x) * kBlockColumns + lane * kLaneColumns;
   const int first = warp * p.nope / kWarps, end = (warp + 1) * p.nope / kWarps;
   const int head_row = static_cast<int>(blockIdx.y) * p.head_rows;
-  let_next_kernel_start();
   typename Rows::Raw raw[kRowsAtOnce<kTokens>];
   const auto fetch = [&](int row) {
 #pragma unroll

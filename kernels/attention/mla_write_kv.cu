@@ -34,9 +34,12 @@ struct WriteParams {
 __global__ __launch_bounds__(kThreads) void mla_write_kv_kernel(const WriteParams p) {
   __shared__ float row[kMaxWidth];  // latent, then key
   __shared__ float partial_sums[kWarps];
-  let_next_kernel_start();
+  const int t = blockIdx.x;
+  // The batch is written before the step's first kernel (paged.cuh).
+  const int position = p.positions[t];
+  const int64_t slot = p.slots[t];
   wait_for_previous_kernel();
-  const int t = blockIdx.x, width = p.C + 2 * p.rope.half;
+  const int width = p.C + 2 * p.rope.half;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   float squares = 0;
   for (int i = threadIdx.x; i < width; i += kThreads) {
@@ -47,10 +50,9 @@ __global__ __launch_bounds__(kThreads) void mla_write_kv_kernel(const WriteParam
   const float mean = block_sum(squares, partial_sums) / static_cast<float>(p.C);  // and a barrier
   const float scale = 1.0f / sqrtf(mean + p.eps);
   for (int i = threadIdx.x; i < p.C; i += kThreads) row[i] = row[i] * scale * p.weight[i];
-  rope_interleaved(row + p.C, p.rope, p.positions[t], threadIdx.x, kThreads);
+  rope_interleaved(row + p.C, p.rope, position, threadIdx.x, kThreads);
   __syncthreads();
 
-  const int64_t slot = p.slots[t];
   std::byte* to = p.pages + slot / kPageTokens * p.page_bytes + slot % kPageTokens * p.row_bytes;
   if (p.type != CacheType::kFP8) {
     // All warps together: as one warp with four times the lanes.

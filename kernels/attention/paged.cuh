@@ -49,6 +49,18 @@ struct Partials {
   }
 };
 
+// How far the last tokens of a sequence look. The batch is written before the step's first kernel:
+// it may be read before wait_for_previous_kernel, and is, since each of these loads depends on the
+// one before.
+struct QueryRange {
+  int first, count;  // tokens of the batch
+  int n;             // where there is one token: what it sees
+};
+__device__ __forceinline__ QueryRange query_range(const PagedBatch& b, int s) {
+  const int first = b.cu_seqlens_q[s], count = b.cu_seqlens_q[s + 1] - first;
+  return {first, count, count == 1 ? b.positions[first] + 1 : 0};
+}
+
 // Taken from the arena for the length of one op; the same in a dry run.
 inline Partials take_partials(Exec& exec, int64_t S, int64_t max_blocks, int64_t H, int64_t width) {
   const int n = max_splits(max_blocks * kPageTokens);
@@ -67,14 +79,12 @@ static __global__ __launch_bounds__(kMergeThreads) void merge_splits_kernel(
     const Partials p, const PagedBatch b) {
   __shared__ float weight[kMaxSplits], sum_weighted[kMaxSplits];
   __shared__ float warp_max[kMergeThreads / 32];
-  let_next_kernel_start();
-  wait_for_previous_kernel();
   const int h = blockIdx.x, s = blockIdx.y, i = threadIdx.x;
-  const int t = b.cu_seqlens_q[s];
-  if (b.cu_seqlens_q[s + 1] - t != 1) return;
-  const int n = b.positions[t] + 1;
-  const int n_splits = (n + split_tokens(n) - 1) / split_tokens(n);
-  if (n_splits == 1) return;
+  const QueryRange range = query_range(b, s);
+  const int n_splits =
+      range.count == 1 ? (range.n + split_tokens(range.n) - 1) / split_tokens(range.n) : 0;
+  wait_for_previous_kernel();
+  if (n_splits <= 1) return;
 
   const float2 stat = i < n_splits ? p.stats[p.row(s, i, h)] : make_float2(-INFINITY, 0);
   float max = stat.x;
@@ -90,12 +100,30 @@ static __global__ __launch_bounds__(kMergeThreads) void merge_splits_kernel(
   float sum = 0;
   for (int k = 0; k < n_splits; ++k) sum += sum_weighted[k];
   const float scale = 1 / sum;
-  bf16* to = out + t * out_token_stride + h * out_head_stride;
+  bf16* to = out + range.first * out_token_stride + h * out_head_stride;
   const int64_t next_split = static_cast<int64_t>(p.H) * p.width;
+  // Rows of width 4 k start at multiples of 16 bytes in the arena.
+  if (p.width % 4 == 0) {
+    for (int c = 4 * i; c < p.width; c += 4 * kMergeThreads) {
+      const float* from = p.sums + p.row(s, 0, h) * p.width + c;
+      float4 acc = {0, 0, 0, 0};
+#pragma unroll 8
+      for (int k = 0; k < n_splits; ++k) {
+        const float4 v = *reinterpret_cast<const float4*>(from + k * next_split);
+        acc.x += weight[k] * v.x;
+        acc.y += weight[k] * v.y;
+        acc.z += weight[k] * v.z;
+        acc.w += weight[k] * v.w;
+      }
+      const float out4[4] = {acc.x * scale, acc.y * scale, acc.z * scale, acc.w * scale};
+#pragma unroll
+      for (int k = 0; k < 4; ++k) to[c + k] = from_float<bf16>(out4[k]);
+    }
+    return;
+  }
   for (int c = i; c < p.width; c += kMergeThreads) {
     const float* from = p.sums + p.row(s, 0, h) * p.width + c;
     float acc = 0;
-#pragma unroll 8
     for (int k = 0; k < n_splits; ++k) acc += weight[k] * from[k * next_split];
     to[c] = from_float<bf16>(acc * scale);
   }

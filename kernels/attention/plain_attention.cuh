@@ -102,12 +102,12 @@ __device__ void attend_plainly(const PlainParams& p, const Cache& cache, int seq
 template <typename Cache>
 __global__ __launch_bounds__(kPlainThreads) void plain_attention_kernel(const PlainParams p,
                                                                         const Cache cache) {
-  let_next_kernel_start();
-  wait_for_previous_kernel();
   const int s = blockIdx.y, h = blockIdx.z;
-  const int first = p.batch.cu_seqlens_q[s], n_queries = p.batch.cu_seqlens_q[s + 1] - first;
+  const QueryRange range = query_range(p.batch, s);
+  const int first = range.first, n_queries = range.count;
+  wait_for_previous_kernel();
   if (n_queries == 1) {
-    const int n = p.batch.positions[first] + 1, width = split_tokens(n);
+    const int n = range.n, width = split_tokens(n);
     const int begin = static_cast<int>(blockIdx.x) * width;
     if (begin >= n) return;
     attend_plainly(p, cache, s, first, h, begin, min(n, begin + width),

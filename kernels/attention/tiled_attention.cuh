@@ -66,6 +66,7 @@ struct Tiled {
   static_assert(Shape::kKeyWidth % (32 * kKeyParts) == 0, "ldmatrix.x4 takes two k16 steps");
   static_assert(kColumns % 16 == 0, "ldmatrix.x4 takes two n8 tiles");
   static_assert(kPageTokens % Shape::kTile == 0, "a tile lies in one page");
+  static_assert(Shape::kTile >= kRows, "a stage holds the query");
 };
 
 // The rows of one block and the tokens they look at.
@@ -102,14 +103,29 @@ __device__ __forceinline__ void copy_tile(const TiledParams& p, const TiledWork&
   }
 }
 
-// Query elements (column, column + 1) of a row, as two bf16.
+// The rows of the query, zeros where there are fewer than kRows.
 template <typename Shape>
-__device__ __forceinline__ uint32_t query_pair(const TiledParams& p, const bf16* row, int position,
-                                               int column) {
-  const uint32_t pair = *reinterpret_cast<const uint32_t*>(row + column);
-  if constexpr (!Shape::kRotateQuery) return pair;
+__device__ __forceinline__ void copy_query(const TiledParams& p, const TiledWork& w, bf16* to) {
+  constexpr int kChunks = Shape::kKeyWidth / 8;
+  const int heads_in_row = min(p.heads_per_kv_head, kRows);
+  for (int c = threadIdx.x; c < kRows * kChunks; c += kTiledThreads) {
+    const int r = c / kChunks, column = c % kChunks * 8;
+    const int token = r / heads_in_row, head = r % heads_in_row;
+    const bool valid = token < w.n_tokens && head < w.n_heads;
+    const bf16* from = valid ? p.q + (w.first_token + token) * p.q_token_stride +
+                                   (w.head + head) * p.q_head_stride + column
+                             : p.q;
+    copy_async_16(to + r * Tiled<Shape>::kKeyStride + column, from, valid);
+  }
+}
+
+// Elements (column, column + 1) of a row, turned to its position, as two bf16.
+template <typename Shape>
+__device__ __forceinline__ uint32_t rotated_pair(const TiledParams& p, const bf16* row,
+                                                 int position, int column) {
   constexpr int kHalf = Shape::kKeyWidth / 2;
   const bool first = column < kHalf;
+  const uint32_t pair = *reinterpret_cast<const uint32_t*>(row + column);
   const uint32_t other =
       *reinterpret_cast<const uint32_t*>(row + (first ? column + kHalf : column - kHalf));
   const int64_t at = static_cast<int64_t>(position) * kHalf + column % kHalf;
@@ -128,10 +144,10 @@ __device__ void attend(const TiledParams& p, const TiledWork& w, bf16* stages, f
   const int token_tile = warp % T::kTokenTiles, key_part = warp / T::kTokenTiles;
   const int heads_in_row = min(p.heads_per_kv_head, kRows);
 
+  const int n_tiles = (w.end - w.begin + Shape::kTile - 1) / Shape::kTile;
   // Rows g and g + 8: their token, head and how far they look.
-  int row_token[2], row_head[2], row_end[2];
+  int row_token[2], row_head[2], row_end[2], row_position[2];
   bool row_valid[2];
-  uint32_t q[T::kKeySteps][4];
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     const int r = g + 8 * i;
@@ -139,28 +155,40 @@ __device__ void attend(const TiledParams& p, const TiledWork& w, bf16* stages, f
     row_valid[i] = token < w.n_tokens && head < w.n_heads;
     row_token[i] = w.first_token + token;
     row_head[i] = w.head + head;
-    const int position = row_valid[i] ? p.batch.positions[row_token[i]] : 0;
-    row_end[i] = row_valid[i] ? min(position + 1, w.end) : w.end;
-    const bf16* row = p.q + row_token[i] * p.q_token_stride + row_head[i] * p.q_head_stride;
-#pragma unroll
-    for (int k = 0; k < T::kKeySteps; ++k) {
-      const int column = (key_part * T::kKeySteps + k) * 16 + t2;
-      q[k][i] = row_valid[i] ? query_pair<Shape>(p, row, position, column) : 0;
-      q[k][i + 2] = row_valid[i] ? query_pair<Shape>(p, row, position, column + 8) : 0;
-    }
+    row_position[i] = row_valid[i] ? p.batch.positions[row_token[i]] : 0;
+    row_end[i] = row_valid[i] ? min(row_position[i] + 1, w.end) : w.end;
   }
 
-  constexpr int kValueTiles = T::kColumns / 8;
-  float o[kValueTiles][4] = {};  // [kRows, kColumns] of this warp
-  float max[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
-  const int n_tiles = (w.end - w.begin + Shape::kTile - 1) / Shape::kTile;
-
+  // The query, then the first tiles are on their way. The query goes through the last stage, which
+  // is not filled before everyone has come to the first tile.
+  bf16* const query = stages + (Shape::kStages - 1) * T::kStageElements;
+  copy_query<Shape>(p, w, query);
+  commit_copies();
 #pragma unroll
   for (int i = 0; i < Shape::kStages - 1; ++i) {
     if (i < n_tiles)
       copy_tile<Shape>(p, w, w.begin + i * Shape::kTile, stages + i * T::kStageElements);
     commit_copies();
   }
+  wait_for_copies<Shape::kStages - 1>();
+  __syncthreads();
+  uint32_t q[T::kKeySteps][4];
+#pragma unroll
+  for (int k = 0; k < T::kKeySteps; ++k) {
+    const int column = (key_part * T::kKeySteps + k) * 16;
+    if constexpr (Shape::kRotateQuery) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        q[k][i] = rotated_pair<Shape>(p, query + (g + i % 2 * 8) * T::kKeyStride,
+                                      row_position[i % 2], column + t2 + i / 2 * 8);
+    } else {
+      load_matrices(q[k], query + lane % 16 * T::kKeyStride + column + lane / 16 * 8);
+    }
+  }
+
+  constexpr int kValueTiles = T::kColumns / 8;
+  float o[kValueTiles][4] = {};  // [kRows, kColumns] of this warp
+  float max[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
   for (int i = 0; i < n_tiles; ++i) {
     wait_for_copies<Shape::kStages - 2>();
     __syncthreads();  // tile i is here, and everyone is done with tile i - 1
@@ -279,11 +307,11 @@ __global__ __launch_bounds__(kTiledThreads) void tiled_attention_kernel(const Ti
   extern __shared__ __align__(16) std::byte shared[];
   auto* stages = reinterpret_cast<bf16*>(shared);  // [kStages][kTile, width + 8] keys, then values
   auto* scores = reinterpret_cast<float*>(shared + int64_t{Shape::kStages} * T::kStageElements * 2);
-  let_next_kernel_start();
+  const int s = blockIdx.y;
+  const QueryRange range = query_range(p.batch, s);
+  const int first = range.first, n_queries = range.count;
   wait_for_previous_kernel();
 
-  const int s = blockIdx.y;
-  const int first = p.batch.cu_seqlens_q[s], n_queries = p.batch.cu_seqlens_q[s + 1] - first;
   const int head_groups = (p.heads_per_kv_head + kRows - 1) / kRows;  // per KV head
   TiledWork w;
   w.sequence = s;
@@ -292,7 +320,7 @@ __global__ __launch_bounds__(kTiledThreads) void tiled_attention_kernel(const Ti
   w.head = w.kv_head * p.heads_per_kv_head + group_head;
   w.n_heads = min(p.heads_per_kv_head - group_head, kRows);
   if (n_queries == 1) {
-    const int n = p.batch.positions[first] + 1, width = split_tokens(n);
+    const int n = range.n, width = split_tokens(n);
     w.begin = static_cast<int>(blockIdx.x) * width;
     if (w.begin >= n) return;
     w.first_token = first;

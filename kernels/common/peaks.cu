@@ -19,7 +19,6 @@ constexpr int kSteps = 4096;
 
 __global__ __launch_bounds__(kThreads) void read_kernel(const uint4* __restrict__ from, int64_t n,
                                                         uint32_t* sink) {
-  let_next_kernel_start();
   wait_for_previous_kernel();
   constexpr int kLoads = 8;  // in flight
   const int64_t stride = static_cast<int64_t>(gridDim.x) * kThreads;
@@ -36,7 +35,6 @@ __global__ __launch_bounds__(kThreads) void read_kernel(const uint4* __restrict_
 }
 
 __global__ __launch_bounds__(kThreads) void mma_kernel(float* sink) {
-  let_next_kernel_start();
   wait_for_previous_kernel();
   const uint32_t one = 0x3f803f80u + threadIdx.x % 7;  // pairs of bf16 near 1
   const uint32_t a[4] = {one, one + 1, one + 2, one + 3};

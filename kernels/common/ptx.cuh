@@ -8,17 +8,13 @@ namespace dsr::cuda {
 // --- programmatic dependent launch (sm_90) ------------------------------------------------------
 
 // Until here a kernel may touch weights only: what the kernel before it writes is visible after
-// this, and what it still reads may be overwritten. Call it in every thread of every kernel.
+// this, and what it still reads may be overwritten. Call it in every thread of every kernel. A
+// kernel starts when the blocks of the one before have ended, before their memory is visible:
+// letting it start sooner (griddepcontrol.launch_dependents) cost more than it gave, see
+// kernels/README.md.
 __device__ __forceinline__ void wait_for_previous_kernel() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-
-// From here on the next kernel may start to fetch its weights, where an SM has room for it.
-__device__ __forceinline__ void let_next_kernel_start() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;");
 #endif
 }
 

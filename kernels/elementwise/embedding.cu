@@ -19,7 +19,6 @@ __global__ __launch_bounds__(kThreads) void embedding_kernel(
     const int32_t* __restrict__ ids,             // [T]
     const T* __restrict__ table,                 // [V, D]
     int64_t table_stride, int D) {
-  let_next_kernel_start();
   wait_for_previous_kernel();
   const T* from = table + ids[blockIdx.x] * table_stride;
   bf16* to = out + blockIdx.x * out_stride;

@@ -20,7 +20,6 @@ __global__ __launch_bounds__(kThreads) void gather_rows_kernel(bf16* __restrict_
                                                                int64_t x_stride,  // [T, D]
                                                                const int32_t* __restrict__ row_ids,
                                                                int D) {  // [R]
-  let_next_kernel_start();
   wait_for_previous_kernel();
   const bf16* from = x + row_ids[blockIdx.x] * x_stride;
   bf16* to = out + blockIdx.x * out_stride;

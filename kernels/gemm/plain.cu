@@ -34,7 +34,6 @@ struct PlainProduct {
 // Grid: rows / 8, tokens / 8, groups.
 template <bool kPaired>
 __global__ __launch_bounds__(kThreads) void plain_kernel(const __grid_constant__ PlainProduct p) {
-  let_next_kernel_start();
   wait_for_previous_kernel();
   const int64_t row = int64_t{blockIdx.x} * kWarps + threadIdx.x / 32;
   if (row >= p.rows) return;

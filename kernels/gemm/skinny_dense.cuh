@@ -76,7 +76,6 @@ __global__ __launch_bounds__(kSkinnyThreads,
   extern __shared__ uint4 shared[];
   auto& ring = *reinterpret_cast<WeightRing*>(shared);
   auto* sums = reinterpret_cast<float*>(&ring + 1);
-  let_next_kernel_start();
   DenseJob<kTiles, kPaired> job(p, sums);
   const int64_t n = p.w.n_units, b = blockIdx.x;
   go_through_units<W, kTiles>(job, ring, p.x, p.touch_x, static_cast<int>(b * n / gridDim.x),

@@ -88,7 +88,6 @@ template <typename W, bool kPaired>
 __global__ __launch_bounds__(kTiledThreads,
                              2) void tiled_kernel(const __grid_constant__ DenseProduct p) {
   extern __shared__ uint4 shared[];
-  let_next_kernel_start();
   const DenseTile<kPaired> job(p);
   Tile<W, DenseTile<kPaired>> tile(job, *reinterpret_cast<TileRing<W>*>(shared));
   tile.run([] { wait_for_previous_kernel(); });

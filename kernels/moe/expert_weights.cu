@@ -19,7 +19,6 @@ struct TablePart {
 
 __global__ __launch_bounds__(kEntriesPerLaunch) void table_kernel(
     const __grid_constant__ TablePart p) {
-  let_next_kernel_start();
   wait_for_previous_kernel();
   const int i = static_cast<int>(threadIdx.x);
   if (i < p.n) p.out[i] = p.entries[i];

@@ -21,7 +21,6 @@ __device__ __forceinline__ PlainSegment segment_of(const ExpertSegments& s, int 
 // Grid: F / 8, tokens; all experts of a token in one block.
 __global__ __launch_bounds__(kThreads) void hidden_kernel(const __grid_constant__ ExpertsCall c,
                                                           const PlainLayout layout) {
-  let_next_kernel_start();
   wait_for_previous_kernel();
   const int64_t f = int64_t{blockIdx.x} * kWarps + threadIdx.x / 32, t = blockIdx.y;
   if (f >= c.F) return;
@@ -39,7 +38,6 @@ __global__ __launch_bounds__(kThreads) void hidden_kernel(const __grid_constant_
 // Grid: D / 8, tokens.
 __global__ __launch_bounds__(kThreads) void out_kernel(const __grid_constant__ ExpertsCall c,
                                                        const PlainLayout layout) {
-  let_next_kernel_start();
   wait_for_previous_kernel();
   const int64_t d = int64_t{blockIdx.x} * kWarps + threadIdx.x / 32, t = blockIdx.y;
   if (d >= c.D) return;

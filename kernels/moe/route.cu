@@ -92,7 +92,6 @@ __global__ __launch_bounds__(kThreads) void route_kernel(const RouteParams p) {
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   float* s = shared + warp * 2 * p.E;  // [E]
   float* c = s + p.E;                  // [E]
-  let_next_kernel_start();
   wait_for_previous_kernel();
   const int64_t t = int64_t{blockIdx.x} * kWarps + warp;
   if (t >= p.T) return;

@@ -68,7 +68,6 @@ __global__ __launch_bounds__(kSkinnyThreads,
   extern __shared__ uint4 shared[];
   auto& ring = *reinterpret_cast<WeightRing*>(shared);
   auto* sums = reinterpret_cast<float*>(&ring + 1);
-  let_next_kernel_start();
   wait_for_previous_kernel();  // which weights are wanted is what it wrote
   const ExpertLists lists = make_lists(c, reinterpret_cast<std::byte*>(sums) + kSumsBytes<kTiles>,
                                        reinterpret_cast<std::byte*>(&ring));

@@ -26,7 +26,6 @@ constexpr int kPlanThreads = 1024;
 __global__ __launch_bounds__(kPlanThreads) void plan_kernel(const __grid_constant__ ExpertsCall c,
                                                             const ExpertPlan plan) {
   __shared__ int count[kMaxExperts], next[kMaxExperts];
-  let_next_kernel_start();
   wait_for_previous_kernel();
   const int tid = static_cast<int>(threadIdx.x), n = c.T * c.K;
   const auto expert_of = [&](int p) { return c.ids[p / c.K * c.ids_stride + p % c.K]; };
@@ -129,7 +128,6 @@ __global__ __launch_bounds__(kTiledThreads,
                              2) void expert_tile_kernel(const __grid_constant__ ExpertsCall c,
                                                         const __grid_constant__ ExpertPlan plan) {
   extern __shared__ uint4 shared[];
-  let_next_kernel_start();
   wait_for_previous_kernel();
   if (static_cast<int>(blockIdx.y) >= *plan.n_tiles) return;
   const ExpertTile<kGateUp> job(c, plan);
@@ -157,7 +155,6 @@ constexpr int kCombineThreads = 256;
 template <int kWidth>
 __global__ __launch_bounds__(kCombineThreads) void combine_kernel(
     const __grid_constant__ ExpertsCall c, const float* products) {
-  let_next_kernel_start();
   wait_for_previous_kernel();
   const int64_t t = blockIdx.x;
   for (int d = static_cast<int>(threadIdx.x) * kWidth; d < c.D; d += kCombineThreads * kWidth) {

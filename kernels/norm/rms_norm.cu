@@ -33,7 +33,18 @@ template <int kWidth, int kChunks>
 __global__ __launch_bounds__(kThreads) void rms_norm_kernel(const NormParams p) {
   static_assert(kWidth * kChunks <= kPerThread, "the row stays in registers");
   __shared__ float partial_sums[kThreads / 32];
-  let_next_kernel_start();
+  // Weights are fetched while the kernel before still runs; in as few registers as leave room.
+  constexpr bool kEarlyWeights = kWidth > 1 && kWidth * kChunks <= 32;
+  float weight[kEarlyWeights ? kChunks : 1][kWidth];
+  if constexpr (kEarlyWeights) {
+#pragma unroll
+    for (int c = 0; c < kChunks; ++c) {
+      const int i = (c * kThreads + static_cast<int>(threadIdx.x)) * kWidth;
+      if (i >= p.D) break;
+#pragma unroll
+      for (int j = 0; j < kWidth; ++j) weight[c][j] = p.weight[i + j];
+    }
+  }
   wait_for_previous_kernel();
   const int64_t t = blockIdx.x;
   const bf16* x = p.x + t * p.x_stride;
@@ -64,7 +75,8 @@ __global__ __launch_bounds__(kThreads) void rms_norm_kernel(const NormParams p) 
     if (i >= p.D) break;
     float y[kWidth];
 #pragma unroll
-    for (int j = 0; j < kWidth; ++j) y[j] = v[c][j] * scale * p.weight[i + j];
+    for (int j = 0; j < kWidth; ++j)
+      y[j] = v[c][j] * scale * (kEarlyWeights ? weight[kEarlyWeights ? c : 0][j] : p.weight[i + j]);
     store_floats(out + i, y);
   }
 }

@@ -125,6 +125,49 @@ struct Row {
   }
 };
 
+// visit(id, logit) of this thread's ids that may be drawn, ids ascending; see(logit) of all. Four
+// loads of 16 bytes are in flight where the row allows it: one block reads the row alone, and what
+// it waits for is latency.
+template <typename Visit, typename See>
+__device__ __forceinline__ void for_each_logit(const Row& row, const Visit& visit, const See& see) {
+  constexpr int kLoads = 4;
+  if (row.V % 4 != 0 || reinterpret_cast<uintptr_t>(row.logits) % 16 != 0) {
+    for (int id = threadIdx.x; id < row.V; id += kThreads) {
+      see(row.logits[id]);
+      if (row.is_allowed(id)) visit(id, row.logits[id]);
+    }
+    return;
+  }
+  const auto* from = reinterpret_cast<const float4*>(row.logits);
+  const int n = row.V / 4;
+  for (int first = threadIdx.x; first < n; first += kLoads * kThreads) {
+    float4 v[kLoads];
+    uint32_t allowed[kLoads];
+#pragma unroll
+    for (int k = 0; k < kLoads; ++k) {
+      const int i = first + k * kThreads;
+      if (i >= n) break;
+      v[k] = from[i];
+      allowed[k] = row.allowed[i / 8] >> (i % 8 * 4);
+    }
+#pragma unroll
+    for (int k = 0; k < kLoads; ++k) {
+      const int i = first + k * kThreads;
+      if (i >= n) break;
+      const float each[4] = {v[k].x, v[k].y, v[k].z, v[k].w};
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        see(each[j]);
+        if ((allowed[k] >> j & 1u) != 0) visit(4 * i + j, each[j]);
+      }
+    }
+  }
+}
+template <typename Visit>
+__device__ __forceinline__ void for_each_logit(const Row& row, const Visit& visit) {
+  for_each_logit(row, visit, [](float) {});
+}
+
 enum class Weigh { kCount, kMass };
 __device__ __forceinline__ uint32_t weight_of(Weigh what, const Row& row, float v) {
   return what == Weigh::kCount ? 1 : __float2uint_rn(row.likelihood(v) * kMassOne);
@@ -164,15 +207,15 @@ __device__ void cut(Row& row, Weigh what, double share, int32_t* list, Shared& s
   if (threadIdx.x == 0) sh.listed = 0;
   __syncthreads();
   uint64_t total = 0;
-  for (int id = threadIdx.x; id < row.V; id += kThreads) {
-    const float v = row.value(id);
-    if (!row.is_allowed(id) || !row.keeps(v, id)) continue;
+  for_each_logit(row, [&](int id, float logit) {
+    const float v = row.scaled(logit);
+    if (!row.keeps(v, id)) return;
     const uint32_t w = weight_of(what, row, v);
-    if (w == 0) continue;
+    if (w == 0) return;
     total += w;
     atomicAdd(&sh.low[row.bin(v)], w & kLowMask);
     if (w > kLowMask) atomicAdd(&sh.high[row.bin(v)], w >> kLowBits);
-  }
+  });
   total = block_total(total, sh);
   const double wanted = what == Weigh::kCount ? share : ceil(share * static_cast<double>(total));
   const uint64_t target = wanted < 1 ? 1 : static_cast<uint64_t>(wanted);
@@ -182,11 +225,10 @@ __device__ void cut(Row& row, Weigh what, double share, int32_t* list, Shared& s
 
   const int bin = sh.bin;
   uint64_t missing = target - sh.before;
-  for (int id = threadIdx.x; id < row.V; id += kThreads) {
-    const float v = row.value(id);
-    if (row.is_allowed(id) && row.keeps(v, id) && row.bin(v) == bin)
-      list[atomicAdd(&sh.listed, 1)] = id;
-  }
+  for_each_logit(row, [&](int id, float logit) {
+    const float v = row.scaled(logit);
+    if (row.bin(v) == bin && row.keeps(v, id)) list[atomicAdd(&sh.listed, 1)] = id;
+  });
   __syncthreads();
   const int n = sh.listed;
   const auto weight_where = [&](auto chosen) {
@@ -248,30 +290,25 @@ __device__ void edit(const SampleParams& p, const SampleRow& row, float* logits,
   __syncthreads();
 }
 
-// Of this thread's ids.
-__device__ Best best_of(const Row& row) {
-  Best best = {0, -1};
-  for (int id = threadIdx.x; id < row.V; id += kThreads)
-    if (row.is_allowed(id)) best = better(best, {row.value(id), id});
-  return best;
+// The best of this thread's ids.
+__device__ __forceinline__ void keep_best(Best& best, float value, int id) {
+  if (value > best.value || best.id < 0) best = {value, id};  // ids come in ascending order
 }
 
 __device__ Best draw(const Row& row, const SampleRow& params, Best likeliest, Shared& sh) {
   const float bound = likeliest.value + gumbel(params, likeliest.id);
   Best best = {0, -1};
-  for (int id = threadIdx.x; id < row.V; id += kThreads) {
-    if (!row.is_allowed(id)) continue;
-    const float v = row.value(id);
-    if (v + kLargestGumbel < bound || !row.keeps(v, id)) continue;
-    if (params.min_p > 0 && row.likelihood(v) < params.min_p) continue;
-    best = better(best, {v + gumbel(params, id), id});
-  }
+  for_each_logit(row, [&](int id, float logit) {
+    const float v = row.scaled(logit);
+    if (v + kLargestGumbel < bound || !row.keeps(v, id)) return;
+    if (params.min_p > 0 && row.likelihood(v) < params.min_p) return;
+    keep_best(best, v + gumbel(params, id), id);
+  });
   return block_best(best, sh);
 }
 
 __global__ __launch_bounds__(kThreads) void sample_kernel(const SampleParams p) {
   __shared__ Shared sh;
-  let_next_kernel_start();
   wait_for_previous_kernel();
   const int r = blockIdx.x;
   const SampleRow params = p.rows[r];
@@ -280,17 +317,16 @@ __global__ __launch_bounds__(kThreads) void sample_kernel(const SampleParams p) 
   int32_t* list = p.lists + static_cast<int64_t>(r) * p.V;
   const bool edits =
       params.history_end > params.history_begin || params.bias_end > params.bias_begin;
-  Row row{edits ? edited : logits, p.allowed, p.V, params.temperature, 0};
+  Row row{logits, p.allowed, p.V, params.temperature, 0};
   bool finite = true;
   Best best = {0, -1};
-  for (int i = threadIdx.x; i < p.V; i += kThreads) {
-    const float v = logits[i];
-    finite = finite && isfinite(v);
-    if (edits) {
-      edited[i] = v;
+  for_each_logit(
+      row, [&](int id, float logit) { keep_best(best, row.scaled(logit), id); },
+      [&](float logit) { finite = finite && isfinite(logit); });
+  if (edits) {
+    for (int i = threadIdx.x; i < p.V; i += kThreads) {
+      edited[i] = logits[i];
       list[i] = 0;
-    } else if (row.is_allowed(i)) {
-      best = better(best, {row.scaled(v), i});
     }
   }
   finite = __syncthreads_and(finite) != 0;
@@ -298,7 +334,9 @@ __global__ __launch_bounds__(kThreads) void sample_kernel(const SampleParams p) 
   if (finite) {
     if (edits) {
       edit(p, params, edited, list);
-      best = best_of(row);
+      row.logits = edited;
+      best = {0, -1};
+      for_each_logit(row, [&](int id, float logit) { keep_best(best, row.scaled(logit), id); });
     }
     best = block_best(best, sh);
     if (params.temperature > 0 && best.id >= 0) {

@@ -1,6 +1,7 @@
 // The OpenAI completion object: see deepseek_run/answer.h.
 #include <limits>
 
+#include "app/log_probs_json.h"
 #include "base/json.h"
 #include "deepseek_run/answer.h"
 
@@ -44,6 +45,9 @@ Json choice(const Answer& a, int64_t index, const AnswerJsonOptions& options) {
   out.set("ids", json_of(a.ids));
   out.set("seed", json_of_seed(a.seed));
   out.set("finish_reason", name(a.finish));
+  if (options.log_probs)
+    out.set("logprobs", options.chat ? chat_log_probs(a, options.tokenizer)
+                                     : text_log_probs(a, options.tokenizer));
   return out;
 }
 

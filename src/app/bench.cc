@@ -9,6 +9,7 @@
 
 #include "app/bench_report.h"
 #include "app/bench_work.h"
+#include "app/machine.h"
 #include "base/error.h"
 #include "base/rng.h"
 #include "base/timer.h"
@@ -36,16 +37,6 @@ std::vector<Case> cases_of(const BenchOptions& o) {
         for (const int64_t batch : o.batches)
           if (n > 0) out.push_back({decode, n, depth, batch});
   return out;
-}
-
-// What follows "key" and a colon in the first such line of a file of Linux; empty if none does.
-std::string field_of(const std::string& path, const std::string& key) {
-  std::ifstream in(path);
-  for (std::string line; std::getline(in, line);)
-    if (line.starts_with(key))
-      if (const size_t at = line.find_first_not_of(" \t", line.find(':') + 1); at != line.npos)
-        return line.substr(at);
-  return "";
 }
 
 double number_of(const std::string& path, const std::string& key) {
@@ -92,6 +83,7 @@ class Bench {
     r.assumed_tokens = c.depth;
     r.max_new_tokens = c.decode ? c.n : 1;
     r.ignore_eos = true;
+    r.sampling.loop_guard = false;  // random weights have nothing to say
     r.sampling.temperature = 0;
     engine_.submit(std::move(r));
   }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <limits>
 #include <map>
 #include <string_view>
 #include <tuple>
@@ -9,6 +10,7 @@
 #include "app/inspect_report.h"
 #include "base/error.h"
 #include "base/mapped_file.h"
+#include "engine/generation_config.h"
 #include "io/checkpoint.h"
 #include "model/transformer.h"
 
@@ -87,6 +89,33 @@ std::string checkpoint_architecture(const std::string& model_dir) {
     fail_model(escaped(model_dir), ": has no config.json, expected a model directory");
   const Json json = parse_json(read_file(path, kMaxConfigBytes), "config.json");
   return parse_config(json, {}).architecture;
+}
+
+SamplingDefaults checkpoint_sampling(const std::string& model_dir, const WarningSink& warn) {
+  constexpr std::string_view kFile = "generation_config.json";
+  constexpr int64_t kAnyVocabulary = std::numeric_limits<TokenId>::max();
+  const std::string path = str(model_dir, "/", kFile);
+  std::error_code ignored;
+  SamplingDefaults out;
+  if (!std::filesystem::exists(path, ignored)) return out;
+  const auto refuse = [&](const std::string& line) {
+    if (warn) warn(line);
+    out.keys.clear();
+  };
+  try {
+    const Json json = parse_json(read_file(path, kMaxConfigBytes), kFile);
+    if (!json.is_object()) fail_model(kFile, ": expected a JSON object, found ", json.type_name());
+    for (const char* key : {"temperature", "top_p", "top_k", "repetition_penalty"})
+      if (const Json* value = json.find(key); value != nullptr && !value->is_null())
+        out.keys.emplace_back(key);
+    const Json* sample = json.find("do_sample");
+    if (sample != nullptr && sample->is_bool() && !sample->as_bool())
+      out.keys.emplace_back("do_sample");
+    out.params = sampling_defaults(&json, kAnyVocabulary, refuse);
+  } catch (const Error& e) {
+    refuse(e.what());
+  }
+  return out;
 }
 
 }  // namespace dsr

@@ -60,12 +60,28 @@ std::string experts_text(const ModelConfig& c) {
   return out + str(", ", c.n_shared_experts, " shared, width ", c.moe_intermediate_size);
 }
 
+std::string rope_name(RopeScalingType type) {
+  switch (type) {
+    case RopeScalingType::kNone:
+      return "";
+    case RopeScalingType::kYarn:
+      return "yarn";
+    case RopeScalingType::kLlama3:
+      return "llama3";
+    case RopeScalingType::kLinear:
+      return "linear";
+  }
+  return "";
+}
+
 std::string context_text(const ModelConfig& c) {
   std::string out = with_commas(c.max_position_embeddings) + " tokens";
   const RopeScaling& s = c.rope_scaling;
-  if (s.type == RopeScalingType::kYarn)
-    out += str(" (YaRN, factor ", s.factor, " over ",
-               with_commas(s.original_max_position_embeddings), ")");
+  const std::string name = rope_name(s.type);
+  const std::string original = with_commas(s.original_max_position_embeddings);
+  if (!name.empty())
+    out += str(" (", name, ", factor ", s.factor,
+               s.type == RopeScalingType::kLinear ? "" : " over " + original, ")");
   return out;
 }
 
@@ -173,6 +189,14 @@ std::string report_text(const Inspection& in) {
   return head + "\n" + parts_table(in) + "\n" + patterns_table(in);
 }
 
+// null, or {"type", "factor"}.
+Json rope_json(const RopeScaling& s) {
+  if (s.type == RopeScalingType::kNone) return {};
+  Json out = Json::object();
+  out.set("type", rope_name(s.type)).set("factor", s.factor);
+  return out;
+}
+
 std::string report_json(const Inspection& in) {
   const ModelConfig& c = in.config;
   Json out = Json::object();
@@ -183,6 +207,7 @@ std::string report_json(const Inspection& in) {
       .set("hidden_size", c.hidden_size)
       .set("vocab_size", c.vocab_size)
       .set("max_position_embeddings", c.max_position_embeddings)
+      .set("rope_scaling", rope_json(c.rope_scaling))
       .set("n_routed_experts", c.n_routed_experts)
       .set("num_experts_per_tok", c.num_experts_per_tok);
   Json quant;

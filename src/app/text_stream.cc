@@ -4,6 +4,12 @@
 
 namespace dsr {
 
+bool is_text(const Tokenizer& tokenizer, TokenId id) {
+  if (!tokenizer.is_special(id)) return true;
+  const std::string_view text = tokenizer.token_bytes(id);
+  return text == "<think>" || text == "</think>";
+}
+
 TextStream::TextStream(const Tokenizer& tokenizer, const AnswerRequest& request,
                        std::function<void(AnswerPiece)> sink)
     : tokenizer_(tokenizer), decoder_(tokenizer), stop_(request.stop), sink_(std::move(sink)) {
@@ -11,7 +17,7 @@ TextStream::TextStream(const Tokenizer& tokenizer, const AnswerRequest& request,
 }
 
 void TextStream::push(TokenId id) {
-  if (!hidden(id)) give(stop_.push(decoder_.push(id)));
+  if (is_text(tokenizer_, id)) give(stop_.push(decoder_.push(id)));
 }
 
 void TextStream::finish() {
@@ -19,13 +25,6 @@ void TextStream::finish() {
   give(stop_.finish());
   if (!splitter_) return;
   for (ReasoningSplitter::Piece& p : splitter_->finish()) sink_({std::move(p.text), p.reasoning});
-}
-
-// Control tokens are no text, but the two that mark reasoning are shown, and split at.
-bool TextStream::hidden(TokenId id) const {
-  if (!tokenizer_.is_special(id)) return false;
-  const std::string_view text = tokenizer_.token_bytes(id);
-  return text != "<think>" && text != "</think>";
 }
 
 void TextStream::give(const std::string& text) {

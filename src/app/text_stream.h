@@ -11,6 +11,10 @@
 
 namespace dsr {
 
+// Whether a token is part of the text of an answer: control tokens are not, but the two that mark
+// reasoning are shown, and split at.
+bool is_text(const Tokenizer& tokenizer, TokenId id);
+
 // Gives text to the sink as it becomes certain. Stop strings are looked for in all of the text,
 // reasoning and its tags included, and before it is split: what follows one is never seen.
 class TextStream {
@@ -26,7 +30,6 @@ class TextStream {
   bool stopped() const { return stop_.stopped(); }
 
  private:
-  bool hidden(TokenId id) const;
   void give(const std::string& text);
 
   const Tokenizer& tokenizer_;

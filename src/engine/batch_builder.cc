@@ -10,7 +10,7 @@ namespace dsr {
 namespace {
 
 // The sampling parameters of the token that follows `r`'s sequence.
-void append_sampling(HostBatch& b, const RunningRequest& r) {
+void append_sampling(HostBatch& b, RunningRequest& r) {
   const SamplingParams& p = r.request.sampling;
   const std::vector<TokenId>& tokens = r.sequence->tokens();
   SampleRow row;
@@ -34,11 +34,15 @@ void append_sampling(HostBatch& b, const RunningRequest& r) {
   }
   row.history_end = static_cast<int32_t>(b.history.size());
   row.bias_begin = static_cast<int32_t>(b.bias_ids.size());
-  for (const auto& [id, bias] : p.logit_bias) {
+  for (const auto& [id, bias] : r.sampler->biases(tokens)) {
     b.bias_ids.push_back(id);
-    b.bias_values.push_back(static_cast<float>(bias));
+    b.bias_values.push_back(bias);
   }
   row.bias_end = static_cast<int32_t>(b.bias_ids.size());
+  if (p.logprobs >= 0) {
+    b.log_prob_rows.push_back(static_cast<int32_t>(b.sample_rows.size()));
+    b.n_top_log_probs = std::max(b.n_top_log_probs, p.logprobs);
+  }
   b.sample_rows.push_back(row);
 }
 

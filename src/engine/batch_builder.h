@@ -21,8 +21,10 @@ struct HostBatch {
   int64_t max_q_len = 0;
   std::vector<SampleRow> sample_rows;  // one per logit row
   std::vector<int32_t> history;        // what the penalties look at
-  std::vector<int32_t> bias_ids;
+  std::vector<int32_t> bias_ids;       // of all rows
   std::vector<float> bias_values;
+  std::vector<int32_t> log_prob_rows;  // sample rows whose log-probabilities are wanted
+  int64_t n_top_log_probs = 0;         // the most that one of them wants of the likeliest
 };
 
 // One sequence's part of a batch.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <map>
 #include <optional>
 
 #include "base/error.h"
@@ -83,6 +84,22 @@ std::vector<int32_t> allowed_ids(const Tokenizer* tokenizer, int64_t vocab_size)
   return words;
 }
 
+using LogProbsOfRequests = std::map<RequestId, TokenLogProbs>;
+
+// Whose row each is; of the likeliest tokens as many as that request asked for.
+LogProbsOfRequests by_request(const StepPlan& plan, std::vector<TokenLogProbs> rows) {
+  LogProbsOfRequests out;
+  size_t next_row = 0;
+  for (const Slice& slice : plan.slices) {
+    const int64_t wanted = slice.request->request.sampling.logprobs;
+    if (!slice.wants_logits || wanted < 0) continue;
+    TokenLogProbs& row = rows.at(next_row++);
+    row.top.resize(std::min(row.top.size(), static_cast<size_t>(wanted)));
+    out[slice.request->id] = std::move(row);
+  }
+  return out;
+}
+
 }  // namespace
 
 const char* name(FinishReason reason) {
@@ -139,10 +156,15 @@ class Engine::Impl {
   std::vector<StepOutput> step() {
     if (scheduler_.idle()) return {};
     const StepPlan plan = scheduler_.next();
-    std::vector<TokenId> tokens;
+    StepResult result;
     if (!plan.slices.empty())
-      tokens = runner_.step(build_batch(plan, planned_.runner.limits.max_blocks));
-    return scheduler_.commit(plan, tokens);
+      result = runner_.step(build_batch(plan, planned_.runner.limits.max_blocks));
+    LogProbsOfRequests log_probs = by_request(plan, std::move(result.log_probs));
+    std::vector<StepOutput> outputs = scheduler_.commit(plan, result.tokens);
+    for (StepOutput& out : outputs)
+      if (!out.tokens.empty() && log_probs.contains(out.request))
+        out.log_probs.push_back(std::move(log_probs.at(out.request)));
+    return outputs;
   }
 
   void logits(std::span<const TokenId> ids,
@@ -228,7 +250,8 @@ class Engine::Impl {
     return {.max_seqs = o.max_seqs,
             .chunk = o.chunk,
             .ctx_size = planned_.plan.ctx_size,
-            .eos_ids = eos_ids(config_.eos_token_ids, generation_config(), config_.vocab_size)};
+            .eos_ids = eos_ids(config_.eos_token_ids, generation_config(), config_.vocab_size),
+            .dry_breakers = dry_breakers(o.tokenizer, config_.vocab_size)};
   }
 
   const Json* generation_config() const {

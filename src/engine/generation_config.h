@@ -7,8 +7,10 @@
 
 namespace dsr {
 
-// generation_config.json over the built-in defaults: temperature, top_p, top_k, repetition_penalty;
-// do_sample false means greedy. A value out of range is one warning and the default stays.
+// generation_config.json over the built-in defaults: temperature, top_p, top_k, min_p,
+// repetition_penalty; do_sample false means greedy. A value out of range is one warning and all the
+// defaults stay. Other ways to generate that transformers knows (beams, n-gram bans, minimal
+// lengths) get a warning each where they would change anything.
 SamplingParams sampling_defaults(const Json* generation_config, int64_t vocab_size,
                                  const WarningSink& warn);
 

@@ -5,13 +5,13 @@
 #include <limits>
 
 #include "base/error.h"
+#include "sampling/sampler_state.h"
 
 namespace dsr {
 namespace {
 
 // Rows of logits that a step must have room for when every position is wanted (`logits`).
 constexpr int64_t kLogitRows = 64;
-constexpr int64_t kMaxBiasesPerRow = 1024;
 
 StepLimits step_limits(const PlanRequest& r, int64_t ctx_size) {
   StepLimits l;

@@ -4,6 +4,7 @@
 #include <memory>
 #include <vector>
 
+#include "deepseek_run/engine.h"
 #include "device/communicator.h"
 #include "device/cuda_graph.h"
 #include "device/peaks.h"
@@ -34,6 +35,11 @@ struct RunnerOptions {
       true;  // of a GPU: steps of nothing but decode rows are recorded and replayed
 };
 
+struct StepResult {
+  std::vector<TokenId> tokens;           // one per logit row, -1 where a logit was not finite
+  std::vector<TokenLogProbs> log_probs;  // one per row of HostBatch::log_prob_rows
+};
+
 // Owns everything a rank allocates. A dry runner allocates nothing and knows what it would be: its
 // memory() is the plan.
 class Runner {
@@ -57,28 +63,34 @@ class Runner {
   // Ids that may be sampled: bit i % 32 of word i / 32.
   void set_allowed(const std::vector<int32_t>& words);
 
-  // Runs the step; one token per logit row, -1 where a logit was not finite.
-  std::vector<TokenId> step(const HostBatch& batch);
+  StepResult step(const HostBatch& batch);
   // Runs the step and gives the logits [R, V] to `sink` row by row.
   void logits(const HostBatch& batch, const std::function<void(std::span<const float>)>& sink);
 
  private:
-  // Fixed places for a batch in device memory.
+  // Places for a batch in device memory. The arrays of a step stand one behind the other, so that
+  // one copy takes them there: where, is a function of their sizes. The rest has fixed places.
   struct BatchBuffers {
-    Tensor token_ids, positions, slots, cu_seqlens_q, seq_lens, block_table, logit_rows;
-    Tensor sample_rows, allowed, history, bias_ids, bias_values;
+    Tensor packed;  // [bytes] u8
+    Tensor allowed, history, bias_ids, bias_values;
     Tensor drawn;  // [2, max_seqs] i32: tokens, then the flags of what was not finite
+    Tensor log_prob_rows, log_probs, top_ids, top_log_probs;
   };
   BatchBuffers place_batch();
-  ForwardBatch upload(const HostBatch& batch);
-  // The first entries of a batch array, from the host.
+  struct UploadedBatch {
+    ForwardBatch forward;
+    SampleArgs sample;  // but for the logits
+  };
+  UploadedBatch upload(const HostBatch& batch);
+  // Where the host writes what `place`, in device memory, is to hold.
+  std::byte* host_side(const Tensor& place);
+  // The first entries of a fixed place, from the host.
   template <typename T>
   Tensor fill(const Tensor& place, const std::vector<T>& values);
   void plan_scratch();
-  // All but the logits.
-  SampleArgs sample_args(const HostBatch& batch);
   // Runs `work`, or what was recorded of it.
   void run(const HostBatch& batch, const std::function<void()>& work);
+  std::vector<TokenLogProbs> log_probs(const HostBatch& batch, const SampleArgs& sampled);
 
   RunnerOptions options_;
   Exec exec_;

@@ -42,6 +42,7 @@ RequestId Scheduler::submit(Request request) {
   if (std::any_of(waiting_.begin(), waiting_.end(), same) ||
       std::any_of(running_.begin(), running_.end(), same))
     fail_usage("sequence ", request.sequence, " is busy with another request");
+  r->sampler.emplace(request.sampling, limits_.dry_breakers);
   r->request = std::move(request);
   waiting_.push_back(std::move(r));
   return next_request_ - 1;
@@ -108,7 +109,9 @@ FinishReason Scheduler::accept(RunningRequest& r, TokenId token, StepOutput& out
   out.tokens.push_back(token);
   ++stats_.tokens_generated;
   const auto n = static_cast<int64_t>(r.sequence->tokens().size());
-  return n >= r.max_tokens ? FinishReason::kLength : FinishReason::kNone;
+  const bool loops = r.sampler->push(token);
+  if (n >= r.max_tokens) return FinishReason::kLength;
+  return loops ? FinishReason::kRepetition : FinishReason::kNone;
 }
 
 std::vector<StepOutput> Scheduler::commit(const StepPlan& plan,

@@ -4,10 +4,12 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "deepseek_run/engine.h"
 #include "engine/step_plan.h"
+#include "sampling/sampler_state.h"
 
 namespace dsr {
 
@@ -16,13 +18,15 @@ struct SchedulerLimits {
   int64_t chunk = 512;   // most tokens of one sequence in a step
   int64_t ctx_size = 0;  // most tokens of a sequence
   std::vector<TokenId> eos_ids;
+  std::vector<bool> dry_breakers = {};
 };
 
 struct RunningRequest {
   RequestId id = 0;
   Request request;
-  std::shared_ptr<Sequence> sequence;  // shared with the table of kept sequences
-  int64_t max_tokens = 0;              // the sequence may grow to this
+  std::optional<SamplerState> sampler = {};  // set when it is submitted
+  std::shared_ptr<Sequence> sequence;        // shared with the table of kept sequences
+  int64_t max_tokens = 0;                    // the sequence may grow to this
   bool cancelled = false;
 };
 

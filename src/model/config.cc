@@ -1,5 +1,6 @@
 #include "model/config.h"
 
+#include <algorithm>
 #include <array>
 
 #include "base/error.h"
@@ -30,6 +31,10 @@ constexpr std::array kCommonBools = {
 constexpr std::array kCommonFixed = {
     FixedField{"hidden_act", "\"silu\""},
     FixedField{"mlp_bias", "false"},
+    FixedField{"use_qk_norm", "false"},
+    FixedField{"attn_logit_softcapping", "null"},
+    FixedField{"final_logit_softcapping", "null"},
+    FixedField{"index_topk", "null"},  // sparse attention (V3.2)
 };
 // Training, serving and bookkeeping: nothing in the forward pass depends on them.
 constexpr std::array kCommonIgnored = {
@@ -51,7 +56,7 @@ std::string architecture_of(JsonReader& reader) {
 }
 
 void read_token_ids(JsonReader& reader, ModelConfig& c) {
-  c.bos_token_id = reader.get_int("bos_token_id", -1, kMaxVocab, -1);
+  c.bos_token_id = reader.get_int("bos_token_id", -1, c.vocab_size - 1, -1);
   if (const Json* eos = reader.optional("eos_token_id"); eos != nullptr && eos->is_array()) {
     for (const Json& id : eos->as_array()) {
       if (!id.is_int())
@@ -86,25 +91,36 @@ void read_llama3(JsonReader& r, RopeScaling& s) {
                " is not above low_freq_factor ", s.low_freq_factor);
 }
 
+// Some models turn only a part of each head.
+void check_partial_rotary(JsonReader& r) {
+  if (const double part = r.get_double("partial_rotary_factor", 0, 1, 1); part != 1)
+    fail_model(r.place(), ": partial_rotary_factor is ", part, ", only 1 is supported");
+}
+
+// Two spellings of one key; files saved by transformers 4.43 and later may hold both.
+std::string rope_type_of(JsonReader& r) {
+  const std::string type = r.get_string("type", ""), rope_type = r.get_string("rope_type", type);
+  if (!type.empty() && type != rope_type)
+    fail_model(r.place(), ".type is ", quoted(type), ", rope_type is ", quoted(rope_type));
+  return rope_type;
+}
+
 RopeScaling read_rope_scaling(JsonReader& r) {
   RopeScaling s;
-  // Two spellings of one key; files saved by transformers 4.43 and later may hold both.
-  const std::string type = r.get_string("rope_type", r.get_string("type", ""));
-  if (type == "default") return s;
-  if (type != "yarn" && type != "llama3" && type != "linear")
+  const std::string type = rope_type_of(r);
+  check_partial_rotary(r);
+  if (type == "yarn")
+    s.type = RopeScalingType::kYarn;
+  else if (type == "llama3")
+    s.type = RopeScalingType::kLlama3;
+  else if (type == "linear")
+    s.type = RopeScalingType::kLinear;
+  else if (type != "default")
     fail_model(r.place(), ".type ", quoted(type),
                " is not supported (supported: yarn, llama3, linear)");
-  s.factor = r.require_double("factor", 1, 1e6);
-  if (type == "yarn") {
-    s.type = RopeScalingType::kYarn;
-    read_yarn(r, s);
-  } else if (type == "llama3") {
-    s.type = RopeScalingType::kLlama3;
-    read_llama3(r, s);
-  } else {
-    s.type = RopeScalingType::kLinear;
-  }
-  r.ignore({"type"});
+  if (s.type != RopeScalingType::kNone) s.factor = r.require_double("factor", 1, 1e6);
+  if (s.type == RopeScalingType::kYarn) read_yarn(r, s);
+  if (s.type == RopeScalingType::kLlama3) read_llama3(r, s);
   for (const std::string& key : r.unread_keys())
     fail_model(r.place(), ".", escaped(key), " is not supported");
   return s;
@@ -127,7 +143,30 @@ void read_rope(JsonReader& reader, ModelConfig& c) {
   c.rope_scaling = read_rope_scaling(r);
 }
 
-QuantScheme read_quantization(const Json& json, const std::string& place) {
+// No latent-attention model was released with them, and no golden holds them.
+void check_rope_of_mla(const JsonReader& reader, const ModelConfig& c) {
+  const RopeScalingType type = c.rope_scaling.type;
+  if (c.attention == AttentionKind::kMla &&
+      (type == RopeScalingType::kLlama3 || type == RopeScalingType::kLinear))
+    fail_model(reader.place(), ": rope_scaling of ", c.architecture, ": only yarn is supported");
+}
+
+// Modules that an FP8 checkpoint leaves as they were, by dotted name or a part of one.
+std::vector<std::string> read_unconverted(JsonReader& r) {
+  std::vector<std::string> out;
+  for (const char* key : {"modules_to_not_convert", "ignored_layers"}) {
+    const Json* list = r.optional(key);
+    if (list == nullptr) continue;
+    const auto is_name = [](const Json& j) { return j.is_string() && !j.as_string().empty(); };
+    if (!list->is_array() ||
+        !std::all_of(list->as_array().begin(), list->as_array().end(), is_name))
+      fail_model(r.place(), ": ", key, " is ", escaped(list->dump()), ", expected a list of names");
+    for (const Json& name : list->as_array()) out.push_back(name.as_string());
+  }
+  return out;
+}
+
+void read_quantization(const Json& json, const std::string& place, ModelConfig& c) {
   JsonReader r(json, place + ": quantization_config");
   const std::string method = r.require_string("quant_method");
   if (method != "fp8")
@@ -144,7 +183,13 @@ QuantScheme read_quantization(const Json& json, const std::string& place) {
       block.as_array()[0].as_int() > kMaxWidth || block.as_array()[1].as_int() > kMaxWidth)
     fail_model(r.place(), ": weight_block_size is ", escaped(block.dump()),
                ", expected two positive integers");
-  return {block.as_array()[0].as_int(), block.as_array()[1].as_int()};
+  c.quant = {block.as_array()[0].as_int(), block.as_array()[1].as_int()};
+  if (const std::string a = r.get_string("activation_scheme", "dynamic"); a != "dynamic")
+    fail_model(r.place(), ": activation_scheme ", quoted(a),
+               " is not supported (supported: dynamic)");
+  c.unconverted_modules = read_unconverted(r);
+  for (const std::string& key : r.unread_keys())
+    fail_model(r.place(), ".", escaped(key), " is not supported");
 }
 
 }  // namespace
@@ -177,10 +222,12 @@ ModelConfig parse_config(const Json& json, const WarningSink& warn) {
   const Architecture& arch = architecture(c.architecture);
   read_fields(reader, kCommon, c);
   read_token_ids(reader, c);
+  check_partial_rotary(reader);
   read_rope(reader, c);
   if (const Json* q = reader.optional("quantization_config"); q != nullptr)
-    c.quant = read_quantization(*q, reader.place());
+    read_quantization(*q, reader.place(), c);
   arch.read_config(reader, c);
+  check_rope_of_mla(reader, c);
   if (warn) {
     std::string unknown;
     for (const std::string& key : reader.unread_keys())

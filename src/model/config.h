@@ -86,6 +86,8 @@ struct ModelConfig {
 
   int64_t num_nextn_predict_layers = 0;  // MTP layers stored after the main ones
   QuantScheme quant;                     // quantization_config
+  // Of an FP8 checkpoint: modules whose matrices are not FP8, by dotted name or a part of one.
+  std::vector<std::string> unconverted_modules;
 
   int64_t qk_head_dim() const { return qk_nope_head_dim + qk_rope_head_dim; }
   // How many dimensions of a head turn with the position.

@@ -23,11 +23,6 @@ const char* stored_name(DType type) {
   }
 }
 
-bool stays_bf16(const std::string& name) {
-  return name == "lm_head.weight" || name.ends_with(".mlp.gate.weight") ||
-         name.ends_with(".eh_proj.weight");
-}
-
 }  // namespace
 
 const char* name(WeightFormat format) { return format == WeightFormat::kBF16 ? "bf16" : "fp8"; }
@@ -48,13 +43,14 @@ DeclaredSource::DeclaredSource(const ModelConfig& c) {
   const QuantScheme& q = c.quant;
   ModelWeights unused;
   for_each_weight(c, /*with_mtp=*/true, unused, [&](const WeightSpec& w) {
-    if (q.block_rows > 0 && w.role == WeightRole::kLinear && !stays_bf16(w.name)) {
+    if (w.fp8) {
       add(w.name, DType::kF8E4M3, w.shape);
       add(w.name + "_scale_inv", DType::kF32,
           {ceil_div(w.shape[0], q.block_rows), ceil_div(w.shape[1], q.block_columns)});
       return;
     }
-    if (w.role == WeightRole::kUnused && q.block_rows == 0) return;
+    // Only the MTP layers of the FP8 releases have copies.
+    if (w.role == WeightRole::kUnused && (q.block_rows == 0 || c.tie_word_embeddings)) return;
     const bool f32 = w.name.ends_with(".e_score_correction_bias");
     add(w.name, f32 ? DType::kF32 : DType::kBF16, w.shape);
   });

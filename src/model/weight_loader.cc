@@ -59,6 +59,9 @@ class Validator {
     const bool usable = t->dtype && (is_float(*t->dtype) || fp8);
     if (t->shape != spec.shape || !usable)
       fail_mismatch(spec.name, *t, str(expected_types(spec), " ", shape_text(spec.shape)), "");
+    if (spec.fp8 && !fp8)
+      fail_mismatch(spec.name, *t, str("F8_E4M3 ", shape_text(spec.shape)),
+                    "by quantization_config, which does not name it in modules_to_not_convert");
     if (fp8) check_scales(spec, *t);
   }
 
@@ -139,6 +142,15 @@ void check_scale_values(const std::string& name, const SourceTensor& t, int64_t 
   }
 }
 
+// Norm weights and biases; a NaN among correction biases would choose experts at random, and
+// nothing else would show it.
+void check_vector_values(const std::string& name, const SourceTensor& t, const float* values) {
+  for (int64_t i = 0; i < t.shape[0]; ++i)
+    if (!std::isfinite(values[i]))
+      fail_model(escaped(name), "[", i, "] is ", values[i], ", expected a finite number (file ",
+                 escaped(t.file), ")");
+}
+
 int64_t bytes_of(const SourceTensor& t) { return Shape(t.shape).elements() * size_bytes(*t.dtype); }
 
 // What a vector takes among the widened ones; asked of its first part.
@@ -211,11 +223,12 @@ void LoadedWeights::place_vector(const WeightSpec& spec, const SourceTensor& t) 
     vectors_used_ += vector_buffer_bytes(spec);
   }
   if (spec.tensor->data == nullptr) return;
-  auto* to = spec.tensor->ptr<float>(spec.part_begin);
+  auto* values = spec.tensor->ptr<float>(spec.part_begin);
   if (on_device_)  // the same place in the host's copy
-    to = reinterpret_cast<float*>(widened_.data() +
-                                  (reinterpret_cast<std::byte*>(to) - vectors_.data()));
-  to_f32(*t.dtype, t.data, to, spec.shape[0]);
+    values = reinterpret_cast<float*>(widened_.data() +
+                                      (reinterpret_cast<std::byte*>(values) - vectors_.data()));
+  to_f32(*t.dtype, t.data, values, spec.shape[0]);
+  check_vector_values(spec.name, t, values);
 }
 
 void LoadedWeights::place_matrix(const WeightSpec& spec, const SourceTensor& t,

@@ -1,9 +1,29 @@
 #include "model/weights.h"
 
+#include <algorithm>
+#include <string_view>
+
 #include "base/error.h"
 
 namespace dsr {
 namespace {
+
+// Whether `part` is `name` or some of its dotted words.
+bool has_words(std::string_view name, std::string_view part) {
+  for (size_t at = name.find(part); at != name.npos; at = name.find(part, at + 1)) {
+    const size_t end = at + part.size();
+    if ((at == 0 || name[at - 1] == '.') && (end == name.size() || name[end] == '.')) return true;
+  }
+  return false;
+}
+
+// The FP8 releases leave the head, the routers and eh_proj as they were trained.
+bool stays_unconverted(const ModelConfig& c, std::string_view module) {
+  if (module == "lm_head" || module.ends_with(".mlp.gate") || module.ends_with(".eh_proj"))
+    return true;
+  return std::any_of(c.unconverted_modules.begin(), c.unconverted_modules.end(),
+                     [&](const std::string& part) { return has_words(module, part); });
+}
 
 // Visits the tensors of one model; methods name them as the checkpoint does.
 class Enumerator {
@@ -17,6 +37,7 @@ class Enumerator {
             .shape = {rows, columns},
             .role = WeightRole::kLinear,
             .shard = shard,
+            .fp8 = c_.quant.block_rows > 0 && !stays_unconverted(c_, name),
             .weight = &to});
   }
   void vector(const std::string& name, int64_t size, Tensor& to) {
@@ -39,7 +60,8 @@ class Enumerator {
             .role = WeightRole::kTable,
             .tensor = &to});
   }
-  // A second copy of a vocabulary matrix, as the MTP layers of the FP8 releases carry.
+  // A second copy of a vocabulary matrix, as the MTP layers of the FP8 releases carry, and some
+  // files of a model whose head is its embedding.
   void vocabulary_copy(const std::string& name) {
     visit_({.name = name,
             .shape = {c_.vocab_size, c_.hidden_size},
@@ -141,7 +163,9 @@ void for_each_weight(const ModelConfig& c, bool with_mtp, ModelWeights& w,
     each.block("model.layers." + std::to_string(l), l, w.layers[static_cast<size_t>(l)]);
   each.vector("model.norm.weight", c.hidden_size, w.norm);
   if (!c.tie_word_embeddings)
-    each.linear("lm_head", c.vocab_size, c.hidden_size, w.lm_head, Shard::kReplicated);
+    each.linear("lm_head", c.vocab_size, c.hidden_size, w.lm_head, Shard::kRows);
+  else
+    each.vocabulary_copy("lm_head.weight");
   if (!with_mtp) return;
   w.mtp.resize(static_cast<size_t>(c.num_nextn_predict_layers));
   for (int64_t i = 0; i < c.num_nextn_predict_layers; ++i) {

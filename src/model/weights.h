@@ -85,6 +85,7 @@ struct WeightSpec {
   std::vector<int64_t> shape;
   WeightRole role = WeightRole::kLinear;
   Shard shard = Shard::kReplicated;
+  bool fp8 = false;          // kLinear: FP8 in this checkpoint, by its quantization_config
   bool optional = false;     // may be absent
   Weight* weight = nullptr;  // kLinear: where its segment is appended
   Tensor* tensor = nullptr;  // kTable and kVector: where it goes

@@ -4,7 +4,7 @@
 //   1. a logit that is not finite sets the row's flag; nothing is drawn and the token is -1
 //   2. ids without a tokenizer entry are out
 //   3. repetition penalty, then presence and frequency penalties, over the window of earlier tokens
-//   4. logit biases are added
+//   4. biases are added: logit_bias and DRY, which the host computes (src/sampling/dry.h)
 //   5. temperature 0: the largest logit (the lowest id on a tie). Otherwise logits / temperature
 //   6. top_k: the k largest; top_p: of those, the shortest run, largest first, that reaches the
 //      probability top_p; min_p: of those, the ones at least min_p times as likely as the best
@@ -12,6 +12,8 @@
 //      Philox(seed; position, sample_index, id): the Gumbel-max form of a draw from the softmax.
 //      The draw depends on the seed and where it is made, never on the batch or the kept set's
 //      order
+//
+// The logits themselves are not changed: log_probs reads them afterwards.
 #pragma once
 
 #include "device/exec.h"
@@ -32,7 +34,7 @@ struct SampleRow {
   int64_t position = 0;       // of the token that is drawn
   int32_t history_begin = 0;  // the penalties' window: history[history_begin, history_end)
   int32_t history_end = 0;
-  int32_t bias_begin = 0;  // the row's biases: bias_ids[bias_begin, bias_end)
+  int32_t bias_begin = 0;  // the row's biases: bias_ids[bias_begin, bias_end), each id once
   int32_t bias_end = 0;
 };
 

@@ -6,13 +6,14 @@
 #include <variant>
 
 #include "base/error.h"
+#include "sampling/sampler_state.h"
 
 namespace dsr {
 namespace {
 
 constexpr int64_t kMaxCount = int64_t{1} << 20;
 constexpr double kMaxBias = 100;
-constexpr size_t kMaxBiases = 1024;
+constexpr size_t kMaxBiases = kMaxLogitBiases;
 
 // A closed range, and one more value that is accepted (the one that turns the parameter off).
 struct Range {
@@ -31,7 +32,11 @@ constexpr std::array kRanges = {
     Range{"presence_penalty", &SamplingParams::presence_penalty, -100, 100},
     Range{"frequency_penalty", &SamplingParams::frequency_penalty, -100, 100},
     Range{"penalty_window", &SamplingParams::penalty_window, 0, kMaxCount, -1.0},
+    Range{"dry_multiplier", &SamplingParams::dry_multiplier, 0, 100},
+    Range{"dry_base", &SamplingParams::dry_base, 1, 100},
+    Range{"dry_allowed_length", &SamplingParams::dry_allowed_length, 1, 1000},
     Range{"sample_index", &SamplingParams::sample_index, 0, kMaxCount},
+    Range{"logprobs", &SamplingParams::logprobs, 0, kMaxTopLogProbs, -1.0},
 };
 
 // A bound as text: counts in full, fractions as they are written in the table.

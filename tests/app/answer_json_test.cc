@@ -2,7 +2,9 @@
 
 #include <limits>
 
+#include "base/json.h"
 #include "deepseek_run/answer.h"
+#include "text/text_fixture.h"
 
 namespace dsr {
 namespace {
@@ -63,6 +65,64 @@ TEST(AnswerJson, ReasoningInsideContent) {
   EXPECT_EQ(json.find("reasoning_content"), json.npos);
 }
 
+// "é!", as bytes; 304 is <think>, which is text, and 300 the BOS, which is not.
+Answer with_log_probs() {
+  Answer a;
+  a.content = "\xC3\xA9!";
+  a.ids = {300, 0xC3, 0xA9, '!', 304};
+  a.finish = FinishReason::kStop;
+  for (size_t i = 0; i < a.ids.size(); ++i)
+    a.log_probs.push_back({-0.3f - static_cast<float>(i), {{'x', -0.1f}, {0xC3, -0.3f}}});
+  return a;
+}
+
+TEST(AnswerJson, LogProbsOfAChat) {
+  const std::unique_ptr<Tokenizer> tokenizer = test::load_fixture();
+  const Json json = parse_json(
+      answer_json({with_log_probs()}, {}, {.log_probs = true, .tokenizer = tokenizer.get()}),
+      "test");
+  const Json::Array& content =
+      json.find("choices")->as_array()[0].find("logprobs")->find("content")->as_array();
+  ASSERT_EQ(content.size(), 5u) << "one for each id";
+  EXPECT_EQ(content[1].dump(), R"({"token":"�","logprob":-1.3,"bytes":[195],"top_logprobs":[)"
+                               R"({"token":"x","logprob":-0.1,"bytes":[120]},)"
+                               R"({"token":"�","logprob":-0.3,"bytes":[195]}]})");
+  EXPECT_EQ(content[3].find("token")->as_string(), "!");
+  EXPECT_EQ(content[4].find("token")->as_string(), "<think>");
+}
+
+TEST(AnswerJson, LogProbsOfAText) {
+  const std::unique_ptr<Tokenizer> tokenizer = test::load_fixture();
+  Answer a = with_log_probs();
+  a.ids.erase(a.ids.begin());
+  a.log_probs.pop_back();
+  const Json json = parse_json(
+      answer_json({a}, {}, {.chat = false, .log_probs = true, .tokenizer = tokenizer.get()}),
+      "test");
+  EXPECT_EQ(json.find("choices")->as_array()[0].find("logprobs")->dump(),
+            R"({"tokens":["bytes:\\xc3","bytes:\\xa9","!","<think>"],)"
+            R"("token_logprobs":[-0.3,-1.3,-2.3,-3.3],)"
+            R"("top_logprobs":[{"x":-0.1,"bytes:\\xc3":-0.3},)"
+            R"({"x":-0.1,"bytes:\\xc3":-0.3,"bytes:\\xa9":-1.3},)"
+            R"({"x":-0.1,"bytes:\\xc3":-0.3,"!":-2.3},)"
+            R"({"x":-0.1,"bytes:\\xc3":-0.3,"<think>":-3.3}],"text_offset":[0,0,1,2]})");
+}
+
+TEST(AnswerJson, LogProbsWithoutATokenizer) {
+  Answer a = with_log_probs();
+  a.ids.resize(1);
+  a.log_probs.resize(1);
+  a.log_probs[0].top.clear();
+  const std::string chat = answer_json({a}, {}, {.log_probs = true});
+  EXPECT_NE(chat.find(R"({"token":"","logprob":-0.3,"bytes":null,"top_logprobs":[]})"), chat.npos)
+      << chat;
+  const std::string text = answer_json({a}, {}, {.chat = false, .log_probs = true});
+  EXPECT_NE(text.find(R"("logprobs":{"tokens":["300"],"token_logprobs":[-0.3],)"
+                      R"("top_logprobs":[{"300":-0.3}],"text_offset":[]})"),
+            text.npos)
+      << text;
+}
+
 TEST(TimingLine, AsCliMdShowsIt) {
   Answer a;
   a.prompt_tokens = 812;
@@ -77,6 +137,22 @@ TEST(TimingLine, AsCliMdShowsIt) {
             "prompt 812 tok, 11,204 tok/s | answer 1 tok | load 0.0 s | first token 0.07 s");
   a.ids.clear();
   EXPECT_EQ(timing_line(a, 0), "prompt 812 tok | answer 0 tok | load 0.0 s");
+}
+
+// Tokens are summed; the time is that of the answer that took longest.
+TEST(TimingLine, SumsSeveralAnswers) {
+  Answer a;
+  a.prompt_tokens = 10;
+  a.ids.assign(21, 1);
+  a.first_token_seconds = 0.5;
+  a.total_seconds = 1.5;
+  Answer b = a;
+  b.ids.assign(41, 1);
+  b.total_seconds = 2.5;
+  EXPECT_EQ(
+      timing_line({a, b}, 1),
+      "prompt 2 x 10 tok, 40.0 tok/s | 2 answers 62 tok, 30.0 tok/s | load 1.0 s | first token "
+      "0.50 s");
 }
 
 }  // namespace

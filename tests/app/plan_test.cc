@@ -39,9 +39,7 @@ struct Row {
   std::array<int64_t, 2> bf16_gpus, fp8_gpus;
 };
 
-// "Memory arithmetic" and "Which GPUs hold it", for every shape there is. One cell differs: the
-// table divides everything and puts fp8 Distill-Llama 70B on 2 x 40 GiB; the vocabulary matrices
-// that every GPU holds here are 2.1 GB more on each, and it takes 4.
+// "Memory arithmetic" and "Which GPUs hold it", for every shape there is.
 constexpr std::array kRows = {
     Row{"deepseek-llm-7b", 13.8, 7.8, 0.1, 12.98, 6.91, 0.01, 491520, {1, 1}, {1, 1}},
     Row{"deepseek-llm-67b", 134.9, 69.1, 0.1, 133.2, 67.4, 0.1, 389120, {4, 2}, {2, 1}},
@@ -54,7 +52,7 @@ constexpr std::array kRows = {
     Row{"r1-distill-qwen-14b", 29.5, 16.3, 0.1, 28.0, 14.8, 0.1, 196608, {1, 1}, {1, 1}},
     Row{"r1-distill-qwen-32b", 65.5, 34.3, 0.1, 64.0, 32.8, 0.1, 262144, {2, 1}, {1, 1}},
     Row{"r1-distill-llama-8b", 16.1, 9.1, 0.1, 15.0, 8.03, 0.1, 131072, {1, 1}, {1, 1}},
-    Row{"r1-distill-llama-70b", 141.1, 72.7, 0.1, 139.0, 70.6, 0.1, 327680, {4, 2}, {4, 1}},
+    Row{"r1-distill-llama-70b", 141.1, 72.7, 0.1, 139.0, 70.6, 0.1, 327680, {4, 2}, {2, 1}},
     Row{"moonlight-16b-a3b", 31.9, 16.6, 0.1, 5.16, 2.92, 0.01, 31104, {1, 1}, {1, 1}},
     Row{"kimi-k2-instruct", 2053, 1029, 1, 63.4, 33.0, 0.1, 70272, {0, 0}, {0, 0}},
 };
@@ -110,8 +108,8 @@ TEST(PlanTest, WeightsAreDividedByTheirShard) {
   const int64_t biases = int64_t{28} * 4 * (28 + 2 * 4) * 128;
   EXPECT_EQ(s.part(Part::kAttention).divided, matrices + biases);
   EXPECT_EQ(s.part(Part::kAttention).replicated, 0);
-  EXPECT_EQ(s.part(Part::kHead).replicated, int64_t{152064} * 3584 * 2);
-  EXPECT_EQ(s.part(Part::kHead).divided, 0);
+  EXPECT_EQ(s.part(Part::kHead).divided, int64_t{152064} * 3584 * 2);
+  EXPECT_EQ(s.part(Part::kHead).replicated, 0);
   EXPECT_EQ(s.part(Part::kAttention).on_each_of(4), (matrices + biases) / 4);
 }
 

@@ -70,14 +70,14 @@ class CudaRunner : public testing::TestWithParam<std::string> {
       sequences.push_back(std::make_unique<Sequence>(pool));
       sequences.back()->start_prompt(
           std::span(golden.input_ids).first(static_cast<size_t>(1 + 16 * i)));
-      sequences.back()->append(runner.step(batch_of({sequences.back().get()})).at(0));
+      sequences.back()->append(runner.step(batch_of({sequences.back().get()})).tokens.at(0));
     }
     for (int64_t step = 0; step < 40; ++step) {
       std::vector<Sequence*> now;
       for (int64_t i = 0; i < kSeqs; ++i)
         if (step % 5 != 4 || i != step % kSeqs)
           now.push_back(sequences[static_cast<size_t>(i)].get());
-      const std::vector<TokenId> tokens = runner.step(batch_of(now));
+      const std::vector<TokenId> tokens = runner.step(batch_of(now)).tokens;
       for (size_t i = 0; i < now.size(); ++i) now[i]->append(tokens.at(i));
       out.insert(out.end(), tokens.begin(), tokens.end());
     }

@@ -273,8 +273,41 @@ TEST(GenerationConfigTest, DefaultsAndEosIds) {
   const Json bad = parse_json(R"({"temperature": -3})", "test");
   EXPECT_EQ(sampling_defaults(&bad, 100, warn), SamplingParams{});
   EXPECT_EQ(warnings, std::vector<std::string>{
-                          "generation_config.json: temperature is -3, expected 0 to 100; using "
-                          "the built-in sampling defaults"});
+                          "generation_config.json: temperature is -3, expected 0 or 0.01 to 100; "
+                          "using the built-in sampling defaults"});
+}
+
+std::vector<std::string> warnings_of(const char* generation_config) {
+  std::vector<std::string> out;
+  const Json json = parse_json(generation_config, "test");
+  sampling_defaults(&json, 100, [&](const std::string& w) { out.push_back(w); });
+  return out;
+}
+
+// As the released checkpoints have it (V3, R1 and their distills; DeepSeek LLM; Coder; Kimi).
+TEST(GenerationConfigTest, ReleasedFilesAreTakenWithoutAWord) {
+  for (const char* text :
+       {R"({"_from_model_config": true, "bos_token_id": 0, "eos_token_id": 1, "do_sample": true,
+            "temperature": 0.6, "top_p": 0.95, "transformers_version": "4.39.3"})",
+        R"({"_from_model_config": true, "bos_token_id": 99, "eos_token_id": 98, "pad_token_id": 98,
+            "do_sample": true, "temperature": 0.7, "top_p": 0.95, "transformers_version": "4.35.0"})",
+        R"({"_from_model_config": true, "bos_token_id": 3, "eos_token_id": 2})",
+        R"({"max_length": 131072, "eos_token_id": 7})",
+        R"({"temperature": 0.5, "top_k": 50, "min_p": 0.05, "num_beams": 1, "typical_p": 1.0,
+            "no_repeat_ngram_size": 0, "bad_words_ids": null, "suppress_tokens": [],
+            "forced_eos_token_id": null, "renormalize_logits": false})"})
+    EXPECT_EQ(warnings_of(text), std::vector<std::string>{}) << text;
+}
+
+TEST(GenerationConfigTest, WhatWouldChangeTheTextAndIsNotDoneIsSaid) {
+  EXPECT_EQ(warnings_of(R"({"num_beams": 4, "no_repeat_ngram_size": 3, "bad_words_ids": [[5]],
+                            "stop_strings": "END", "watermarking_config": {"bias": 2}})"),
+            (std::vector<std::string>{
+                "generation_config.json: num_beams is not supported and ignored",
+                "generation_config.json: no_repeat_ngram_size is not supported and ignored",
+                "generation_config.json: bad_words_ids is not supported and ignored",
+                "generation_config.json: stop_strings is not supported and ignored",
+                "generation_config.json: watermarking_config is not supported and ignored"}));
 }
 
 }  // namespace

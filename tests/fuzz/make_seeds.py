@@ -57,9 +57,12 @@ def seeds():
                  for n in range(8)] + [b"\0\0\0" + b'[{"name":"f","parameters":{"a":[1]}}]\0\1hi\0'],
         "pattern": [p.encode() + b"\0a1 \xe4\xbd\xa0\n\xff" for p in (
             r"\p{N}{1,3}", r"\s?[a-z]+", r"\w+|[^\w\s]|\s+$|x*", r"(?i:'s|'t)|[^\r\n\p{L}\p{N}]?\p{L}+", "(a+)+$")],
-        "command_line": [b"\0".join(line.split()) for line in (
-            b"-m x -p hi -n 5 --temp 0.5 -l 5+1", b"tokenize -m x --jsonl -f y", b"plan --card x --gpus 8xA100-80",
-            b"--prompt-ids 1,2,3 -c 32K --seed 7 --stop x --think on", b"-ngl 99 --trust-remote-code --hlep")],
+        "command_line": [b"\0".join([file, variable, *line.split()]) for file, variable, line in (
+            (b"", b"TEMP=1", b"-m x -p hi -n 5 --temp 0.5 -l 5+1"), (b"temp = x", b"", b"tokenize -m x --jsonl -f y"),
+            (b"gpus = 2xH100 # two\n\nraw = on", b"MODEL=x", b"plan --card x --gpus 8xA100-80"),
+            (b'system = "a\\n\\x1b\\"" # b\nstop = a\nstop = b', b"RAW=on",
+             b"--prompt-ids 1,2,3 -c 32K --seed 7 --stop x --think on"),
+            (b"tepm = 1", b"TEPM=1", b"-ngl 99 --trust-remote-code --hlep"))],
     }
 
 

@@ -308,6 +308,14 @@ def scale_bf16(m: ModelDir, tensors: dict) -> None:
     tensors[name] = ("BF16", shape, b"\x80\x3f" * math.prod(shape))
 
 
+def bf16_matrix(m: ModelDir, tensors: dict, drop_scale: bool) -> None:
+    name = m.name_ending("layers.1.self_attn.o_proj.weight")
+    _, shape, _ = tensors[name]
+    tensors[name] = ("BF16", shape, b"\x00\x3c" * math.prod(shape))
+    if drop_scale:
+        tensors.pop(name + "_scale_inv")
+
+
 add("F11_missing", r"missing tensor .*model\.norm\.weight",
     changed(lambda m, t: t.pop("model.norm.weight")))
 add("F11_missing_layer", r"missing tensors .* and \d+ more",
@@ -322,6 +330,9 @@ add("F11_scale_missing", r"missing tensor .*weight_scale_inv",
 add("F11_scale_shape", r"kv_a_proj_with_mqa\.weight_scale_inv is F32 \[.*expected .*\[",
     changed(scale_shape))
 add("F11_scale_bf16", r"weight_scale_inv is BF16 .*expected F32", changed(scale_bf16))
+for label, scale in (("with", False), ("without", True)):
+    add(f"F11_bf16_where_fp8_{label}_scale", r"o_proj\.weight is BF16 .*expected F8_E4M3 ",
+        changed(lambda m, t, scale=scale: bf16_matrix(m, t, drop_scale=scale)))
 add("F11_scale_without_quantization", "quantization_config",
     lambda m: m.write_config(quantization_config=None))
 
@@ -334,6 +345,15 @@ for label, value in (("nan", math.nan), ("inf", math.inf), ("0", 0.0), ("negativ
                                        struct.pack("<f", value)))
 add("F12_nan_weight", "not finite|non-finite|NaN",
     lambda m: m.patch("lm_head.weight", 0, b"\xff\x7f" * 1000), code=8)
+
+for label, codes in (("7f", b"\x7f"), ("ff", b"\xff")):
+    add(f"F12_nan_fp8_{label}", "not finite|non-finite|NaN",
+        lambda m, codes=codes: m.patch(m.name_ending("layers.1.self_attn.kv_b_proj.weight"), 0,
+                                       codes * 1000), code=8)
+for label, value in (("nan", math.nan), ("inf", math.inf)):
+    add(f"F12_bias_{label}", r"e_score_correction_bias\[0\] is .*expected a finite number",
+        lambda m, value=value: m.patch(m.name_ending("gate.e_score_correction_bias"), 0,
+                                       struct.pack("<f", value)))
 
 # --- F16: a template that must not run ------------------------------------------------------------
 

@@ -37,7 +37,6 @@ struct Row {
 
 // As the released files have them, to the byte.
 TEST(CensusTest, ReleasedCheckpoints) {
-  int tried = 0;
   for (const Row& row : {
            Row{"deepseek-v3", 91991, 688574839360},
            Row{"deepseek-r1", 91991, 688574839360},
@@ -45,14 +44,10 @@ TEST(CensusTest, ReleasedCheckpoints) {
            Row{"deepseek-v2-lite", 5291, 31412968448},
            Row{"deepseek-v2", 29102, 471482869760},
        }) {
-    const Json json = card(row.card);
-    if (!is_supported(json)) continue;
-    const Census census = census_of(DeclaredSource(parse_config(json, {})));
+    const Census census = census_of(DeclaredSource(parse_config(card(row.card), {})));
     EXPECT_EQ(census.tensors, row.tensors) << row.card;
     EXPECT_EQ(census.bytes, row.bytes) << row.card;
-    ++tried;
   }
-  EXPECT_GE(tried, 3);
 }
 
 TEST(CensusTest, ElementsCountScales) {
@@ -64,7 +59,6 @@ TEST(CensusTest, ElementsCountScales) {
 TEST(CensusTest, CardsCountTheirParameters) {
   for (const std::string& name : card_names()) {
     const Json json = card(name);
-    if (!is_supported(json)) continue;
     SCOPED_TRACE(name);
     std::string warnings;
     const ModelConfig c =

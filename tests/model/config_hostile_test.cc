@@ -117,7 +117,7 @@ class ConfigHostile : public testing::TestWithParam<std::string> {
   // Within 50 ms of processor time. A busy machine's clock counts what others took: the quickest of
   // five is asked for.
   static void expect_quick(const std::function<void()>& call) {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#ifdef DSR_SANITIZED
     constexpr std::clock_t kLimit = CLOCKS_PER_SEC;  // sanitizers take their time
 #else
     constexpr std::clock_t kLimit = CLOCKS_PER_SEC / 20;

@@ -4,8 +4,10 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <map>
 
 #include "model/rope_table.h"
+#include "model/weights.h"
 #include "support/expect_error.h"
 #include "support/json_edit.h"
 #include "support/tiny_checkpoint.h"
@@ -98,6 +100,11 @@ TEST(Config, RefusesWhatItCannotRun) {
           {"hidden_act", "\"gelu\"", "hidden_act is \"gelu\", only \"silu\" is supported"},
           {"attention_bias", "true", "attention_bias is true, only false is supported"},
           {"mlp_bias", "true", "mlp_bias is true, only false is supported"},
+          {"use_qk_norm", "true", "use_qk_norm is true, only false is supported"},
+          {"attn_logit_softcapping", "50.0",
+           "attn_logit_softcapping is 50.0, only null is supported"},
+          {"index_topk", "2048", "index_topk is 2048, only null is supported"},
+          {"bos_token_id", "200", "bos_token_id is 200, expected -1 to 199"},
           {"rope_interleave", "false", "rope_interleave is false, only true is supported"},
           {"scoring_func", "\"softmax\"",
            "scoring_func is \"softmax\", only \"sigmoid\" is supported"},
@@ -164,6 +171,14 @@ TEST(Config, RefusesOtherRopeScalings) {
           {"rope_scaling.beta_fast", "0", "rope_scaling: beta_fast is 0, expected 1e-06 to 1e+06"},
           {"rope_scaling.attention_factor", "1.5",
            "rope_scaling.attention_factor is not supported"},
+          {"rope_scaling.rope_type", "\"default\"",
+           "rope_scaling.type is \"yarn\", rope_type is \"default\""},
+          {"rope_scaling.type", "\"default\"", "rope_scaling.factor is not supported"},
+          {"rope_scaling.partial_rotary_factor", "0.5",
+           "rope_scaling: partial_rotary_factor is 0.5, only 1 is supported"},
+          {"partial_rotary_factor", "0.5", "partial_rotary_factor is 0.5, only 1 is supported"},
+          {"rope_scaling", R"({"type": "linear", "factor": 2})",
+           "rope_scaling of DeepseekV3ForCausalLM: only yarn is supported"},
           {"rope_scaling.rope_theta", "500000",
            "rope_scaling.rope_theta is 500000, rope_theta is 10000"},
           {"rope_parameters", "{\"rope_type\": \"default\"}",
@@ -188,7 +203,30 @@ TEST(Config, RefusesOtherQuantisations) {
            "quantization_config: weight_block_size is [128], expected two positive integers"},
           {"quantization_config.weight_block_size", "[128, 0]",
            "quantization_config: weight_block_size is [128,0], expected two positive integers"},
+          {"quantization_config.activation_scheme", "\"static\"",
+           "quantization_config: activation_scheme \"static\" is not supported (supported: "
+           "dynamic)"},
+          {"quantization_config.modules_to_not_convert", "\"lm_head\"",
+           "quantization_config: modules_to_not_convert is \"lm_head\", expected a list of names"},
+          {"quantization_config.kv_scales", "1", "quantization_config.kv_scales is not supported"},
       });
+}
+
+// Matrices of an FP8 checkpoint that are not FP8: those that no release converts, and those named.
+TEST(Config, ModulesThatAreNotConverted) {
+  const ModelConfig c = parse_config(
+      edited(edited(base(), "quantization_config.modules_to_not_convert", "[\"layers.1.mlp\"]"),
+             "quantization_config.ignored_layers", "[\"o_proj\", \"q_a\"]"),
+      {});
+  ModelWeights weights;
+  std::map<std::string, bool> fp8;
+  for_each_weight(c, false, weights, [&](const WeightSpec& w) { fp8[w.name] = w.fp8; });
+  EXPECT_FALSE(fp8.at("lm_head.weight"));
+  EXPECT_FALSE(fp8.at("model.layers.1.mlp.gate.weight"));
+  EXPECT_FALSE(fp8.at("model.layers.1.mlp.experts.3.up_proj.weight"));
+  EXPECT_FALSE(fp8.at("model.layers.2.self_attn.o_proj.weight"));
+  EXPECT_TRUE(fp8.at("model.layers.2.mlp.experts.3.up_proj.weight"));
+  EXPECT_TRUE(fp8.at("model.layers.0.self_attn.q_a_proj.weight"));  // "q_a" is no word of it
 }
 
 TEST(Config, ReadsWhatTransformers5Saves) {

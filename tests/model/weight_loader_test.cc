@@ -7,6 +7,7 @@
 #include <cstring>
 #include <limits>
 
+#include "model/declared_source.h"
 #include "support/expect_error.h"
 #include "support/json_edit.h"
 #include "support/safetensors_writer.h"
@@ -98,6 +99,29 @@ TEST(WeightLoader, NamesBiasesAndHeadsThatDoNotBelong) {
   EXPECT_EQ(refusal(shape),
             "model.layers.0.self_attn.k_proj.weight is F16 [120, 120], expected BF16, F16, F32 or "
             "F8_E4M3 [40, 120] (file model.safetensors)");
+}
+
+// Some files of a model whose head is its embedding carry the head all the same.
+TEST(WeightLoader, ATiedHeadMayBeStoredAgain) {
+  TinyCheckpoint copy("qwen2-tied");
+  const SourceTensor embedding = *copy.find("model.embed_tokens.weight");
+  copy.set("lm_head.weight", embedding.dtype_name, embedding.shape,
+           std::string(static_cast<size_t>(tensor_bytes(embedding)), '\0'));
+  Exec exec(Backend::kReference);
+  EXPECT_EQ(LoadedWeights(exec, copy.config(), copy).weights().lm_head.segments.size(), 1u);
+  misshape(copy, "lm_head.weight", embedding.dtype_name, {3, 5});
+  EXPECT_EQ(refusal(copy).find("lm_head.weight is"), 0u) << refusal(copy);
+}
+
+TEST(WeightLoader, VectorsAreFinite) {
+  TinyCheckpoint nan("v3-bf16");
+  const std::string name = "model.layers.1.mlp.gate.e_score_correction_bias";
+  const SourceTensor bias = *nan.find(name);
+  ASSERT_EQ(bias.dtype_name, "F32");
+  std::string bytes(static_cast<size_t>(tensor_bytes(bias)), '\0');
+  bytes.replace(4, 4, std::string("\x00\x00\xc0\x7f", 4));
+  nan.set(name, "F32", bias.shape, bytes);
+  EXPECT_EQ(refusal(nan), name + "[1] is nan, expected a finite number (file model.safetensors)");
 }
 
 TEST(WeightLoader, NamesWhatDoesNotBelong) {

@@ -365,9 +365,10 @@ TEST_P(MoeExpertsTest, NoTokensAndWrongArguments) {
   const Tensor out = empty_activation({1, 8});
   MoeExpertsArgs a = args(out);
   a.expert_ids = make.i32({1, 1}, {2});
-  if (!on_cuda())  // a kernel cannot refuse
+  if (!on_cuda()) {  // a kernel cannot refuse
     EXPECT_NE(error_of([&] { ops::moe_experts(exec, a); }, ErrorKind::kInternal).find("with 2"),
               std::string::npos);
+  }
   a = args(out);
   a.down = make.weight(DType::kBF16, {8, 9}, 4, 1);
   EXPECT_EQ(error_of([&] { ops::moe_experts(exec, a); }, ErrorKind::kInternal),

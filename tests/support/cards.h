@@ -7,7 +7,6 @@
 
 #include "base/json.h"
 #include "base/mapped_file.h"
-#include "model/arch/registry.h"
 
 namespace dsr::test {
 
@@ -22,13 +21,6 @@ inline std::set<std::string> card_names() {
   for (const auto& entry : std::filesystem::directory_iterator(DSR_SOURCE_DIR "/models"))
     if (entry.path().extension() == ".json") out.insert(entry.path().stem().string());
   return out;
-}
-// Whether the program knows the card's architecture.
-inline bool is_supported(const Json& card) {
-  const std::string& name = card.find("architectures")->as_array().at(0).as_string();
-  for (const std::string_view known : architecture_names())
-    if (name == known) return true;
-  return false;
 }
 
 }  // namespace dsr::test

@@ -10,7 +10,7 @@
 
 namespace dsr::test {
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#ifdef DSR_SANITIZED
 inline constexpr size_t kEveryNthBlock = 8;
 #else
 inline constexpr size_t kEveryNthBlock = 1;

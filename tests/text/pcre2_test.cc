@@ -87,7 +87,7 @@ TEST(Pcre2, NeedsLittleStack) {
   Pcre2Pattern pattern("[a-z]+| ?[^\\s]+|\\s+", "here");
   pthread_attr_t attributes;
   ASSERT_EQ(pthread_attr_init(&attributes), 0);
-#ifdef __SANITIZE_ADDRESS__
+#ifdef DSR_SANITIZED
   ASSERT_EQ(pthread_attr_setstacksize(&attributes, 512 << 10), 0);
 #else
   ASSERT_EQ(pthread_attr_setstacksize(&attributes, 64 << 10), 0);

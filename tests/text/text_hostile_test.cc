@@ -16,7 +16,7 @@ namespace {
 
 using Ids = std::vector<TokenId>;
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#ifdef DSR_SANITIZED
 constexpr double kSlower = 20;
 #else
 constexpr double kSlower = 1;

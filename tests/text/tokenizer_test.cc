@@ -227,7 +227,7 @@ void* encode_long_texts(void* argument) {
 
 // 1 MiB of anything needs neither a deep stack nor quadratic time (which would be minutes).
 TEST(Tokenizer, LongTextsNeedLittleStack) {
-#ifdef __SANITIZE_ADDRESS__
+#ifdef DSR_SANITIZED
   constexpr size_t kStackBytes = 512 << 10;  // the sanitizer's frames are larger
 #else
   constexpr size_t kStackBytes = 64 << 10;

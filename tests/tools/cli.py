@@ -17,7 +17,7 @@ BINARY = os.path.abspath(os.environ.get("DSR_BINARY", "build/ci/deepseek-run"))
 TINY = Path(__file__).resolve().parents[2] / "models" / "tiny"
 SANITIZED = b"__asan_init" in Path(BINARY).read_bytes()  # slower, and reserves all memory there is
 TIMING = re.compile(
-    r"^prompt [\d,]+ tok(, [\d,.]+ tok/s)? \| answer [\d,]+ tok(, [\d,.]+ tok/s)? \| "
+    r"^prompt (\d+ x )?[\d,]+ tok(, [\d,.]+ tok/s)? \| (answer|\d+ answers) [\d,]+ tok(, [\d,.]+ tok/s)? \| "
     r"load \d+\.\d s( \| first token \d+\.\d\d s)?$")
 
 _scratch = tempfile.TemporaryDirectory(prefix="dsr-cli-")  # gone with the process
@@ -28,7 +28,7 @@ MODEL = write_model(SCRATCH / "model")
 def environment(**changes: str) -> dict[str, str]:
     """Ours without what a user may have set, and `changes`."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("DEEPSEEK_RUN_")}
-    return {**kept, **changes}
+    return {**kept, "XDG_CONFIG_HOME": str(SCRATCH / "no-config"), **changes}
 
 
 def say(text: str, *more: str) -> list[str]:

@@ -264,7 +264,7 @@ class Answers(CliTest):
         self.assertRegex(run.stderr.decode().rstrip("\n"), TIMING)
 
     def test_non_finite_logits(self):
-        broken = write_model(SCRATCH / "nan", poisoned="model.norm.weight")
+        broken = write_model(SCRATCH / "nan", poisoned="lm_head.weight")
         run = self.run_cli("-p", "hi", "-n", "3", "-q", model=broken, code=8)
         self.assertEqual(run.stdout, b"")
         self.assertRegex(run.stderr.decode(), r"^error: a logit was not finite .*\n$")

@@ -4,6 +4,8 @@
 import json
 import os
 import pty
+import random
+import re
 import select
 import signal
 import subprocess
@@ -12,13 +14,13 @@ import unittest
 from pathlib import Path
 
 from cli import BINARY, MODEL, SCRATCH, CliTest, environment, say
-from random_model import EOS, FIRST_BYTE, write_model
+from random_model import EOS, FIRST_BYTE, tokenizer, write_model
 
 
-def run_on_terminal(*args: str, **env: str) -> tuple[str, int]:
+def run_on_terminal(*args: str, model: Path = MODEL, **env: str) -> tuple[str, int]:
     """Runs it with stdout on a pseudo-terminal; what arrived there, and the exit code."""
     parent, child = pty.openpty()
-    process = subprocess.Popen([BINARY, "-m", MODEL, "-q", *args], stdin=subprocess.DEVNULL,
+    process = subprocess.Popen([BINARY, "-m", model, "-q", *args], stdin=subprocess.DEVNULL,
                                stdout=child, env=environment(**{"TERM": "xterm", **env}))
     os.close(child)
     out = b""
@@ -32,6 +34,41 @@ def run_on_terminal(*args: str, **env: str) -> tuple[str, int]:
         out += part
     os.close(parent)
     return out.decode().replace("\r\n", "\n"), process.wait()
+
+
+SAID = 3 + 256 + 4  # the id of what model_that_says() says
+
+# Each of these does something to some terminal, or to whoever reads it.
+SEQUENCES = [
+    "\x1b[2J", "\x1b[31mred\x1b[0m", "\x1b[1;1H", "\x1b[6n", "\x1b[c", "\x1b[>c", "\x1b[?1049h", "\x1b[?25l",
+    "\x1b[20t", "\x1b[21t", "\x1b[8;9999;9999t", "\x1bc", "\x1b7", "\x1b(0", "\x1b#8", "\x1b[4i", "\x1b[200~",
+    "\x1b]0;title\x07", "\x1b]2;title\x1b\\", "\x1b]52;c;cm0gLXJmIH4=\x07", "\x1b]52;c;?\x1b\\",
+    "\x1b]8;;http://x\x1b\\link\x1b]8;;\x1b\\", "\x1b]10;?\x07", "\x1b]11;#f00\x07", "\x1b]4;1;?\x07",
+    "\x1b]1337;File=inline=1:AA==\x07", "\x1b]777;notify;a;b\x07", "\x1bP$qm\x1b\\", "\x1bP+q544e\x1b\\",
+    "\x1bPq#0;2;0;0;0\x1b\\", "\x1b_Gf=100;AA==\x1b\\", "\x1b^private\x1b\\", "\x1bXstring\x1b\\",
+    "\u009b2J", "\u009d0;title\u009c", "\u0090q\u009c", "\u0085", "\u009fapc\u009c", "\u0084\u008d", "\x07",
+    "a\x08b", "safe\rfake", "\x0c", "\x0b", "\x0e\x0f", "\x7f", "\x00", "\x05", "\x11\x13", "\x1a", "\x9b31m",
+    "\u202egnp.exe", "\u2066a\u2069", "zero\u200bwidth", "\ufeffbom", "\U000e0041\U000e007f", "\u061c", "\u2028",
+    "tab\tand\nline", "é語🙂\u200d", "\x1b\x1b[[A", "\n\n",
+]
+DECEPTIVE = "[\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f]"
+
+
+def shown(text: str, strict: bool = False) -> str:
+    """What a terminal has to get."""
+    out = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda m: f"\\x{ord(m[0]):02x}", text)
+    return re.sub(DECEPTIVE, lambda m: f"\\u{{{ord(m[0]):04x}}}", out) if strict else out
+
+
+def model_that_says(text: str) -> Path:
+    """A model with one more token in its vocabulary."""
+    out = SCRATCH / "talking"
+    if not out.exists():
+        write_model(out)
+    content = tokenizer()
+    content["added_tokens"].append({**content["added_tokens"][-1], "id": SAID, "content": text})
+    (out / "tokenizer.json").write_text(json.dumps(content))
+    return out
 
 
 class Files(CliTest):
@@ -139,6 +176,43 @@ class Terminals(CliTest):
             text, code = run_on_terminal("-p", "hi", "-n", "200", "--temp", "5", "-s", str(seed))
             self.assertEqual(code, 0)
             self.assertNotRegex(text, r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+    def test_sequences(self):
+        self.assertGreaterEqual(len(SEQUENCES), 40)
+        for text in SEQUENCES:
+            model = model_that_says(text)
+            args = ["-p", "hi", "-n", "1", "--temp", "0", "-l", f"{SAID}+100"]
+            end = "" if text.endswith("\n") else "\n"
+            piped = self.run_cli(*args, model=model).stdout.decode()
+            self.assertEqual(piped, text + end)
+            self.assertEqual(run_on_terminal(*args, model=model), (shown(text) + end, 0))
+            self.assertEqual(run_on_terminal(*args, "--raw", model=model)[0].replace("\r", ""),
+                             (text + end).replace("\r", ""))
+            strict, _ = run_on_terminal(*args, "--strict-tty", model=model)
+            self.assertEqual(strict, shown(text, strict=True) + end)
+            self.assertNotRegex(strict, DECEPTIVE)
+            raw, _ = run_on_terminal(*args, "--strict-tty", "--raw", model=model)
+            self.assertEqual(raw, strict)
+
+    def test_any_text(self):
+        rng = random.Random(11)
+        pool = [*map(chr, range(0xA0)), *"\u202e\u200b\ufeff", *"aé語🙂", "\U000e0041"]
+        for _ in range(20):
+            text = "".join(rng.choice(pool) for _ in range(70)) + "."
+            model = model_that_says(text)
+            args = ["-p", "hi", "-n", "1", "--temp", "0", "-l", f"{SAID}+100"]
+            got, _ = run_on_terminal(*args, model=model)
+            self.assertRegex(got, r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f]*$")
+            self.assertEqual(got, shown(text) + "\n")
+            self.assertEqual(self.run_cli(*args, model=model).stdout.decode(), text + "\n")
+            for flags in [["--format", "json"], ["--show-prompt", "--format", "json", "--allow-special"]]:
+                line = self.run_cli(*args, *flags, "-p", text.replace("\0", ""), model=model).stdout
+                self.assertNotRegex(line.decode(), r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
+                answer = json.loads(line)
+                if "choices" in answer:
+                    self.assertEqual(answer["choices"][0]["message"]["content"], text)
+                else:
+                    self.assertIn(text.replace("\0", ""), answer["text"])
 
     def test_reasoning_is_dimmed(self):
         args = say("a", "-p", "hi", "--chat-format", "deepseek-r1", "-n", "2")

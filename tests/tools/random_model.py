@@ -65,8 +65,8 @@ def tokenizer() -> dict:
                       "fuse_unk": False, "byte_fallback": False, "vocab": vocab, "merges": []}}
 
 
-def shapes() -> dict[str, list[int]]:
-    c = CONFIG
+def shapes(config: dict | None = None) -> dict[str, list[int]]:
+    c = config or CONFIG
     d, heads = c["hidden_size"], c["num_attention_heads"]
     rank, rope = c["kv_lora_rank"], c["qk_rope_head_dim"]
     out = {"model.embed_tokens.weight": [VOCAB_SIZE, d], "model.norm.weight": [d],
@@ -101,11 +101,22 @@ def bf16(value: float) -> bytes:
     return struct.pack("<f", value)[2:]  # truncated: these weights are random anyway
 
 
-def write_weights(directory: Path, poisoned: str = "") -> None:
+def write_safetensors(path: Path, tensors: dict[str, tuple[list[int], bytes]]) -> None:
+    """bf16 tensors: {name: (shape, content)}."""
+    header, size = {}, 0
+    for name, (shape, content) in tensors.items():
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [size, size + len(content)]}
+        size += len(content)
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text
+                     + b"".join(content for _, content in tensors.values()))
+
+
+def random_weights(config: dict | None = None, poisoned: str = "") -> dict[str, tuple[list[int], bytes]]:
     """`poisoned` names a tensor whose values are all NaN."""
     rng = random.Random(1)
-    header, data = {}, b""
-    for name, shape in shapes().items():
+    out = {}
+    for name, shape in shapes(config).items():
         count = math.prod(shape)
         if name == poisoned:
             content = bf16(math.nan) * count
@@ -113,12 +124,8 @@ def write_weights(directory: Path, poisoned: str = "") -> None:
             content = bf16(1.0) * count
         else:
             content = b"".join(bf16(rng.gauss(0, 0.3)) for _ in range(count))
-        header[name] = {"dtype": "BF16", "shape": shape,
-                        "data_offsets": [len(data), len(data) + len(content)]}
-        data += content
-    text = json.dumps(header).encode()
-    path = directory / "model.safetensors"
-    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+        out[name] = (shape, content)
+    return out
 
 
 def write_model(directory: Path, chat: bool = True, poisoned: str = "", **config) -> Path:
@@ -130,5 +137,25 @@ def write_model(directory: Path, chat: bool = True, poisoned: str = "", **config
     if chat:
         settings["chat_template"] = CHAT_TEMPLATE
     (directory / "tokenizer_config.json").write_text(json.dumps(settings))
-    write_weights(directory, poisoned)
+    write_safetensors(directory / "model.safetensors", random_weights(poisoned=poisoned))
+    return directory
+
+
+def write_shards(directory: Path, shards: int) -> Path:
+    """A model of so many layers that each of the files holds at least one tensor."""
+    layers = 2
+    while len(shapes({**CONFIG, "num_hidden_layers": layers})) < shards:
+        layers += 1
+    config = {**CONFIG, "num_hidden_layers": layers}
+    write_model(directory, num_hidden_layers=layers)
+    (directory / "model.safetensors").unlink()
+    tensors = list(random_weights(config).items())
+    weight_map = {}
+    for i in range(shards):
+        file = f"model-{i + 1:05}-of-{shards:05}.safetensors"
+        part = dict(tensors[i::shards])
+        write_safetensors(directory / file, part)
+        weight_map.update(dict.fromkeys(part, file))
+    (directory / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": weight_map}))
     return directory

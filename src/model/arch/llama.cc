@@ -10,7 +10,8 @@
 namespace dsr {
 namespace {
 
-constexpr std::array kFixed = {FixedField{"attention_bias", "false"}};
+constexpr std::array kFixed = {FixedField{"attention_bias", "false"},
+                               FixedField{"sliding_window", "null"}};
 
 }  // namespace
 
