@@ -18,7 +18,9 @@ namespace {
 
 constexpr int kWarps = 8, kThreads = kWarps * 32;
 constexpr int kLaneColumns = 4, kBlockColumns = 32 * kLaneColumns;
-constexpr int kRowsAtOnce = 8;  // of loads in flight per lane
+// Rows whose loads are in flight in a lane: with one token all 16 of 128 / 8.
+template <int kTokens>
+inline constexpr int kRowsAtOnce = kTokens == 1 ? 16 : 8;
 constexpr int kMaxNope = 512;
 
 struct QueryParams {
@@ -105,10 +107,10 @@ __global__ __launch_bounds__(kThreads) void query_kernel(const __grid_constant__
   const int column = static_cast<int>(blockIdx.x) * kBlockColumns + lane * kLaneColumns;
   const int first = warp * p.nope / kWarps, end = (warp + 1) * p.nope / kWarps;
   const int head_row = static_cast<int>(blockIdx.y) * p.head_rows;
-  typename Rows::Raw raw[kRowsAtOnce];
+  typename Rows::Raw raw[kRowsAtOnce<kTokens>];
   const auto fetch = [&](int row) {
 #pragma unroll
-    for (int i = 0; i < kRowsAtOnce; ++i)
+    for (int i = 0; i < kRowsAtOnce<kTokens>; ++i)
       if (row + i < end && column < C) raw[i] = Rows::load(p, head_row + row + i, column);
   };
   fetch(first);
@@ -125,10 +127,10 @@ __global__ __launch_bounds__(kThreads) void query_kernel(const __grid_constant__
   __syncthreads();
 
   float acc[kTokens][kLaneColumns] = {};
-  for (int row = first; row < end; row += kRowsAtOnce) {
+  for (int row = first; row < end; row += kRowsAtOnce<kTokens>) {
     if (row > first) fetch(row);
 #pragma unroll
-    for (int i = 0; i < kRowsAtOnce; ++i) {
+    for (int i = 0; i < kRowsAtOnce<kTokens>; ++i) {
       if (row + i >= end || column >= C) break;
       float w[kLaneColumns];
       Rows::expand(p, raw[i], head_row + row + i, column, w);

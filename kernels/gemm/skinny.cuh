@@ -26,7 +26,8 @@ inline constexpr int kSumStride = 20;
 
 struct alignas(16) WeightRing {
   uint4 rows[kSkinnyWarps][kStages][2][32];  // low and high, of every lane
-  ScaleWord scales[kSkinnyWarps][kStages][2];
+  // The words around the scales of low and high, and where in them ue8m0 scales stand.
+  uint32_t scales[kSkinnyWarps][kStages][4];
 };
 static_assert(sizeof(WeightRing) == 65536 + 1024);
 
@@ -74,37 +75,77 @@ class Fetcher {
   __device__ Fetcher(const Job& job, WeightRing& ring, int first_unit, int end_unit, int first_step,
                      int end_step)
       : job_(job),
-        ring_(ring),
+        rows_address_(shared_address(&ring.rows[warp_][0][0][lane_])),
+        scales_(ring.scales[warp_][0] + lane_ % 2),
         unit_(first_step < end_step ? first_unit : end_unit),
         end_unit_(end_unit),
         step_(first_step),
-        first_step_(first_step),
         end_step_(end_step) {
-    if (unit_ < end_unit_) rows_ = job.rows(unit_, lane_);
+    if (unit_ < end_unit_) start_unit();
   }
   // The next step into a slot of the ring; one group of copies, empty after the last step.
   __device__ __forceinline__ void fetch(int slot) {
     if (unit_ < end_unit_) {
-      stream_async_16(&ring_.rows[warp_][slot][0][lane_], rows_.low + step_ * 64);
-      stream_async_16(&ring_.rows[warp_][slot][1][lane_], rows_.high + step_ * 64);
-      if (W::kScaled && lane_ < 2)
-        fetch_scale(job_.layout(), lane_ == 0 ? rows_.scale_low : rows_.scale_high, step_,
-                    ring_.scales[warp_][slot][lane_]);
+      const uint32_t to = rows_address_ + static_cast<uint32_t>(slot) * 1024;
+      stream_async_16(to, low_);
+      stream_async_16(to + 512, high_);
+      if (W::kScaled && lane_ < 2) fetch_scale(scales_ + slot * 4);
+      low_ += kSkinnyWarps * 64;
+      high_ += kSkinnyWarps * 64;
       step_ += kSkinnyWarps;
-      if (step_ >= end_step_) {
-        step_ = first_step_;
-        if (++unit_ < end_unit_) rows_ = job_.rows(unit_, lane_);
-      }
+      if (step_ >= end_step_) next_unit();
     }
     commit_copies();
   }
 
  private:
+  // Lanes 0 and 1, each its own scale.
+  __device__ __forceinline__ void fetch_scale(uint32_t* to) const {
+    const DenseLayout& l = job_.layout();
+    const int block = step_ >> l.scale_step_shift;
+    if (!l.ue8m0) {
+      copy_async_4(to, scale_ + 4 * block);
+    } else {
+      const auto at = reinterpret_cast<uintptr_t>(scale_) + static_cast<uintptr_t>(block);
+      copy_async_4(to, reinterpret_cast<const void*>(at & ~uintptr_t{3}));
+      to[2] = static_cast<uint32_t>(at & 3) * 8;
+    }
+  }
+  __device__ __forceinline__ void start_unit() {
+    const RowPair r = job_.rows(unit_, lane_);
+    low_ = r.low + step_ * 64;
+    high_ = r.high + step_ * 64;
+    scale_ = lane_ == 0 ? r.scale_low : r.scale_high;
+    scale_row_ = lane_ == 0 ? r.first_low : r.first_high;
+    run_ = r.run;
+  }
+  __device__ __forceinline__ void next_unit() {
+    const int fetched = step_ - warp_;  // steps: where the next unit's rows are, seen from here
+    step_ = warp_;
+    if (++unit_ >= end_unit_) return;
+    if (run_ == 0) return start_unit();
+    --run_;
+    const DenseLayout& l = job_.layout();
+    const int64_t distance = Job::kRowsPerUnit * l.row_bytes - fetched * 64;
+    low_ += distance;
+    high_ += distance;
+    if constexpr (W::kScaled) {
+      const int row = scale_row_ + Job::kRowsPerUnit;
+      scale_ +=
+          ((row >> l.block_rows_shift) - (scale_row_ >> l.block_rows_shift)) * l.scale_row_bytes;
+      scale_row_ = row;
+    }
+  }
+
   const int lane_ = static_cast<int>(threadIdx.x) % 32, warp_ = static_cast<int>(threadIdx.x) / 32;
   const Job& job_;
-  WeightRing& ring_;
-  RowPair rows_{};
-  int unit_, end_unit_, step_, first_step_, end_step_;
+  const uint32_t rows_address_;
+  uint32_t* const scales_;
+  const std::byte* low_ = nullptr;
+  const std::byte* high_ = nullptr;
+  const std::byte* scale_ = nullptr;
+  int scale_row_ = 0, run_ = 0;
+  int unit_, end_unit_, step_, end_step_;
 };
 
 // acc[j] += step weights times the tokens of every tile j, the next tile's activations on their way
@@ -130,7 +171,7 @@ __device__ __forceinline__ void multiply_step(const std::byte* x, const UnitToke
 
 // Goes through the units [first, end) of a job:
 //   layout()             DenseLayout of its weights
-//   rows(unit, lane)     RowPair; called before the kernel may read activations if kEarly
+//   rows(unit, lane)     RowPair; kRowsPerUnit
 //   tokens(unit, lane)   UnitTokens<kTiles>
 //   finish(unit, acc)    takes this warp's sums of a unit: row g and g + 8, tokens 8 j + 2 t, + 1
 // `ready` is called when the first weights are on their way: wait_for_previous_kernel, or nothing.
@@ -177,8 +218,9 @@ __device__ __forceinline__ void go_through_units(Job& job, WeightRing& ring, con
         high[i] = valid[i] ? ring.rows[warp][at][1][lane] : make_uint4(0, 0, 0, 0);
         scale_low[i] = scale_high[i] = 0;
         if (W::kScaled && valid[i]) {
-          scale_low[i] = scale_value(job.layout(), ring.scales[warp][at][0]);
-          scale_high[i] = scale_value(job.layout(), ring.scales[warp][at][1]);
+          const uint4 s = *reinterpret_cast<const uint4*>(ring.scales[warp][at]);
+          scale_low[i] = scale_value(job.layout(), {s.x, s.z});
+          scale_high[i] = scale_value(job.layout(), {s.y, s.w});
         }
       }
       __syncwarp();  // all lanes have read them
@@ -228,6 +270,9 @@ __device__ __forceinline__ float sum_of_warps(const float* sums, int token, int 
   for (int w = 1; w < kSkinnyWarps; ++w) sum += at[w * kTiles * 8 * kSumStride];
   return sum;
 }
+// One buffer of sums where two would not leave room for a second block.
+template <int kTiles>
+inline constexpr int kSumBuffers = kTiles <= 2 ? 2 : 1;
 template <int kTiles>
 constexpr int64_t sums_bytes() {
   return int64_t{kSkinnyWarps} * kTiles * 8 * kSumStride * 4;

@@ -6,13 +6,10 @@
 
 namespace dsr::cuda {
 
-// One buffer of sums where two would not leave room for a second block.
-template <int kTiles>
-inline constexpr int kSumBuffers = kTiles <= 2 ? 2 : 1;
-
 template <int kTiles, bool kPaired>
 class DenseJob {
  public:
+  static constexpr int kRowsPerUnit = kPaired ? 8 : 16;
   __device__ DenseJob(const DenseProduct& p, float* sums) : p_(p), sums_(sums) {}
 
   __device__ __forceinline__ const DenseLayout& layout() const { return p_.w.layout; }

@@ -14,9 +14,8 @@
 namespace dsr::cuda {
 
 // 16 bytes of weights that are read once and in order: the L2 fetches what comes next as well.
-__device__ __forceinline__ void stream_async_16(void* shared, const void* global) {
-  asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16;" ::"r"(shared_address(shared)),
-               "l"(global)
+__device__ __forceinline__ void stream_async_16(uint32_t shared, const void* global) {
+  asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16;" ::"r"(shared), "l"(global)
                : "memory");
 }
 // 4 bytes, both sides aligned to 4.
@@ -91,11 +90,14 @@ __device__ __forceinline__ void add_step(Bf16Weight, float (&acc)[4], const uint
 // --- which rows a unit is -----------------------------------------------------------------------
 
 // Row g of a unit and row g + 8, at this thread's bytes of step 0, and where their scales start.
+// The `run` units that follow lie one behind the other: each kRowsPerUnit rows further.
 struct RowPair {
   const std::byte* low;
   const std::byte* high;
   const std::byte* scale_low;
   const std::byte* scale_high;
+  int first_low, first_high;  // of the 8 rows, in the segment
+  int run;
 };
 
 // Two rows of segments that have a layout. Past the end the last row is read again, for results
@@ -111,8 +113,13 @@ __device__ __forceinline__ RowPair row_pair(const DenseLayout& l, const DenseSeg
   return {.low = low.data + row(first_low) * l.row_bytes + 16 * t,
           .high = high.data + row(first_high) * l.row_bytes + 16 * t,
           .scale_low = l.fp8 ? scale(low, first_low) : nullptr,
-          .scale_high = l.fp8 ? scale(high, first_high) : nullptr};
+          .scale_high = l.fp8 ? scale(high, first_high) : nullptr,
+          .first_low = first_low,
+          .first_high = first_high,
+          .run = 0};
 }
+// Whole units of n rows after the first of n_left rows.
+__device__ __forceinline__ int run_of(int n_left, int n) { return max(n_left / n - 1, 0); }
 
 // A plain unit: its segment and its first row there, counted within the group's range.
 struct UnitPlace {
@@ -129,16 +136,19 @@ __device__ __forceinline__ UnitPlace place_of(const DenseWeight& w, int unit) {
 
 template <bool kPaired>
 __device__ __forceinline__ RowPair rows_of(const DenseWeight& w, int unit, int lane) {
+  RowPair out;
   if constexpr (kPaired) {
-    const int first = unit * 8;
-    return row_pair(w.layout, w.segments[0], w.segments[1], first, first, w.segments[0].rows - 1,
-                    lane);
+    const int first = unit * 8, rows = w.segments[0].rows;
+    out = row_pair(w.layout, w.segments[0], w.segments[1], first, first, rows - 1, lane);
+    out.run = run_of(rows - first, 8);
   } else {
     const UnitPlace p = place_of(w, unit);
     const int base = p.group * w.group_rows + w.group_first_row;
-    return row_pair(w.layout, p.segment, p.segment, base + p.first_row, base + p.first_row + 8,
-                    base + p.segment.rows - 1, lane);
+    out = row_pair(w.layout, p.segment, p.segment, base + p.first_row, base + p.first_row + 8,
+                   base + p.segment.rows - 1, lane);
+    out.run = run_of(p.segment.rows - p.first_row, 16);
   }
+  return out;
 }
 
 // --- scales -------------------------------------------------------------------------------------

@@ -18,10 +18,12 @@ __device__ __forceinline__ DenseSegment segment_of(const ExpertSegments& s, int 
 
 // Unit u of gate and up: 8 rows of each.
 __device__ __forceinline__ RowPair gate_up_rows(const ExpertsCall& c, int expert, int u, int lane) {
-  return row_pair(c.gate_up, segment_of(c.weights.gate, expert), segment_of(c.weights.up, expert),
-                  u * 8, u * 8, c.F - 1, lane);
+  RowPair out = row_pair(c.gate_up, segment_of(c.weights.gate, expert),
+                         segment_of(c.weights.up, expert), u * 8, u * 8, c.F - 1, lane);
+  out.run = run_of(c.F - u * 8, 8);
+  return out;
 }
-// Unit u of down: 16 rows.
+// Unit u of down: 16 rows. Other experts' come next, not those that follow.
 __device__ __forceinline__ RowPair down_rows(const ExpertsCall& c, int expert, int u, int lane) {
   const DenseSegment s = segment_of(c.weights.down, expert);
   return row_pair(c.down, s, s, u * 16, u * 16 + 8, c.D - 1, lane);

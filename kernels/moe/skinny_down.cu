@@ -15,27 +15,29 @@ namespace {
 template <int kTiles>
 class DownJob {
  public:
-  __device__ DownJob(const ExpertsCall& c, const ExpertLists& lists, float* sums)
-      : c_(c), lists_(lists), sums_(sums) {
+  static constexpr int kRowsPerUnit = 16;
+  // Units are counted from the block's first tile of 16 rows.
+  __device__ DownJob(const ExpertsCall& c, const ExpertLists& lists, float* sums, int first_tile)
+      : c_(c), lists_(lists), sums_(sums), first_tile_(first_tile) {
     clear();
   }
 
   __device__ __forceinline__ const DenseLayout& layout() const { return c_.down; }
   __device__ __forceinline__ RowPair rows(int unit, int lane) const {
-    const int tile = unit / lists_.n_active;
-    return down_rows(c_, lists_.active[unit - tile * lists_.n_active], tile, lane);
+    const int tile = tile_of(unit);
+    return down_rows(c_, lists_.active[unit - tile * lists_.n_active], first_tile_ + tile, lane);
   }
   __device__ __forceinline__ UnitTokens<kTiles> tokens(int unit, int lane) const {
-    return expert_tokens<kTiles>(lists_, unit % lists_.n_active, lane, int64_t{c_.F} * 2,
-                                 [&](int i) { return lists_.pair[i]; });
+    return expert_tokens<kTiles>(lists_, unit - tile_of(unit) * lists_.n_active, lane,
+                                 int64_t{c_.F} * 2, [&](int i) { return lists_.pair[i]; });
   }
   __device__ __forceinline__ void finish(int unit, const float (&acc)[kTiles][4]) {
-    const int tile = unit / lists_.n_active, a = unit - tile * lists_.n_active;
+    const int tile = tile_of(unit), a = unit - tile * lists_.n_active;
     add_weighed(a, acc);
     if (a + 1 < lists_.n_active) return;
     __syncthreads();
     for (int i = static_cast<int>(threadIdx.x); i < 16 * c_.T; i += kSkinnyThreads) {
-      const int token = i / 16, column = tile * 16 + i % 16;
+      const int token = i / 16, column = (first_tile_ + tile) * 16 + i % 16;
       if (column >= c_.D) continue;
       float value = sum_of_warps<kTiles>(sums_, token, i % 16);
       if (c_.addend != nullptr) value += to_float(c_.addend[token * c_.addend_stride + column]);
@@ -52,6 +54,9 @@ class DownJob {
  private:
   static constexpr int kWarpSums = kTiles * 8 * kSumStride;
 
+  __device__ __forceinline__ int tile_of(int unit) const {
+    return unit < lists_.n_active ? 0 : unit / lists_.n_active;
+  }
   __device__ __forceinline__ float* mine() const {
     return sums_ + static_cast<int>(threadIdx.x) / 32 * kWarpSums;
   }
@@ -82,6 +87,7 @@ class DownJob {
   const ExpertsCall& c_;
   const ExpertLists& lists_;
   float* sums_;
+  int first_tile_;
 };
 
 template <typename W, int kTiles>
@@ -93,12 +99,12 @@ __global__ __launch_bounds__(kSkinnyThreads,
   wait_for_previous_kernel();
   const ExpertLists lists = make_lists(c, reinterpret_cast<std::byte*>(sums) + sums_bytes<kTiles>(),
                                        reinterpret_cast<std::byte*>(&ring));
-  DownJob<kTiles> job(c, lists, sums);
   const int64_t n = (c.D + 15) / 16, b = blockIdx.x;
   const int first = static_cast<int>(b * n / gridDim.x);
   const int end = static_cast<int>((b + 1) * n / gridDim.x);
-  go_through_units<W, kTiles>(job, ring, reinterpret_cast<const std::byte*>(c.hidden), true,
-                              first * lists.n_active, end * lists.n_active, [] {});
+  DownJob<kTiles> job(c, lists, sums, first);
+  go_through_units<W, kTiles>(job, ring, reinterpret_cast<const std::byte*>(c.hidden), true, 0,
+                              (end - first) * lists.n_active, [] {});
 }
 
 template <typename W, int kTiles>

@@ -14,8 +14,12 @@ namespace dsr::cuda {
 namespace {
 
 template <int kTiles>
+constexpr int64_t kSumsBytes = kSumBuffers<kTiles>* sums_bytes<kTiles>();
+
+template <int kTiles>
 class GateUpJob {
  public:
+  static constexpr int kRowsPerUnit = 8;
   __device__ GateUpJob(const ExpertsCall& c, const ExpertLists& lists, float* sums)
       : c_(c), lists_(lists), sums_(sums), per_expert_((c.F + 7) / 8) {}
 
@@ -42,7 +46,12 @@ class GateUpJob {
       c_.hidden[int64_t{lists_.pair[start + token]} * c_.F + first_row + row] =
           from_float<bf16>(silu(gate) * up);
     }
-    __syncthreads();
+    if constexpr (kSumBuffers<kTiles> == 1) {
+      __syncthreads();
+    } else {  // the other buffer was read before the barrier above
+      odd_ = !odd_;
+      sums_ += odd_ ? sums_bytes<kTiles>() / 4 : -sums_bytes<kTiles>() / 4;
+    }
   }
 
  private:
@@ -50,6 +59,7 @@ class GateUpJob {
   const ExpertLists& lists_;
   float* sums_;
   int per_expert_;
+  bool odd_ = false;
 };
 
 template <typename W, int kTiles>
@@ -59,7 +69,7 @@ __global__ __launch_bounds__(kSkinnyThreads,
   auto& ring = *reinterpret_cast<WeightRing*>(shared);
   auto* sums = reinterpret_cast<float*>(&ring + 1);
   wait_for_previous_kernel();  // which weights are wanted is what it wrote
-  const ExpertLists lists = make_lists(c, reinterpret_cast<std::byte*>(sums) + sums_bytes<kTiles>(),
+  const ExpertLists lists = make_lists(c, reinterpret_cast<std::byte*>(sums) + kSumsBytes<kTiles>,
                                        reinterpret_cast<std::byte*>(&ring));
   GateUpJob<kTiles> job(c, lists, sums);
   const int64_t n = job.n_units(), b = blockIdx.x;
@@ -74,7 +84,7 @@ void run(Exec& exec, const ExpertsCall& c) {
          {.grid = dim3(static_cast<unsigned>(skinny_blocks(most, exec.cuda().n_sms()))),
           .threads = kSkinnyThreads,
           .shared_bytes =
-              int64_t{sizeof(WeightRing)} + sums_bytes<kTiles>() + lists_bytes(c.T, c.K, c.E)},
+              int64_t{sizeof(WeightRing)} + kSumsBytes<kTiles> + lists_bytes(c.T, c.K, c.E)},
          gate_up_kernel<W, kTiles>, c);
 }
 
