@@ -46,11 +46,14 @@ part engine 120 bash -c 'isolated "$@"' - "$engine" '*'
 part tiny 180 python3 "$root/scripts/measure_tiny.py" "$build/deepseek-run" \
   --only sums --only skills --limit 8 --jobs 4 --arg=--device --arg=cuda
 if command -v compute-sanitizer >/dev/null; then
-  small='*Mla*Attention*cuda*:*Gqa*Attention*cuda*:*WriteKv*cuda*:*Rows*cuda*:*Linear*cuda*'
+  small='*Attention*cuda*:*WriteKv*cuda*:*Rows*cuda*:*Linear*cuda*:*Moe*cuda*:*Swiglu*cuda*'
+  small+=':*Projection*cuda*:*Norm*cuda*:*LogProbs*cuda*:*Penalties*cuda*'
+  races='*Attention*Matches*cuda*:*Moe*Neigh*cuda*:*Linear*Matches*cuda*:*Rms*Matches*cuda*'
+  races+=':*Write*Float32*cuda*:*Cuts*cuda*:*LogProbs*cuda*'
   part memcheck 240 compute-sanitizer --tool memcheck --error-exitcode 9 "$ops" \
     --gtest_brief=1 "--gtest_filter=$small"
   part racecheck 240 compute-sanitizer --tool racecheck --error-exitcode 9 "$ops" \
-    --gtest_brief=1 "--gtest_filter=*Attention*MatchesTheFormula*cuda*"
+    --gtest_brief=1 "--gtest_filter=$races"
 fi
 [ ${#failed[@]} -eq 0 ] || { echo "failed: ${failed[*]}"; exit 1; }
 echo "all passed"

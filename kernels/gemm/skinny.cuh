@@ -107,6 +107,7 @@ class Fetcher {
       copy_async_4(to, scale_ + 4 * block);
     } else {
       const auto at = reinterpret_cast<uintptr_t>(scale_) + static_cast<uintptr_t>(block);
+      // The word around it is there: allocations are whole multiples of kAlignBytes.
       copy_async_4(to, reinterpret_cast<const void*>(at & ~uintptr_t{3}));
       to[2] = static_cast<uint32_t>(at & 3) * 8;
     }

@@ -9,6 +9,7 @@
 #include "base/math.h"
 #include "base/rng.h"
 #include "device/cuda_context.h"
+#include "device/memory.h"
 #include "tensor/quant.h"
 #include "tensor/tensor.h"
 
@@ -57,7 +58,8 @@ inline Tensor TensorMaker::empty(DType dtype, const Shape& shape) {
   const auto bytes = static_cast<size_t>(shape.elements() * size_bytes(dtype));
   std::byte* data = nullptr;
   if (has_gpu_) {
-    pinned_.emplace_back(static_cast<int64_t>(bytes) + 1);  // not null where it is empty
+    // Not null where it is empty, and rounded up as every Buffer is: kernels may read whole words.
+    pinned_.emplace_back(round_up(static_cast<int64_t>(bytes) + 1, kAlignBytes));
     data = pinned_.back().data();
   } else {
     storage_.push_back(std::make_unique<std::byte[]>(bytes + 1));
