@@ -37,6 +37,7 @@ OPEN_TO_ALL = {"deepseek_run/error.h", "deepseek_run/log.h"}
 # Library header -> the files that may include it (patterns on the path from the root).
 LIBRARIES = [
     (r"nlohmann/", r"src/base/json\."),
+    (r"CLI/", r"tools/"),
     (r"histedit\.h|editline/", r"tools/"),
     (r"pcre2|sentencepiece|utf8proc", r"src/text/"),
     (r"(cuda|cublas|curand|cupti|nccl|nvml)\w*\.(h|hpp)$|cuda/|cooperative_groups|mma\.h|nvtx3/",
@@ -45,13 +46,14 @@ LIBRARIES = [
 ]
 # Headers of C++ have no dot; of C and POSIX, those that an engine for Linux has a use for.
 STANDARD = re.compile(
-    r"[a-z_0-9]+$|(sys|linux|netinet|arpa)/\w+\.h$|(cpuid|dirent|dlfcn|errno|fcntl|fenv|langinfo|limits|"
-    r"locale|math|poll|pthread|pwd|sched|signal|spawn|stdint|stdio|stdlib|string|termios|time|"
+    r"[a-z_0-9]+$|(sys|linux|netinet|arpa)/\w+\.h$|(cpuid|dirent|dlfcn|errno|fcntl|fenv|langinfo|"
+    r"limits|locale|math|poll|pthread|pwd|sched|signal|spawn|stdint|stdio|stdlib|string|termios|time|"
     r"ucontext|unistd|\w+intrin|arm_neon)\.h$")
 # A definition is plain loops: ops/ref/ knows no SIMD, no threads, no device, no faster relative.
 NOT_IN_REF = re.compile(r"(thread|mutex|shared_mutex|atomic|future|condition_variable|execution|"
                         r"barrier|latch|semaphore|stop_token|omp\.h|pthread\.h|\w+intrin\.h|"
-                        r"arm_neon\.h|cpuid\.h|experimental/simd)$|ops/cpu/|device/(cuda|nccl|thread)_")
+                        r"arm_neon\.h|cpuid\.h|experimental/simd)$|ops/cpu/|"
+                        r"device/(cuda|nccl|thread)_")
 
 INCLUDE = re.compile(r'^\s*#\s*(?:include|include_next|import)\s*([<"])([^>"]+)[>"]')
 SOURCES = {".h", ".hpp", ".cc", ".cpp", ".c", ".cu", ".cuh", ".inc"}

@@ -94,9 +94,11 @@ want_build_tools() {
   want cmake on_path cmake
   want ninja-build on_path ninja
   want nlohmann-json3-dev header nlohmann/json.hpp
+  want libcli11-dev header CLI/CLI.hpp
   want libpcre2-dev header pcre2.h
   want libutf8proc-dev header utf8proc.h
   want libsentencepiece-dev header sentencepiece_processor.h
+  want libedit-dev header histedit.h
 }
 
 want_test_tools() {

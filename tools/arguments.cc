@@ -1,5 +1,6 @@
 #include "tools/arguments.h"
 
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <array>
 
@@ -29,7 +30,10 @@ constexpr std::array kAliases = {
     Alias{"--nothink", "--think", "off"},
     Alias{"--chat-template", "--chat-format"},
     Alias{"-no-cnv", "--raw"},
+    Alias{"-cnv", "--interactive"},
+    Alias{"--conversation", "--interactive"},
     Alias{"-dev", "--device"},
+    Alias{"--no-mmap", "--load-mode", "read"},
     Alias{"-ctk", "--cache-type"},
     Alias{"--kv-cache-dtype", "--cache-type"},
     Alias{"-np", "--max-seqs"},
@@ -53,8 +57,6 @@ constexpr std::string_view kNoNetwork =
     "the network is never used; download the model first and give its directory with -m";
 constexpr std::string_view kNoConversion =
     "weights are used as the checkpoint stores them; --cache-type sets the type of the KV cache";
-constexpr std::string_view kNoChat =
-    "this version has no chat on the terminal; give a prompt with -p";
 constexpr std::string_view kNoServer = "there is no server";
 constexpr std::string_view kNoSuchSampler =
     "not among the samplers here: --help=Sampling lists them";
@@ -111,11 +113,6 @@ constexpr std::array kForeign = {
     Foreign{"--color", "reasoning is dimmed on a terminal; NO_COLOR=1 turns that off"},
     Foreign{"--keepalive", "the model is loaded for one run"},
     Foreign{"--mlock", "weights are read in place from the checkpoint's files"},
-    Foreign{"--no-mmap", "weights are read in place from the checkpoint's files"},
-    Foreign{"-i", kNoChat},
-    Foreign{"--interactive", kNoChat},
-    Foreign{"-cnv", kNoChat},
-    Foreign{"--conversation", kNoChat},
     Foreign{"--host", kNoServer},
     Foreign{"--port", kNoServer},
     Foreign{"--verbose-prompt", "--show-prompt prints the prompt and its ids"},
@@ -164,16 +161,23 @@ std::string negation(std::string_view name) {
   fail_usage("unknown flag " + visible_line(name) + "\n  try: " + (near.empty() ? "--help" : near));
 }
 
-// Walks the arguments once.
-class ArgumentParser {
+// Rewrites the arguments in our own names, as CLI11 reads them: a name and a value in turn. It
+// knows no -ngl, no aliases and no nearest names.
+class Normaliser {
  public:
-  ArgumentParser(const std::vector<std::string>& in, unsigned command)
-      : in_(in), command_(command) {}
+  Normaliser(const std::vector<std::string>& in, unsigned command) : in_(in), command_(command) {}
 
-  std::vector<Argument> run() {
+  std::vector<std::string> run() {
     while (at_ < in_.size()) {
       const std::string& argument = in_[at_++];
-      if (argument.size() < 2 || argument[0] != '-' || argument == "--") fail_unexpected(argument);
+      const bool is_flag = argument.size() >= 2 && argument[0] == '-' && argument != "--";
+      // A command that works on a file takes it without its name.
+      if (const Row* input = find_row("--input", command_); !is_flag && input && !has_input_) {
+        has_input_ = true;
+        out_.insert(out_.end(), {"--input", argument});
+        continue;
+      }
+      if (!is_flag) fail_unexpected(argument);
       flag(argument);
     }
     return std::move(out_);
@@ -234,13 +238,15 @@ class ArgumentParser {
       value = in_[at_++];
     }
     const std::string implied = meaning.value.value_or(none ? "on" : "");
-    out_.push_back({meaning.row, value.value_or(implied)});
+    out_.emplace_back(names_of(*meaning.row).back());
+    out_.push_back(value.value_or(implied));
   }
 
   const std::vector<std::string>& in_;
   unsigned command_;
   size_t at_ = 0;
-  std::vector<Argument> out_;
+  bool has_input_ = false;
+  std::vector<std::string> out_;
 };
 
 }  // namespace
@@ -279,7 +285,25 @@ std::string_view foreign_sentence(std::string_view name) {
 }
 
 std::vector<Argument> parse_arguments(const std::vector<std::string>& arguments, unsigned command) {
-  return ArgumentParser(arguments, command).run();
+  std::vector<Argument> out;
+  CLI::App app;
+  app.set_help_flag();  // ours is a row like the others
+  for (const Row& row : option_rows())
+    if ((row.commands & command) != 0)
+      app.add_option_function<std::string>(row.names,
+                                           [&out, &row](const std::string& value) {
+                                             out.push_back({&row, value});
+                                           })
+          ->trigger_on_parse()
+          ->take_last();
+  std::vector<std::string> reversed = Normaliser(arguments, command).run();
+  std::reverse(reversed.begin(), reversed.end());  // as CLI11 wants them
+  try {
+    app.parse(reversed);
+  } catch (const CLI::ParseError& e) {
+    fail_usage(e.what());
+  }
+  return out;
 }
 
 }  // namespace dsr

@@ -63,7 +63,7 @@ bool is_in_help(const Row& row, unsigned commands) {
 std::string help_text(const CommandRow& command) {
   std::string out = std::string(command.help) + "\n\nUsage: " + command.usage + "\n";
   if (*command.name == '\0') {
-    out += "Other commands, each with --help:";
+    out += "Other commands, each with --help:\n ";
     for (const CommandRow& other : command_rows())
       if (*other.name != '\0') out += std::string(" ") + other.name;
     out += "\n";

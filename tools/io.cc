@@ -180,6 +180,9 @@ void Output::close() {
 }
 
 void print(const std::string& text) { write_all(STDERR_FILENO, visible(text)); }
+void print_over(const std::string& line) {
+  write_all(STDERR_FILENO, "\r\x1b[K" + visible_line(line));
+}
 void print_line(const std::string& line) { print(line + "\n"); }
 WarningSink warnings(bool quiet) { return prefixed("warning: ", quiet); }
 WarningSink notes(bool quiet) { return prefixed("note: ", quiet); }

@@ -66,6 +66,8 @@ class Output {
 // say so.
 void print_line(const std::string& line);
 void print(const std::string& text);  // no line break added
+// On a terminal: in the place of the line that the cursor is in.
+void print_over(const std::string& line);
 // The same with "warning: " or "note: " in front, or nothing where quiet.
 WarningSink warnings(bool quiet);
 WarningSink notes(bool quiet);

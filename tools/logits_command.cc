@@ -23,6 +23,7 @@ int run_logits(const Options& options) {
   const auto engine = Engine::create({.model_dir = dir,
                                       .device = options.device,
                                       .threads = options.threads,
+                                      .load_mode = options.load_mode,
                                       .cpu_level = options.cpu_level,
                                       .cuda_arch = options.cuda_arch,
                                       .ctx_size = options.ctx_size,

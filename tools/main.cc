@@ -18,6 +18,7 @@
 #include "tools/man_page.h"
 #include "tools/option_table.h"
 #include "tools/print_config.h"
+#include "tools/repl.h"
 #include "tools/signals.h"
 
 namespace dsr {
@@ -58,7 +59,7 @@ int run(const std::vector<std::string>& arguments) {
   }
   switch (options.command) {
     case Command::kAnswer:
-      return run_one_shot(options);
+      return wants_chat(options) ? run_repl(options) : run_one_shot(options);
     case Command::kTokenize:
       return run_tokenize(options);
     case Command::kLogits:
@@ -71,6 +72,10 @@ int run(const std::vector<std::string>& arguments) {
       return run_verify(options);
     case Command::kBench:
       return run_bench(options);
+    case Command::kPerplexity:
+      return run_perplexity(options);
+    case Command::kBatch:
+      return run_batch(options);
     case Command::kMakeRandomCheckpoint:
       return run_make_random_checkpoint(options);
   }

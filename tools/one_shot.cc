@@ -4,94 +4,29 @@
 #include <algorithm>
 #include <functional>
 #include <optional>
-#include <random>
 #include <utility>
 
 #include "deepseek_run/answer.h"
 #include "deepseek_run/error.h"
 #include "deepseek_run/tokenize.h"
+#include "tools/answer_setup.h"
 #include "tools/commands.h"
 #include "tools/io.h"
 #include "tools/model_dir.h"
 #include "tools/prompt.h"
 #include "tools/signals.h"
 #include "tools/terminal.h"
+#include "tools/text_printer.h"
 #include "tools/truncate.h"
 
 namespace dsr {
 namespace {
-
-// The id of an answer, and the seed where none was given: both have nothing to be reproduced from.
-uint64_t random_bits() {
-  std::random_device device;
-  return (uint64_t{device()} << 32) | device();
-}
-
-uint64_t random_seed() {
-  return random_bits() >> 11;  // below 2^53: every reader of JSON takes it exactly
-}
 
 std::string hex(uint64_t value) {
   std::string out(16, '0');
   for (size_t i = 16; i-- > 0; value >>= 4) out[i] = "0123456789abcdef"[value & 15];
   return out;
 }
-
-// Writes the pieces of an answer as text. Reasoning stands between <think> and </think>, dimmed on
-// a terminal.
-class TextPrinter {
- public:
-  TextPrinter(Output& out, ReasoningMode mode, Escape escape)
-      : out_(out), mode_(mode), escape_(escape), dim_(has_colour(out.fd())) {}
-
-  void piece(const AnswerPiece& p) {
-    if (p.text.empty()) return;
-    any_ = true;
-    if (!p.reasoning) {
-      if (in_reasoning_) reasoning("\n</think>\n\n");
-      in_reasoning_ = false;
-      return write(p.text);
-    }
-    if (mode_ == ReasoningMode::kShow && !in_reasoning_) reasoning("<think>\n");
-    in_reasoning_ = mode_ == ReasoningMode::kShow;
-    reasoning(p.text);
-  }
-
-  // The answer ends with a line break, unless there is none because the model failed.
-  void end(FinishReason finish) {
-    const bool nothing = finish == FinishReason::kError && !any_;
-    if (!at_line_start_ && !nothing) out_.write("\n");
-    if (errors_used_) print_line("");
-  }
-  // The same with a NUL, which a script splits at: an answer has line breaks of its own.
-  void end_with_nul() {
-    out_.write(std::string_view("\0", 1));
-    if (errors_used_) print_line("");
-  }
-
- private:
-  void reasoning(const std::string& text) {
-    if (mode_ == ReasoningMode::kHide) return;
-    if (mode_ == ReasoningMode::kSeparate) {
-      errors_used_ = true;
-      return print(text);
-    }
-    at_line_start_ = text.back() == '\n';
-    const std::string shown = visible(text, escape_);
-    out_.write(dim_ ? dimmed(shown) : shown);
-  }
-
-  void write(const std::string& text) {
-    at_line_start_ = text.back() == '\n';
-    out_.write(visible(text, escape_));
-  }
-
-  Output& out_;
-  ReasoningMode mode_;
-  Escape escape_;
-  bool dim_;
-  bool any_ = false, in_reasoning_ = false, at_line_start_ = false, errors_used_ = false;
-};
 
 // Several answers in their order. The first that has not ended is shown as it comes, what the
 // others say meanwhile waits. On a terminal each has a heading and ends with a line break;
@@ -239,9 +174,7 @@ int conclude(const Options& options, const ModelInfo& info, const std::vector<An
 }  // namespace
 
 int run_one_shot(const Options& options) {
-  SamplingParams early;  // what can be refused before the model is looked at
-  options.sampling.apply_to(early);
-  check_sampling_params(early, int64_t{1} << 31);
+  check_sampling(options);
   if (options.sampling.logprobs && options.format != Format::kJson)
     throw Error(ErrorKind::kUsage, "--logprobs needs --format json: text has no place for them");
   const std::string dir = find_model_dir(options.model, notes(options.quiet));
@@ -260,17 +193,7 @@ int run_one_shot(const Options& options) {
     return 0;
   }
 
-  const auto engine = Engine::create({.model_dir = dir,
-                                      .device = options.device,
-                                      .threads = options.threads,
-                                      .cpu_level = options.cpu_level,
-                                      .cuda_arch = options.cuda_arch,
-                                      .ctx_size = options.ctx_size,
-                                      .max_seqs = options.n_samples,
-                                      .chunk = options.chunk,
-                                      .cache_type = options.cache_type,
-                                      .tokenizer = tokenizer.get(),
-                                      .warn = warnings(options.quiet)});
+  const auto engine = Engine::create(engine_options(options, dir, tokenizer.get()));
   // Who watches wants to know why it is slow; a script's stderr stays as it is.
   if (!engine->info().device_note.empty() && (options.verbose || is_terminal(STDERR_FILENO)))
     notes(options.quiet)(engine->info().device_note + " (--device cpu: without this note)");

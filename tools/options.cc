@@ -15,9 +15,11 @@ constexpr int64_t kMaxInt = std::numeric_limits<int32_t>::max();
 
 // Which commands have a flag: bits.
 constexpr unsigned kAnswer = 1, kTokenize = 2, kLogits = 4, kInspect = 8, kPlan = 16, kMake = 32,
-                   kVerify = 64, kBench = 1024;
-constexpr unsigned kRuns = kAnswer | kLogits, kSized = kRuns | kPlan;
-constexpr unsigned kAll = kAnswer | kTokenize | kLogits | kInspect | kPlan | kVerify | kBench;
+                   kVerify = 64, kBench = 1024, kBatch = 2048, kPerplexity = 4096;
+constexpr unsigned kAsks = kAnswer | kBatch;
+constexpr unsigned kRuns = kAnswer | kLogits, kSized = kRuns | kPlan | kBatch | kPerplexity;
+constexpr unsigned kAll =
+    kAnswer | kTokenize | kLogits | kInspect | kPlan | kVerify | kBench | kBatch | kPerplexity;
 
 void set_seed(Options& o, const std::string& v) {
   if (v == "-1") {
@@ -66,10 +68,28 @@ void set_completion(Options& o, const std::string& v) {
   o.completion = v;
 }
 
+void set_load_mode(Options& o, const std::string& v) {
+  parse_choice("--load-mode", v, {"auto", "mmap", "read"});
+  o.load_mode = v;
+}
+
 void set_bench_format(Options& o, const std::string& v) {
   constexpr std::array kFormats = {BenchFormat::kMarkdown, BenchFormat::kJson, BenchFormat::kJsonl,
                                    BenchFormat::kCsv};
   o.bench.format = kFormats[parse_choice("--format", v, {"md", "json", "jsonl", "csv"})];
+}
+
+void set_split(Options& o, const std::string& v) {
+  constexpr std::array kModes = {BatchSplit::kLine, BatchSplit::kBlank};
+  o.batch.split = kModes[parse_choice("--split", v, {"line", "blank"})];
+}
+
+// "2/4": the second of four parts.
+void set_shard(Options& o, const std::string& v) {
+  const size_t slash = v.find('/');
+  if (slash == v.npos) fail_value("--shard", v, "I/N, for example 1/4");
+  o.batch.n_shards = parse_int("--shard", v.substr(slash + 1), 1, 1 << 20);
+  o.batch.shard = parse_int("--shard", v.substr(0, slash), 1, o.batch.n_shards) - 1;
 }
 
 using Text = const std::string&;
@@ -91,22 +111,28 @@ const std::array kRows = {
     Row{kPlan, "Model", "--gpus", "NxNAME",
         "such as 8xA100-80 (default: the memory of this machine)",
         [](Options& o, Text v) { o.gpus = v; }},
+    Row{kBatch, "Model", "--max-seqs", "N",
+        "answers at a time (default: all records, at most 256)",
+        [](Options& o, Text v) { o.max_seqs = parse_int("--max-seqs", v, 1, 1024); }},
     Row{kPlan, "Model", "--max-seqs", "N", "sequences at a time (default: 1)",
         [](Options& o, Text v) { o.max_seqs = parse_int("--max-seqs", v, 1, 1024); }},
     Row{kSized, "Model", "-c,--ctx-size", "N",
         "context in tokens (default: the model's, at most 32K, if it fits)",
         [](Options& o, Text v) { o.ctx_size = parse_int("--ctx-size", v, 1, kMaxInt); }},
-    Row{kRuns | kBench, "Model", "--device", "NAME",
+    Row{kRuns | kBench | kBatch | kPerplexity, "Model", "--device", "NAME",
         "auto, cuda, cuda:N, cpu or reference (default: auto, a GPU where there is one)",
         [](Options& o, Text v) { o.device = v; }},
-    Row{kRuns | kBench, "Model", "-t,--threads", "N", "of the cpu (default: its physical cores)",
+    Row{kRuns | kBench | kBatch | kPerplexity, "Model", "-t,--threads", "N", "of the cpu (default: its physical cores)",
         [](Options& o, Text v) { o.threads = parse_int("--threads", v, 1, 1024); }},
-    Row{kRuns | kBench, "Model", "--cpu-level", "auto|portable|avx2|avx512",
+    Row{kRuns | kBench | kBatch | kPerplexity, "Model", "--cpu-level", "auto|portable|avx2|avx512",
         "instructions of the cpu to use (default: auto, the best)",
         [](Options& o, Text v) { o.cpu_level = v; }},
     Row{kRuns | kBench, "Model", "--cuda-arch", "N",
         "80: only what an A100 could run (default: the best that the GPU has)",
         [](Options& o, Text v) { o.cuda_arch = parse_int("--cuda-arch", v, 80, 999); }},
+    Row{kRuns | kBench, "Model", "--load-mode", "auto|mmap|read",
+        "weights read in place, or copied into huge pages (default: auto, which is mmap)",
+        set_load_mode},
     Row{kSized | kBench, "Model", "--cache-type", "auto|f32|bf16|fp8",
         "of the KV cache (default: auto: bf16 on a GPU, else f32)", set_cache_type},
     Row{kSized | kBench, "Model", "--chunk", "N",
@@ -127,24 +153,24 @@ const std::array kRows = {
     Row{kBench, "Rows", "--warmup", "N", "runs before that do not count (default: 1)",
         [](Options& o, Text v) { o.bench.warmup = parse_int("--warmup", v, 0, 1000); }},
 
-    Row{kAnswer | kTokenize | kLogits, "Prompt", "-p,--prompt", "TEXT",
+    Row{kAnswer | kTokenize | kLogits | kPerplexity, "Prompt", "-p,--prompt", "TEXT",
         "the prompt; - reads standard input", [](Options& o, Text v) { o.prompt = v; },
         From::kCommandLine},
-    Row{kAnswer | kTokenize | kLogits, "Prompt", "-f,--file", "FILE",
+    Row{kAnswer | kTokenize | kLogits | kPerplexity, "Prompt", "-f,--file", "FILE",
         "the prompt from a file, less one line break at its end",
         [](Options& o, Text v) { o.file = v; }, From::kCommandLine},
-    Row{kRuns, "Prompt", "--prompt-ids", "IDS", "the prompt as token ids: 1,2,3 or @FILE",
+    Row{kRuns | kPerplexity, "Prompt", "--prompt-ids", "IDS", "the prompt as token ids: 1,2,3 or @FILE",
         [](Options& o, Text v) { o.prompt_ids = v; }, From::kCommandLine},
-    Row{kAnswer, "Prompt", "--system", "TEXT", "system prompt (default: none)",
+    Row{kAsks, "Prompt", "--system", "TEXT", "system prompt (default: none)",
         [](Options& o, Text v) { o.system = v; }},
-    Row{kAnswer, "Prompt", "--raw", nullptr, "no chat format: continue the prompt",
+    Row{kAsks, "Prompt", "--raw", nullptr, "no chat format: continue the prompt",
         [](Options& o, Text) { o.raw = true; }},
-    Row{kAnswer, "Prompt", "--chat-format", "NAME", "chat format (default: from the model)",
+    Row{kAsks, "Prompt", "--chat-format", "NAME", "chat format (default: from the model)",
         [](Options& o, Text v) { o.chat_format = v; }},
     Row{kAnswer, "Prompt", "--tools", "FILE",
         "functions the model may call, as in the OpenAI API (deepseek-v3.1)",
         [](Options& o, Text v) { o.tools = v; }},
-    Row{kAnswer, "Prompt", "--think", "auto|on|off", "reason before answering (default: auto)",
+    Row{kAsks, "Prompt", "--think", "auto|on|off", "reason before answering (default: auto)",
         set_think},
     Row{kAnswer, "Prompt", "--bytes", nullptr, "the prompt may be any bytes; implies --raw",
         [](Options& o, Text) { o.bytes = o.raw = true; }},
@@ -158,63 +184,86 @@ const std::array kRows = {
     Row{kAnswer, "Prompt", "--show-prompt", nullptr,
         "print the prompt as the model gets it and its ids, and leave",
         [](Options& o, Text) { o.show_prompt = true; }, From::kCommandLine},
+    Row{kAnswer, "Prompt", "-i,--interactive", nullptr,
+        "chat; a prompt is its first turn (default: on a terminal without a prompt)",
+        [](Options& o, Text) { o.interactive = true; }, From::kCommandLine},
 
-    Row{kAnswer, "Sampling", "-n,--predict", "N", "most new tokens; -1: to the end (default: -1)",
+    Row{kAsks, "Sampling", "-n,--predict", "N", "most new tokens; -1: to the end (default: -1)",
         set_predict},
-    Row{kAnswer, "Sampling", "--temp", "T",
+    Row{kAsks, "Sampling", "--temp", "T",
         "temperature; 0: greedy (default: the model's, else 0.6)",
         [](Options& o, Text v) { o.sampling.temperature = parse_real("--temp", v); }},
-    Row{kAnswer, "Sampling", "--top-k", "N", "0: off (default: the model's, else 0)",
+    Row{kAsks, "Sampling", "--top-k", "N", "0: off (default: the model's, else 0)",
         [](Options& o, Text v) { o.sampling.top_k = parse_int("--top-k", v, 0, kMaxInt); }},
-    Row{kAnswer, "Sampling", "--top-p", "P", "1: off (default: the model's, else 0.95)",
+    Row{kAsks, "Sampling", "--top-p", "P", "1: off (default: the model's, else 0.95)",
         [](Options& o, Text v) { o.sampling.top_p = parse_real("--top-p", v); }},
-    Row{kAnswer, "Sampling", "--min-p", "P", "0: off (default: 0)",
+    Row{kAsks, "Sampling", "--min-p", "P", "0: off (default: 0)",
         [](Options& o, Text v) { o.sampling.min_p = parse_real("--min-p", v); }},
     Row{kAnswer, "Sampling", "-s,--seed", "N", "-1: random (default: -1; -v shows it)", set_seed},
+    Row{kBatch, "Sampling", "-s,--seed", "N", "of records that name none (default: 0)", set_seed},
     Row{kMake, "Sampling", "-s,--seed", "N", "the same seed makes the same files (default: 0)",
         set_seed},
-    Row{kAnswer, "Sampling", "--repeat-penalty", "X", "1: off (default: the model's, else 1)",
+    Row{kAsks, "Sampling", "--repeat-penalty", "X", "1: off (default: the model's, else 1)",
         [](Options& o, Text v) {
           o.sampling.repetition_penalty = parse_real("--repeat-penalty", v);
         }},
-    Row{kAnswer, "Sampling", "--repeat-last-n", "N",
+    Row{kAsks, "Sampling", "--repeat-last-n", "N",
         "tokens the penalties look back on; -1: all\n"
         "                              (default: 64; all where the model sets the penalty)",
         [](Options& o, Text v) {
           o.sampling.penalty_window = parse_int("--repeat-last-n", v, -1, kMaxInt);
         }},
-    Row{kAnswer, "Sampling", "--presence-penalty", "X", "0: off (default: 0)",
+    Row{kAsks, "Sampling", "--presence-penalty", "X", "0: off (default: 0)",
         [](Options& o, Text v) {
           o.sampling.presence_penalty = parse_real("--presence-penalty", v);
         }},
-    Row{kAnswer, "Sampling", "--frequency-penalty", "X", "0: off (default: 0)",
+    Row{kAsks, "Sampling", "--frequency-penalty", "X", "0: off (default: 0)",
         [](Options& o, Text v) {
           o.sampling.frequency_penalty = parse_real("--frequency-penalty", v);
         }},
-    Row{kAnswer, "Sampling", "--dry-multiplier", "X",
-        "DRY, against repeated phrases; 0: off (default: 0; 0.8 is usual)",
+    Row{kAsks, "Sampling", "--dry-multiplier", "X",
+        "DRY, against repeated phrases; 0: off, 0.8: usual (default: 0)",
         [](Options& o, Text v) { o.sampling.dry_multiplier = parse_real("--dry-multiplier", v); }},
-    Row{kAnswer, "Sampling", "--dry-base", "X",
+    Row{kAsks, "Sampling", "--dry-base", "X",
         "how it grows with the length of a repetition (default: 1.75)",
         [](Options& o, Text v) { o.sampling.dry_base = parse_real("--dry-base", v); }},
-    Row{kAnswer, "Sampling", "--dry-allowed-length", "N",
+    Row{kAsks, "Sampling", "--dry-allowed-length", "N",
         "tokens that may repeat before it counts (default: 2)",
         [](Options& o, Text v) {
           o.sampling.dry_allowed_length = parse_int("--dry-allowed-length", v, 1, kMaxInt);
         }},
-    Row{kAnswer, "Sampling", "-l,--logit-bias", "ID+B",
+    Row{kAsks, "Sampling", "-l,--logit-bias", "ID+B",
         "add B to the logit of a token; ID-B subtracts; repeatable",
         [](Options& o,
            Text v) { o.sampling.logit_bias.push_back(parse_logit_bias("--logit-bias", v)); }},
-    Row{kAnswer, "Sampling", "--stop", "TEXT", "end the answer before this text; repeatable",
+    Row{kAsks, "Sampling", "--stop", "TEXT", "end the answer before this text; repeatable",
         set_stop},
-    Row{kAnswer, "Sampling", "--loop-guard", "on|off",
+    Row{kAsks, "Sampling", "--loop-guard", "on|off",
         "end an answer that says one thing over and over (default: on)",
         [](Options& o, Text v) {
           o.sampling.loop_guard = parse_choice("--loop-guard", v, {"off", "on"}) == 1;
         }},
     Row{kAnswer, "Sampling", "--n-samples", "N", "answers to the prompt, side by side (default: 1)",
         [](Options& o, Text v) { o.n_samples = parse_int("--n-samples", v, 1, 1024); }},
+
+    Row{kPerplexity, "Prompt", "--stride", "N",
+        "tokens from one window of -c to the next (default: half of -c, at most 4096)",
+        [](Options& o, Text v) { o.stride = parse_int("--stride", v, 1, kMaxInt); }},
+    Row{kBatch, "Batch", "--input", "FILE", "the prompts; the flag's name may be left out",
+        [](Options& o, Text v) { o.batch.input = v; }, From::kCommandLine},
+    Row{kBatch, "Batch", "-o,--output", "FILE", "the records; an unfinished file is continued",
+        [](Options& o, Text v) { o.batch.output = v; }, From::kCommandLine},
+    Row{kBatch, "Batch", "--split", "line|blank",
+        "plain text: a prompt each line, or blank lines between\n"
+        "                              (default: JSON lines)",
+        set_split},
+    Row{kBatch, "Batch", "--ordered", nullptr, "at the end, put the records in the input's order",
+        [](Options& o, Text) { o.batch.ordered = true; }},
+    Row{kBatch, "Batch", "--restart", nullptr, "forget what an earlier run wrote",
+        [](Options& o, Text) { o.batch.restart = true; }, From::kCommandLine},
+    Row{kBatch, "Batch", "--retry-errors", nullptr, "run records again that ended in an error",
+        [](Options& o, Text) { o.batch.retry_errors = true; }, From::kCommandLine},
+    Row{kBatch, "Batch", "--shard", "I/N", "only the I-th of N parts of the input", set_shard},
 
     Row{kTokenize, "Output", "--count", nullptr, "print how many tokens there are",
         [](Options& o, Text) { o.count = true; }},
@@ -227,12 +276,12 @@ const std::array kRows = {
         [](Options& o, Text) { o.add_bos = true; }},
     Row{kMake, "Output", "-o,--output", "DIR", "a new directory",
         [](Options& o, Text v) { o.output = v; }, From::kCommandLine},
-    Row{kRuns | kBench, "Output", "-o,--output", "FILE",
+    Row{kRuns | kBench | kPerplexity, "Output", "-o,--output", "FILE",
         "write to a file (default: standard output)", [](Options& o, Text v) { o.output = v; },
         From::kCommandLine},
-    Row{kAnswer | kInspect | kPlan, "Output", "--format", "text|json", "(default: text)",
+    Row{kAnswer | kInspect | kPlan | kPerplexity, "Output", "--format", "text|json", "(default: text)",
         set_format},
-    Row{kAnswer, "Output", "--logprobs", "N",
+    Row{kAsks, "Output", "--logprobs", "N",
         "with json: log-probabilities of each token and of the N likeliest",
         [](Options& o, Text v) { o.sampling.logprobs = parse_int("--logprobs", v, 0, kMaxInt); }},
     Row{kBench, "Output", "--format", "md|json|jsonl|csv", "(default: md)", set_bench_format},
@@ -304,6 +353,18 @@ constexpr std::array kCommands = {
         "and safetensors files, no tokenizer. It loads and runs like the real one (with\n"
         "--prompt-ids --format json) and says nothing; for measuring speed and memory.",
         "deepseek-run make-random-checkpoint --card FILE -o DIR [flags]"},
+    CommandRow{
+        "batch", Command::kBatch, kBatch,
+        "Answers a file of prompts: OpenAI batch lines, {\"prompt\"} or {\"messages\"} lines, or\n"
+        "plain text. Records are appended as they finish; the same command continues a file\n"
+        "that was left unfinished. Exit code 7: some records are errors.",
+        "deepseek-run batch [-m DIR] IN -o OUT [flags]"},
+    CommandRow{
+        "perplexity", Command::kPerplexity, kPerplexity,
+        "Prints how well the model predicts a text, with the standard error. Long texts are read\n"
+        "in windows of -c tokens (default: the model's context, at most 4096). -o writes the\n"
+        "log-probability of every token, a JSON line each.",
+        "deepseek-run perplexity [-m DIR] -f FILE [flags]"},
 };
 
 }  // namespace

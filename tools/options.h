@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "deepseek_run/batch.h"
 #include "deepseek_run/bench.h"
 #include "deepseek_run/chat.h"
 #include "deepseek_run/sampling_params.h"
@@ -22,7 +23,9 @@ enum class Command {
   kPlan,
   kVerify,
   kMakeRandomCheckpoint,
-  kBench
+  kBench,
+  kBatch,
+  kPerplexity
 };
 enum class Format { kText, kJson };
 enum class Truncate { kNone, kLeft, kMiddle };
@@ -72,6 +75,7 @@ struct Options {
   int64_t threads = 0;  // 0: as many as physical cores
   std::string cpu_level = "auto";
   int64_t cuda_arch = 0;
+  std::string load_mode = "auto";
   std::string cache_type = "auto";
   int64_t ctx_size = 0;
   int64_t chunk = 512;
@@ -84,6 +88,7 @@ struct Options {
   bool bytes = false;
   bool allow_special = false;
   bool show_prompt = false;
+  bool interactive = false;
   Truncate truncate = Truncate::kNone;
 
   int64_t predict = -1;
@@ -100,10 +105,12 @@ struct Options {
   bool strict_tty = false;
 
   std::string card, weights, gpus;  // plan
-  int64_t max_seqs = 1;
-  int64_t layers = 0;           // make-random-checkpoint, bench
-  bool random_weights = false;  // bench
-  BenchOptions bench;           // its rows
+  int64_t max_seqs = 0;             // 0: the command's own choice
+  int64_t layers = 0;               // make-random-checkpoint, bench
+  bool random_weights = false;      // bench
+  BenchOptions bench;               // its rows
+  BatchOptions batch;               // what only it has
+  int64_t stride = 0;               // perplexity
 
   bool count = false;  // tokenize
   bool jsonl = false;

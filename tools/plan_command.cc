@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "deepseek_run/error.h"
 #include "deepseek_run/plan.h"
 #include "tools/commands.h"
@@ -14,7 +16,7 @@ int run_plan(const Options& options) {
                      .gpus = options.gpus,
                      .cache_type = options.cache_type,
                      .ctx_size = options.ctx_size,
-                     .max_seqs = options.max_seqs,
+                     .max_seqs = std::max<int64_t>(options.max_seqs, 1),
                      .chunk = options.chunk,
                      .warn = warnings(options.quiet)};
   if (!query.card.empty() && !options.model.empty())

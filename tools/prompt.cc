@@ -54,21 +54,6 @@ void check_format(const ChatFormat& format, const Tokenizer& tokenizer) {
                                          "  try: --raw, or --chat-format plain");
 }
 
-// The format to use; null for plain completion.
-const ChatFormat* chat_format(const Options& options, const std::string& model_dir,
-                              const Tokenizer& tokenizer) {
-  if (options.raw) return nullptr;
-  if (!options.chat_format.empty()) {
-    const ChatFormat& format = ChatFormat::by_name(options.chat_format);
-    check_format(format, tokenizer);
-    return &format;
-  }
-  const ChatFormat* format = ChatFormat::detect(checkpoint_architecture(model_dir), tokenizer);
-  if (format == nullptr)
-    notes(options.quiet)("the model has no chat template: continuing the prompt as --raw does");
-  return format;
-}
-
 // What --raw or --prompt-ids would leave without meaning is refused.
 void check_flags(const Options& options) {
   if (!options.raw && !options.prompt_ids) return;
@@ -99,6 +84,22 @@ void note_needless_think(const Options& options, const ChatFormat& format,
 
 }  // namespace
 
+const ChatFormat* find_chat_format(const Options& options, const std::string& model_dir,
+                                   const Tokenizer& tokenizer) {
+  if (options.raw) return nullptr;
+  if (!options.chat_format.empty()) {
+    const ChatFormat& format = ChatFormat::by_name(options.chat_format);
+    check_format(format, tokenizer);
+    return &format;
+  }
+  return ChatFormat::detect(checkpoint_architecture(model_dir), tokenizer);
+}
+
+std::vector<ChatTool> read_tools(const Options& options) {
+  if (!options.tools) return {};
+  return parse_chat_tools(read_text(*options.tools, options), "--tools");
+}
+
 PromptInput read_prompt(const Options& options) {
   const int given =
       options.prompt.has_value() + options.file.has_value() + options.prompt_ids.has_value();
@@ -110,10 +111,6 @@ PromptInput read_prompt(const Options& options) {
   }
   if (options.prompt && *options.prompt != "-") return {*options.prompt, {}};
   if (options.file) return {read_text(*options.file, options), {}};
-  if (!options.prompt && is_terminal(STDIN_FILENO))
-    fail_usage(
-        "no prompt, and this version has no chat on the terminal\n"
-        "  try: -p TEXT, -f FILE, or text on standard input");
   std::string text = read_text("-", options);
   if (text.empty()) fail_usage("no prompt: standard input is empty\n  try: -p TEXT, -f FILE");
   return {std::move(text), {}};
@@ -149,8 +146,10 @@ Prompt make_raw_prompt(const Tokenizer* tokenizer, PromptInput input, bool bytes
 Prompt make_prompt(const Options& options, const std::string& model_dir, const Tokenizer* tokenizer,
                    PromptInput input) {
   check_flags(options);
-  const ChatFormat* format = input.ids ? nullptr : chat_format(options, model_dir, *tokenizer);
+  const ChatFormat* format = input.ids ? nullptr : find_chat_format(options, model_dir, *tokenizer);
   if (format == nullptr) {
+    if (!input.ids && !options.raw)
+      notes(options.quiet)("the model has no chat template: continuing the prompt as --raw does");
     Prompt out = make_raw_prompt(tokenizer, std::move(input), options.bytes);
     out.starts_in_reasoning = ends_with_open_think(out.text);
     return out;
@@ -164,17 +163,11 @@ Prompt make_prompt(const Options& options, const std::string& model_dir, const T
   }
   messages.push_back({Role::kUser, std::move(input.text)});
   note_needless_think(options, *format, messages);
-  std::vector<ChatTool> tools;
-  if (options.tools) tools = parse_chat_tools(read_text(*options.tools, options), "--tools");
-  RenderedPrompt rendered = format->render(messages, options.think, tools);
-  if (options.allow_special) rendered.literal.clear();
-  Prompt out;
-  out.ids = tokenizer->encode(rendered.text, rendered.literal);
-  out.text = std::move(rendered.text);
-  out.chat = true;
-  out.starts_in_reasoning = rendered.starts_in_reasoning;
-  if (rendered.add_bos) add_bos(*tokenizer, out);
-  return out;
+  const std::vector<ChatTool> tools = read_tools(options);
+  EncodedPrompt encoded = encode_prompt(*tokenizer, format->render(messages, options.think, tools),
+                                        options.allow_special);
+  return {std::move(encoded.text), std::move(encoded.ids), /*chat=*/true,
+          encoded.starts_in_reasoning};
 }
 
 }  // namespace dsr

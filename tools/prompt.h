@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "deepseek_run/chat.h"
 #include "deepseek_run/tokenizer.h"
 #include "tools/options.h"
 
@@ -31,6 +32,13 @@ PromptInput read_prompt(const Options& options);
 std::unique_ptr<Tokenizer> load_tokenizer(const std::string& model_dir, bool quiet);
 // The same where text cannot do without: Error(kModel).
 std::unique_ptr<Tokenizer> require_tokenizer(const std::string& model_dir, bool quiet);
+
+// The chat format of --chat-format or of the model; null for plain completion. Throws Error(kModel)
+// if the model lacks its control tokens.
+const ChatFormat* find_chat_format(const Options& options, const std::string& model_dir,
+                                   const Tokenizer& tokenizer);
+// Of --tools.
+std::vector<ChatTool> read_tools(const Options& options);
 
 // Applies the chat format, or BOS where the model wants one. `tokenizer` may be null for ids alone.
 Prompt make_prompt(const Options& options, const std::string& model_dir, const Tokenizer* tokenizer,

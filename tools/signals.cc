@@ -3,6 +3,8 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/time.h>
+#include <termios.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -17,10 +19,28 @@ namespace {
 
 constexpr int kGraceUs = 400'000;
 constexpr int kModelExit = 3;
+constexpr int64_t kNsPerS = 1'000'000'000;
 
 volatile sig_atomic_t g_stop_signal = 0;
 volatile sig_atomic_t g_in_record = 0;
 volatile sig_atomic_t g_time_is_up = 0;
+
+// Of a chat.
+volatile sig_atomic_t g_interrupted = 0;
+volatile sig_atomic_t g_terminal_changed = 0;
+timespec g_last_interrupt{};  // the handler's own
+volatile sig_atomic_t g_terminal_fd = -1;
+const termios* g_terminal_modes = nullptr;
+const char* g_terminal_bytes = nullptr;
+
+[[noreturn]] void leave(int code) {
+  if (g_terminal_fd >= 0) {
+    const ssize_t ignored = ::write(g_terminal_fd, g_terminal_bytes, std::strlen(g_terminal_bytes));
+    static_cast<void>(ignored);
+    ::tcsetattr(g_terminal_fd, TCSANOW, g_terminal_modes);
+  }
+  ::_exit(code);
+}
 
 void set_timer(int us) {
   itimerval timer{};
@@ -29,13 +49,26 @@ void set_timer(int us) {
 }
 
 void on_stop(int signal) {
-  if (g_stop_signal != 0) ::_exit(128 + signal);
+  if (g_stop_signal != 0) leave(128 + signal);
   g_stop_signal = signal;
   set_timer(kGraceUs);
 }
 
+void on_interrupt(int signal) {
+  timespec now{};
+  ::clock_gettime(CLOCK_MONOTONIC, &now);
+  const timespec& last = g_last_interrupt;
+  const bool soon = last.tv_sec != 0 &&
+                    (now.tv_sec - last.tv_sec) * kNsPerS + now.tv_nsec - last.tv_nsec < kNsPerS;
+  g_last_interrupt = now;
+  g_interrupted = 1;
+  if (soon || g_stop_signal != 0) on_stop(signal);
+}
+
+void on_terminal_change(int) { g_terminal_changed = 1; }
+
 void on_timer(int) {
-  if (g_in_record == 0) ::_exit(128 + g_stop_signal);
+  if (g_in_record == 0) leave(128 + g_stop_signal);
   g_time_is_up = 1;
 }
 
@@ -129,8 +162,8 @@ bool describe(uint64_t address, Line& message) {
 void on_bus_error(int, siginfo_t* info, void*) {
   Line message;
   if (describe(reinterpret_cast<uint64_t>(info->si_addr), message)) {
-    if (::write(STDERR_FILENO, message.text, message.size) < 0) ::_exit(kModelExit);
-    ::_exit(kModelExit);
+    if (::write(STDERR_FILENO, message.text, message.size) < 0) leave(kModelExit);
+    leave(kModelExit);
   }
   ::signal(SIGBUS, SIG_DFL);  // not a file: a bug of ours; the access repeats and ends the process
 }
@@ -139,6 +172,14 @@ void install(int signal, void (*handler)(int)) {
   struct sigaction action {};
   action.sa_handler = handler;
   ::sigaction(signal, &action, nullptr);
+}
+
+void install_for_chat(void (*interrupt)(int), void (*change)(int)) {
+  struct sigaction before {};
+  ::sigaction(SIGINT, nullptr, &before);
+  if (before.sa_handler != SIG_IGN) install(SIGINT, interrupt);
+  install(SIGWINCH, change);
+  install(SIGCONT, change);
 }
 
 // Unless whoever started us wants it ignored (nohup, a shell's background job).
@@ -170,7 +211,38 @@ void acknowledge_stop() { set_timer(0); }
 WholeRecord::WholeRecord() { g_in_record = 1; }
 WholeRecord::~WholeRecord() {
   g_in_record = 0;
-  if (g_time_is_up != 0) ::_exit(128 + g_stop_signal);
+  if (g_time_is_up != 0) leave(128 + g_stop_signal);
 }
+
+ChatSignals::ChatSignals() { install_for_chat(on_interrupt, on_terminal_change); }
+ChatSignals::~ChatSignals() { install_for_chat(on_stop, SIG_DFL); }
+
+bool take_interrupt() {
+  const bool taken = g_interrupted != 0;
+  g_interrupted = 0;
+  return taken;
+}
+
+bool take_terminal_change() {
+  const bool taken = g_terminal_changed != 0;
+  g_terminal_changed = 0;
+  return taken;
+}
+
+IgnoredInterrupts::IgnoredInterrupts() {
+  struct sigaction before {};
+  ::sigaction(SIGINT, nullptr, &before);
+  before_ = before.sa_handler;
+  install(SIGINT, SIG_IGN);
+}
+IgnoredInterrupts::~IgnoredInterrupts() { install(SIGINT, before_); }
+
+void restore_terminal_at_exit(int fd, const termios& modes, const char* bytes) {
+  g_terminal_modes = &modes;
+  g_terminal_bytes = bytes;
+  g_terminal_fd = fd;
+}
+
+void forget_terminal() { g_terminal_fd = -1; }
 
 }  // namespace dsr

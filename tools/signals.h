@@ -1,6 +1,8 @@
 // Signals. The one piece of static state of the program lives in signals.cc.
 #pragma once
 
+struct termios;
+
 namespace dsr {
 
 // SIGINT, SIGTERM and SIGHUP ask to stop; a second one, or not coming to an end within 0.4 s, ends
@@ -28,5 +30,36 @@ class WholeRecord {
   WholeRecord& operator=(const WholeRecord&) = delete;
   ~WholeRecord();
 };
+
+// A chat: while one lives, SIGINT does not ask to stop, it interrupts. One that comes within a
+// second after another asks to stop. A change of the terminal's size, or coming back from the
+// background, cuts waiting short too.
+class ChatSignals {
+ public:
+  ChatSignals();
+  ChatSignals(const ChatSignals&) = delete;
+  ChatSignals& operator=(const ChatSignals&) = delete;
+  ~ChatSignals();
+};
+// Whether one came since the last call.
+bool take_interrupt();
+bool take_terminal_change();
+
+// While one lives, SIGINT is for another program on this terminal.
+class IgnoredInterrupts {
+ public:
+  IgnoredInterrupts();
+  IgnoredInterrupts(const IgnoredInterrupts&) = delete;
+  IgnoredInterrupts& operator=(const IgnoredInterrupts&) = delete;
+  ~IgnoredInterrupts();
+
+ private:
+  void (*before_)(int);
+};
+
+// Where a signal ends the process at once, the terminal gets these modes and these bytes first.
+// Both must live until forget_terminal().
+void restore_terminal_at_exit(int fd, const termios& modes, const char* bytes);
+void forget_terminal();
 
 }  // namespace dsr

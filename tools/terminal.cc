@@ -77,11 +77,14 @@ std::string escape(std::string_view text, std::string_view kept, bool strict = f
 
 bool is_terminal(int fd) { return ::isatty(fd) == 1; }
 
+bool understands_escapes() {
+  const char* term = std::getenv("TERM");
+  return term != nullptr && *term != '\0' && std::string_view(term) != "dumb";
+}
+
 bool has_colour(int fd) {
   const char* no_colour = std::getenv("NO_COLOR");
-  const char* term = std::getenv("TERM");
-  return is_terminal(fd) && (no_colour == nullptr || *no_colour == '\0') && term != nullptr &&
-         std::string_view(term) != "dumb";
+  return is_terminal(fd) && (no_colour == nullptr || *no_colour == '\0') && understands_escapes();
 }
 
 // Unicode 15, table 3-7: no overlong forms, no surrogates, at most U+10FFFF.

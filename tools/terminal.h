@@ -7,6 +7,8 @@
 namespace dsr {
 
 bool is_terminal(int fd);
+// Whether TERM names a terminal that understands more than text.
+bool understands_escapes();
 // A terminal that understands colours, and NO_COLOR is not set (no-color.org).
 bool has_colour(int fd);
 

@@ -28,6 +28,7 @@ struct Answer {
   std::vector<TokenLogProbs> log_probs = {};  // one for each id, where they were asked for
   FinishReason finish = FinishReason::kNone;
   int64_t prompt_tokens = 0;
+  int64_t reused_tokens = 0;  // of these, in the cache before; only a Conversation knows
   uint64_t seed = 0;
   double first_token_seconds = 0;  // from submission; 0 if there was none
   double total_seconds = 0;

@@ -17,6 +17,9 @@ enum class Role { kSystem, kUser, kAssistant };
 struct ChatMessage {
   Role role = Role::kUser;
   std::string content;
+  // Bytes of an answer's `content` that are control tokens again in later turns: the <think> and
+  // </think> that the model wrote as such. Ascending, disjoint.
+  std::vector<ByteRange> control = {};
 };
 
 // Whether the model should reason before it answers. Formats without a switch ignore it.
@@ -41,6 +44,16 @@ struct ChatTool {
 // Reads an array of tools as the OpenAI API takes them: {"type": "function", "function": {"name",
 // "description", "parameters"}}, or only the inner objects. Throws Error(kUsage) naming `place`.
 std::vector<ChatTool> parse_chat_tools(std::string_view json, std::string_view place);
+
+// A prompt as the model gets it.
+struct EncodedPrompt {
+  std::string text;  // BOS included where it is written as text
+  std::vector<TokenId> ids;
+  bool starts_in_reasoning = false;
+};
+// With `allow_special` control tokens in the messages are control tokens.
+EncodedPrompt encode_prompt(const Tokenizer& tokenizer, RenderedPrompt prompt,
+                            bool allow_special = false);
 
 // How one family of checkpoints writes a conversation. Stateless.
 class ChatFormat {

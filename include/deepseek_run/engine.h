@@ -36,14 +36,20 @@ struct DevicePeaks {
 struct EngineOptions {
   std::optional<RandomModel> random = {};  // instead of model_dir
   std::string model_dir;                   // a checkpoint directory as published
-  std::string device = "auto";      // auto (a GPU, else cpu) | cuda | cuda:N | cpu | reference
-  int64_t threads = 0;              // of the cpu; 0: as many as physical cores it may use
-  std::string cpu_level = "auto";   // auto (the best) | portable | avx2 | avx512
-  int64_t cuda_arch = 0;            // of a GPU: 80 runs what an A100 could; 0: the best there is
-  int64_t ctx_size = 0;             // tokens per sequence; 0: min(the model's, 32768, what fits)
-  int64_t max_seqs = 1;             // sequences in a step
-  int64_t chunk = 512;              // most prompt tokens of one sequence in a step
-  std::string cache_type = "auto";  // auto (bf16 on GPUs, else f32) | f32 | bf16 | fp8
+  std::string device = "auto";  // auto (a GPU, else cpu) | cuda | cuda:N | cpu | reference
+  int64_t threads = 0;          // of the cpu; 0: as many as physical cores it may use
+  // A checkpoint's weights: mmap (read in place from its files), read (into huge pages of our own);
+  // auto is mmap, except that it does not fit where the weights are larger than the memory.
+  std::string load_mode = "auto";
+  std::string cpu_level = "auto";  // auto (the best) | portable | avx2 | avx512
+  int64_t cuda_arch = 0;           // of a GPU: 80 runs what an A100 could; 0: the best there is
+  int64_t ctx_size = 0;            // tokens per sequence; 0: min(the model's, 32768, what fits)
+  int64_t max_seqs = 1;            // sequences in a step
+  int64_t chunk = 512;             // most prompt tokens in a step
+  // Tokens that the cache holds, all sequences together. 0: as many as max_seqs sequences can have,
+  // or what fits, but no less than one sequence needs.
+  int64_t cache_tokens = 0;
+  std::string cache_type = "auto";       // auto (bf16 on GPUs, else f32) | f32 | bf16 | fp8
   const Tokenizer* tokenizer = nullptr;  // ids it has no entry for are never sampled; may be null
   WarningSink warn;
 };
@@ -107,13 +113,15 @@ struct ModelInfo {
   std::vector<TokenId> eos_ids;  // config.json and generation_config.json together
   SamplingParams defaults;       // generation_config.json over the built-in values
   double load_seconds = 0;
+  std::string load_mode;  // "mmap", "read", or "random" where the weights are made up
 };
 
 struct EngineStats {
   int64_t steps = 0;
   int64_t prompt_tokens_computed = 0;
-  int64_t prompt_tokens_reused = 0;  // found in a kept sequence
+  int64_t prompt_tokens_reused = 0;  // found in the cache: a kept sequence's, or another request's
   int64_t tokens_generated = 0;
+  int64_t preemptions = 0;  // times a request lost its place and was computed again
 };
 
 // Continuous batching over one loaded model. All calls from one thread.

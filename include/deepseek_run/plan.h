@@ -14,7 +14,10 @@ struct MemoryPlan {
   std::string device;               // "cpu" or "reference"
   int64_t ctx_size = 0;             // tokens a sequence may hold
   int64_t max_seqs = 0;             // sequences at a time
+  int64_t cache_tokens = 0;         // that the cache holds, all sequences together
   int64_t mapped_weight_bytes = 0;  // read in place from the checkpoint's files
+  bool weights_on_disk = false;     // files that could be read again and again (--load-mode mmap)
+  bool weights_may_exceed = false;  // and that was asked for
   int64_t weight_bytes = 0;         // allocated: widened vectors, RoPE tables
   int64_t kv_bytes_per_token = 0;   // all layers
   int64_t kv_cache_bytes = 0;
@@ -26,7 +29,10 @@ struct MemoryPlan {
     return weight_bytes + kv_cache_bytes + activation_bytes + batch_bytes;
   }
   int64_t total_bytes() const { return mapped_weight_bytes + allocated_bytes(); }
-  bool fits() const { return available_bytes == 0 || total_bytes() <= available_bytes; }
+  bool fits() const {
+    const int64_t needed = weights_may_exceed ? allocated_bytes() : total_bytes();
+    return available_bytes == 0 || needed <= available_bytes;
+  }
   // "weights 10.9 MB + kv cache 2.6 MB + activations 1.1 MB = 14.6 MB of 16.2 GB available"
   std::string summary() const;
 };

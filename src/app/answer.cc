@@ -165,7 +165,7 @@ std::string timing_line(const std::vector<Answer>& answers, double load_seconds)
   int64_t prompt_tokens = 0, tokens = 0, after_first = 0;
   double first_token = 0, total = 0;  // of the answer that took longest
   for (const Answer& a : answers) {
-    prompt_tokens += a.prompt_tokens;
+    prompt_tokens += a.prompt_tokens - a.reused_tokens;
     tokens += std::ssize(a.ids);
     // The first token's time is the prompt's.
     after_first += std::max<int64_t>(0, std::ssize(a.ids) - 1);
@@ -175,6 +175,8 @@ std::string timing_line(const std::vector<Answer>& answers, double load_seconds)
   std::string out = "prompt ";
   if (count > 1) out += str(count, " x ");
   out += with_commas(answers.front().prompt_tokens) + " tok";
+  if (const int64_t reused = answers.front().reused_tokens; reused > 0)
+    out += str(" (", with_commas(reused), " reused)");
   if (tokens > 0) out += ", " + per_second(prompt_tokens, first_token);
   out += count > 1 ? str(" | ", count, " answers ") : " | answer ";
   out += with_commas(tokens) + " tok";

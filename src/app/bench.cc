@@ -135,6 +135,8 @@ BenchReport run_bench(const BenchOptions& o) {
   EngineOptions options = o.engine;
   options.max_seqs = largest(o.batches);
   options.ctx_size = largest(o.depths) + std::max(largest(o.prompts), largest(o.generates)) + 1;
+  // Every sequence at its longest: none may wait for the blocks of another.
+  options.cache_tokens = options.max_seqs * round_up(options.ctx_size, kPageTokens);
   const std::unique_ptr<Engine> engine = Engine::create(options);
   engine->fill_cache();
 
@@ -143,6 +145,7 @@ BenchReport run_bench(const BenchOptions& o) {
   f.architecture = engine->info().architecture;
   f.device = engine->info().device;
   f.load_seconds = engine->info().load_seconds;
+  f.load_mode = engine->info().load_mode;
   f.start_mhz = clock_mhz();
   f.peaks = engine->measure_peaks();
   f.processor = f.peaks.gpu.empty() ? field_of("/proc/cpuinfo", "model name") : f.peaks.gpu;

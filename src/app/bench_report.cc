@@ -64,7 +64,9 @@ Json head_json(const BenchFindings& f) {
   out.set("device", f.device);
   out.set("clocks", Json::object().set("start_mhz", f.start_mhz).set("end_mhz", f.end_mhz));
   out.set("model", f.model).set("architecture", f.architecture).set("weights", f.weights);
-  out.set("cache_type", f.cache_type).set("load_seconds", f.load_seconds);
+  out.set("cache_type", f.cache_type)
+      .set("load_mode", f.load_mode)
+      .set("load_seconds", f.load_seconds);
   out.set("bandwidth_gb_per_s", f.peaks.gb_per_s).set("peak_tflops", f.peaks.tflop_per_s);
   return out;
 }
@@ -98,8 +100,8 @@ std::string markdown(const BenchFindings& f) {
       str(escaped(f.model), ", ", escaped(f.architecture), ", ", f.weights, " weights, cache ",
           f.cache_type, "; device ", f.device, "\n", processor(f), "; reads ",
           fixed(f.peaks.gb_per_s, 1), " GB/s, ", f.peaks.flop_type, " peak ",
-          fixed(f.peaks.tflop_per_s, 3), " TFLOP/s, both measured in this process; load ",
-          fixed(f.load_seconds, 2), " s\n\n");
+          fixed(f.peaks.tflop_per_s, 3), " TFLOP/s, both measured in this process; load (",
+          f.load_mode, ") ", fixed(f.load_seconds, 2), " s\n\n");
   const auto rows = cells(f, /*units=*/true);
   for (size_t i = 0; i < rows.size(); ++i) {
     out += "| " + joined(rows[i], " | ") + " |\n";

@@ -24,7 +24,7 @@ struct BenchRow {
 };
 
 struct BenchFindings {
-  std::string model, architecture, weights, device, cache_type;
+  std::string model, architecture, weights, device, cache_type, load_mode;
   std::string processor;  // the name of the GPU or of the cpu
   double start_mhz = 0, end_mhz = 0;
   double load_seconds = 0;

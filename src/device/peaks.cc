@@ -8,16 +8,15 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/huge_memory.h"
 #include "base/timer.h"
 
 namespace dsr {
 namespace {
 
-// Larger than the caches of any processor that we know, all threads together.
-constexpr int64_t kReadBytes = int64_t{512} << 20;
+// Several times the caches of large processors (some 300 MB), all threads together.
+constexpr int64_t kReadBytes = int64_t{1} << 30;
 constexpr int kRounds = 5;  // the best of them: other programs only take away
-
-using Words = std::vector<uint64_t>;
 
 __attribute__((target("avx2"))) uint64_t read_avx2(const uint64_t* p, size_t n) {
   __m256i a = _mm256_setzero_si256(), b = a, c = a, d = a;
@@ -28,6 +27,24 @@ __attribute__((target("avx2"))) uint64_t read_avx2(const uint64_t* p, size_t n) 
     d = _mm256_xor_si256(d, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + i + 12)));
   }
   a = _mm256_xor_si256(_mm256_xor_si256(a, b), _mm256_xor_si256(c, d));
+  return static_cast<uint64_t>(_mm256_extract_epi64(a, 0) ^ _mm256_extract_epi64(a, 1) ^
+                               _mm256_extract_epi64(a, 2) ^ _mm256_extract_epi64(a, 3));
+}
+
+// Four places at a time, each announced well ahead: on some machines this is the faster way, and
+// the one that products with four rows of weights take.
+__attribute__((target("avx2"))) uint64_t read_ahead_avx2(const uint64_t* p, size_t n) {
+  constexpr size_t kAhead = 512;  // words: a page of 4 KB
+  const size_t stream = n / 4;
+  __m256i a = _mm256_setzero_si256(), b = a;
+  for (size_t i = 0; i + 8 <= stream; i += 8)
+    for (size_t s = 0; s < 4; ++s) {
+      const uint64_t* q = p + s * stream + i;
+      __builtin_prefetch(q + kAhead);
+      a = _mm256_xor_si256(a, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q)));
+      b = _mm256_xor_si256(b, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q + 4)));
+    }
+  a = _mm256_xor_si256(a, b);
   return static_cast<uint64_t>(_mm256_extract_epi64(a, 0) ^ _mm256_extract_epi64(a, 1) ^
                                _mm256_extract_epi64(a, 2) ^ _mm256_extract_epi64(a, 3));
 }
@@ -100,17 +117,22 @@ Peaks host_peaks(int64_t threads, const Team& team) {
   const bool avx512 = __builtin_cpu_supports("avx512f");
   Peaks out{.threads = threads};
   const int64_t per_thread = kReadBytes / threads / 8;
-  std::vector<Words> memory(static_cast<size_t>(threads));
+  const HugeMemory memory(kReadBytes);
+  const auto words_of = [&](int64_t t) {
+    return reinterpret_cast<uint64_t*>(memory.data()) + t * per_thread;
+  };
   volatile uint64_t sink = 0;   // what is computed is used
   timed(team, [&](int64_t t) {  // written by the thread that reads it
-    memory[static_cast<size_t>(t)] = Words(static_cast<size_t>(per_thread), 1);
+    std::fill_n(words_of(t), per_thread, uint64_t{1});
   });
   std::vector<uint64_t> sums(static_cast<size_t>(threads) * 8);
-  const double read = best_seconds(team, [&](int64_t t) {
-    const Words& w = memory[static_cast<size_t>(t)];
-    sums[static_cast<size_t>(t) * 8] =
-        avx2 ? read_avx2(w.data(), w.size()) : read_portable(w.data(), w.size());
-  });
+  const auto best_read = [&](uint64_t (*read)(const uint64_t*, size_t)) {
+    return best_seconds(team, [&](int64_t t) {
+      sums[static_cast<size_t>(t) * 8] += read(words_of(t), static_cast<size_t>(per_thread));
+    });
+  };
+  const double read =
+      avx2 ? std::min(best_read(read_avx2), best_read(read_ahead_avx2)) : best_read(read_portable);
   out.bytes_per_s = static_cast<double>(per_thread * 8 * threads) / read;
   const int64_t lanes = avx512 ? 16 : avx2 ? 8 : 4;
   const double fma = best_seconds(team, [&](int64_t t) {

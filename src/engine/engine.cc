@@ -12,6 +12,7 @@
 #include "engine/runner.h"
 #include "engine/scheduler.h"
 #include "io/checkpoint.h"
+#include "io/read_source.h"
 #include "model/card.h"
 #include "model/random_source.h"
 
@@ -127,7 +128,7 @@ class Engine::Impl {
         config_(config_of(options)),
         device_(choose_device(options.device)),
         planned_(plan(options)),
-        random_(make_random(options)),
+        in_memory_(weights_in_memory(options)),
         runner_(planned_.runner, config_, source(), /*dry_run=*/false),
         pool_(planned_.runner.limits.n_blocks),
         scheduler_(scheduler_limits(options), pool_) {
@@ -144,7 +145,10 @@ class Engine::Impl {
              .ctx_size = planned_.plan.ctx_size,
              .eos_ids = eos_ids(config_.eos_token_ids, generation_config(), config_.vocab_size),
              .defaults = sampling_defaults(generation_config(), config_.vocab_size, options.warn),
-             .load_seconds = timer_.seconds()};
+             .load_seconds = timer_.seconds(),
+             .load_mode = !checkpoint_ ? "random"
+                          : in_memory_ ? "read"
+                                       : "mmap"};
   }
 
   RequestId submit(Request request) {
@@ -214,24 +218,31 @@ class Engine::Impl {
     return card_model(o.random->card, o.random->weights, o.random->layers, o.warn);
   }
 
-  std::unique_ptr<RandomSource> make_random(const EngineOptions& o) const {
-    return checkpoint_ ? nullptr : std::make_unique<RandomSource>(config_, o.random->seed);
+  std::unique_ptr<WeightSource> weights_in_memory(const EngineOptions& o) const {
+    if (!checkpoint_) return std::make_unique<RandomSource>(config_, o.random->seed);
+    // A GPU has its own copy.
+    if (o.load_mode == "read" && device_.backend != Backend::kCuda)
+      return std::make_unique<ReadSource>(*checkpoint_);
+    return nullptr;
   }
 
   const WeightSource& source() const {
-    return checkpoint_ ? static_cast<const WeightSource&>(*checkpoint_) : *random_;
+    return in_memory_ ? *in_memory_ : static_cast<const WeightSource&>(*checkpoint_);
   }
 
   PlannedRun plan(const EngineOptions& o) const {
+    if (o.load_mode != "auto" && o.load_mode != "mmap" && o.load_mode != "read")
+      fail_usage("load mode ", quoted(o.load_mode), ", expected auto, mmap or read");
     check_option("max_seqs", o.max_seqs, 1, kMaxSeqs);
     check_option("chunk", o.chunk, 1, kMaxChunk);
     check_option("threads", o.threads, 0, kMaxThreads);
     check_option("context", o.ctx_size, 0, int64_t{1} << 32);
+    check_option("cache_tokens", o.cache_tokens, 0, int64_t{1} << 40);
     // Random weights are made when it is known that they fit.
     std::optional<DeclaredSource> shapes;
     if (!checkpoint_) shapes.emplace(config_);
     const WeightSource& planned_source =
-        shapes ? static_cast<const WeightSource&>(*shapes) : source();
+        shapes ? static_cast<const WeightSource&>(*shapes) : *checkpoint_;
     check_option("cuda_arch", o.cuda_arch, 0, 999);
     PlannedRun planned =
         plan_run({.backend = device_.backend,
@@ -240,8 +251,12 @@ class Engine::Impl {
                   .cache_type = cache_type_of(o.cache_type, device_.backend),
                   .ctx_size = o.ctx_size,
                   .max_seqs = o.max_seqs,
-                  .chunk = o.chunk},
+                  .chunk = o.chunk,
+                  .cache_tokens = o.cache_tokens},
                  config_, planned_source);
+    const bool on_host = device_.backend != Backend::kCuda;
+    planned.plan.weights_on_disk = checkpoint_.has_value() && on_host;
+    planned.plan.weights_may_exceed = checkpoint_ && on_host && o.load_mode == "mmap";
     require_fit(planned.plan);
     return planned;
   }
@@ -272,7 +287,7 @@ class Engine::Impl {
   ModelConfig config_;
   DeviceChoice device_;
   PlannedRun planned_;
-  std::unique_ptr<RandomSource> random_;
+  std::unique_ptr<WeightSource> in_memory_;  // none: the checkpoint's files, mapped
   Runner runner_;
   BlockPool pool_;
   Scheduler scheduler_;

@@ -16,10 +16,12 @@ constexpr int64_t kLogitRows = 64;
 StepLimits step_limits(const PlanRequest& r, int64_t ctx_size) {
   StepLimits l;
   l.max_seqs = r.max_seqs;
-  l.max_tokens = r.max_seqs * std::min(r.chunk, ctx_size);
+  // A part of one prompt at least, and a decode step of all others.
+  l.max_tokens = std::min(r.chunk, r.max_seqs * ctx_size) + r.max_seqs - 1;
   l.max_logit_rows = std::max(r.max_seqs, std::min(kLogitRows, l.max_tokens));
   l.max_blocks = blocks_for(ctx_size);
-  l.n_blocks = r.max_seqs * l.max_blocks;
+  l.n_blocks = std::max(r.cache_tokens > 0 ? blocks_for(r.cache_tokens) : r.max_seqs * l.max_blocks,
+                        l.max_blocks);
   l.max_history = r.max_seqs * ctx_size;
   l.max_biases = r.max_seqs * kMaxBiasesPerRow;
   return l;
@@ -68,22 +70,24 @@ int64_t available_host_bytes() {
   return available;
 }
 
-PlannedRun plan_for_context(const PlanRequest& r, const ModelConfig& config,
-                            const WeightSource& source) {
-  const int64_t ctx_size = r.ctx_size;
+namespace {
+
+PlannedRun plan_exactly(const PlanRequest& r, const ModelConfig& config,
+                        const WeightSource& source) {
   PlannedRun out;
   out.runner = {.backend = r.backend,
                 .cpu = r.cpu,
                 .cuda = r.cuda,
                 .cache_type = r.cache_type,
-                .max_positions = ctx_size,
-                .limits = step_limits(r, ctx_size)};
+                .max_positions = r.ctx_size,
+                .limits = step_limits(r, r.ctx_size)};
   Runner dry(out.runner, config, source, /*dry_run=*/true);
   const MemoryAccount& m = dry.memory();
   const bool on_gpu = r.backend == Backend::kCuda;
   out.plan = {.device = on_gpu ? str("cuda:", r.cuda.device) : name(r.backend),
-              .ctx_size = ctx_size,
+              .ctx_size = r.ctx_size,
               .max_seqs = r.max_seqs,
+              .cache_tokens = out.runner.limits.n_blocks * kPageTokens,
               .mapped_weight_bytes = dry.mapped_weight_bytes(),
               .weight_bytes = m.bytes(MemoryKind::kWeights),
               .kv_bytes_per_token = dry.kv_bytes_per_token(),
@@ -92,6 +96,22 @@ PlannedRun plan_for_context(const PlanRequest& r, const ModelConfig& config,
               .batch_bytes = m.bytes(MemoryKind::kBatch),
               .available_bytes = dry.available_bytes()};
   return out;
+}
+
+}  // namespace
+
+PlannedRun plan_for_context(const PlanRequest& r, const ModelConfig& config,
+                            const WeightSource& source) {
+  PlannedRun out = plan_exactly(r, config, source);
+  const MemoryPlan& p = out.plan;
+  if (p.fits() || r.cache_tokens > 0 || r.max_seqs == 1) return out;
+  const int64_t room = p.available_bytes - (p.total_bytes() - p.kv_cache_bytes);
+  const int64_t one_sequence = round_up(r.ctx_size, kPageTokens);
+  PlanRequest smaller = r;
+  // A page less: sizes are rounded up to what allocations are aligned to.
+  smaller.cache_tokens = room / p.kv_bytes_per_token / kPageTokens * kPageTokens - kPageTokens;
+  smaller.cache_tokens = std::max(smaller.cache_tokens, one_sequence);
+  return plan_exactly(smaller, config, source);
 }
 
 PlannedRun plan_run(const PlanRequest& r, const ModelConfig& config, const WeightSource& source) {
@@ -115,7 +135,8 @@ PlannedRun plan_run(const PlanRequest& r, const ModelConfig& config, const Weigh
 
 std::string fitting_context(const MemoryPlan& plan) {
   const int64_t fixed = plan.total_bytes() - plan.kv_cache_bytes;
-  const int64_t per_context_token = plan.kv_bytes_per_token * plan.max_seqs;
+  // The smallest cache that would do holds one sequence.
+  const int64_t per_context_token = plan.kv_bytes_per_token;
   const int64_t room = plan.available_bytes - fixed;
   if (room < per_context_token * kPageTokens) return "";
   return str("-c ", room / per_context_token / kPageTokens * kPageTokens);
@@ -124,7 +145,9 @@ std::string fitting_context(const MemoryPlan& plan) {
 void require_fit(const MemoryPlan& plan) {
   if (plan.fits()) return;
   const std::string context = fitting_context(plan);
-  const std::string hint = context.empty() ? "" : "\n  try: " + context;
+  std::string hint = context.empty() ? "" : "\n  try: " + context;
+  if (hint.empty() && plan.weights_on_disk && plan.allocated_bytes() <= plan.available_bytes)
+    hint = "\n  try: --load-mode mmap, which reads from the disk again what does not fit";
   fail(ErrorKind::kDoesNotFit, "not enough memory on ", plan.device, " with -c ", plan.ctx_size,
        "\n  ", plan.summary(), hint);
 }

@@ -17,6 +17,7 @@ struct PlanRequest {
   int64_t ctx_size = 0;
   int64_t max_seqs = 1;
   int64_t chunk = 512;
+  int64_t cache_tokens = 0;  // all sequences together
 };
 
 // The context of a plan that was not told one: the model's, but no more than this.
@@ -33,7 +34,9 @@ struct PlannedRun {
 PlannedRun plan_run(const PlanRequest& request, const ModelConfig& config,
                     const WeightSource& source);
 
-// The same for r.ctx_size tokens, whether that is within the model's or not.
+// The same for r.ctx_size tokens, whether that is within the model's or not. Where the cache's size
+// is left to the plan it is what max_seqs sequences of that length can fill or, if that does not
+// fit, as much as does, at least one sequence's.
 PlannedRun plan_for_context(const PlanRequest& request, const ModelConfig& config,
                             const WeightSource& source);
 

@@ -6,6 +6,20 @@
 #include "kv/kv_layout.h"
 
 namespace dsr {
+namespace {
+
+int64_t size_of(const Sequence& s) { return static_cast<int64_t>(s.tokens().size()); }
+
+// Blocks for the tokens it has, beyond those it has.
+int64_t missing_blocks(const Sequence& s) {
+  return std::max<int64_t>(0, blocks_for(size_of(s)) - static_cast<int64_t>(s.blocks().size()));
+}
+
+bool equal(const Sequence::BlockKey& a, const Sequence::BlockKey& b) {
+  return a.before == b.before && std::equal(a.ids.begin(), a.ids.end(), b.ids.begin(), b.ids.end());
+}
+
+}  // namespace
 
 SequenceId Scheduler::open_sequence() {
   kept_[next_sequence_] = std::make_shared<Sequence>(pool_);
@@ -53,50 +67,171 @@ void Scheduler::cancel(RequestId id) {
   for (const auto& r : running_) r->cancelled = r->cancelled || r->id == id;
 }
 
+int64_t Scheduler::promised_blocks() const {
+  int64_t sum = 0;
+  for (const auto& r : running_) sum += missing_blocks(*r->sequence);
+  return sum;
+}
+
 bool Scheduler::admit(RunningRequest& r) {
-  const int64_t reused = r.sequence->start_prompt(r.request.prompt);
-  // The last token that is generated is never run, so it needs no place in the cache.
-  if (!r.sequence->reserve(std::max(r.max_tokens - 1, reused + 1))) return false;
-  stats_.prompt_tokens_reused += reused;
-  if (r.request.assumed_tokens > reused)
-    r.sequence->mark_computed(r.request.assumed_tokens - reused);
+  Sequence& s = *r.sequence;
+  const int64_t assumed = r.request.assumed_tokens;
+  if (!r.started) {
+    const int64_t kept = s.start_prompt(r.request.prompt);
+    if (assumed > kept) {
+      if (!s.reserve(assumed)) return false;
+      s.assume_computed(assumed - kept);
+    }
+    r.started = true;
+  }
+  s.find_computed();
+  // What is missing is taken step by step, but it must be there.
+  if (missing_blocks(s) > pool_.n_free() - promised_blocks()) {
+    if (r.request.sequence == 0 && assumed == 0) s.forget_keys();
+    return false;
+  }
+  const auto prompt = static_cast<int64_t>(r.request.prompt.size());
+  stats_.prompt_tokens_reused += std::max<int64_t>(0, std::min(s.n_computed(), prompt) - assumed);
   return true;
 }
 
-bool Scheduler::admit_by_eviction(RunningRequest& r) {
-  const auto runs = [&](const Sequence& s) {
+void Scheduler::admit_waiting() {
+  while (!waiting_.empty() && static_cast<int64_t>(running_.size()) < limits_.max_seqs) {
+    RunningRequest& r = *waiting_.front();
+    bool fits = r.cancelled || admit(r);
+    while (!fits && reclaim(r)) fits = admit(r);
+    if (!fits) break;
+    r.running = true;
+    r.last_turn = stats_.steps;  // behind those that have a place
+    const auto later = std::find_if(running_.begin(), running_.end(),
+                                    [&](const auto& other) { return other->id > r.id; });
+    running_.insert(later, std::move(waiting_.front()));
+    waiting_.pop_front();
+  }
+}
+
+bool Scheduler::reclaim(const RunningRequest& wanted_by) {
+  const auto in_use = [&](const Sequence& s) {
     return std::any_of(running_.begin(), running_.end(),
-                       [&](const auto& other) { return other->sequence.get() == &s; });
+                       [&](const auto& r) { return r->sequence.get() == &s && !r->cancelled; });
   };
-  // Sequences that are kept, or wait with a request: their keys can be computed again.
+  // Sequences that are kept, wait with a request or were cancelled: their keys can be computed
+  // again.
   std::vector<Sequence*> idle;
   for (const auto& [id, sequence] : kept_) idle.push_back(sequence.get());
-  for (const auto& waiting : waiting_) idle.push_back(waiting->sequence.get());
+  for (const auto& r : waiting_) idle.push_back(r->sequence.get());
+  for (const auto& r : running_) idle.push_back(r->sequence.get());
   for (Sequence* sequence : idle) {
-    if (sequence == r.sequence.get() || sequence->blocks().empty() || runs(*sequence)) continue;
+    if (sequence == wanted_by.sequence.get() || sequence->blocks().empty() || in_use(*sequence))
+      continue;
     sequence->forget_keys();
-    if (admit(r)) return true;
+    return true;
   }
   return false;
 }
 
-StepPlan Scheduler::next() {
-  while (!waiting_.empty()) {
-    RunningRequest& r = *waiting_.front();
-    const bool place_left = static_cast<int64_t>(running_.size()) < limits_.max_seqs;
-    if (!r.cancelled && !(place_left && (admit(r) || admit_by_eviction(r)))) break;
-    running_.push_back(std::move(waiting_.front()));
-    waiting_.pop_front();
+void Scheduler::preempt(RunningRequest& r) {
+  r.sequence->forget_keys();
+  r.running = false;
+  ++stats_.preemptions;
+  const auto at = std::find_if(running_.begin(), running_.end(),
+                               [&](const auto& other) { return other.get() == &r; });
+  const auto later = std::find_if(waiting_.begin(), waiting_.end(),
+                                  [&](const auto& other) { return other->id > r.id; });
+  waiting_.insert(later, std::move(*at));
+  running_.erase(at);
+}
+
+bool Scheduler::reserve_by_preemption(RunningRequest& r, int64_t n) {
+  while (!r.sequence->reserve(n)) {
+    if (reclaim(r)) continue;
+    const auto last = std::find_if(running_.rbegin(), running_.rend(), [](const auto& other) {
+      return !other->in_step && !other->cancelled;
+    });
+    // Of those that are not computed in this step r came last: it waits, and keeps what it has.
+    if ((*last)->id <= r.id) return false;
+    preempt(**last);
   }
-  DSR_CHECK(waiting_.empty() || !running_.empty(), pool_.n_free());
-  StepPlan plan;
+  return true;
+}
+
+void Scheduler::add_slice(StepPlan& plan, RunningRequest& r, int64_t end) {
+  const int64_t first = r.sequence->n_computed();
+  r.in_step = true;
+  plan.slices.push_back({&r, first, end - first, end == size_of(*r.sequence)});
+}
+
+void Scheduler::plan_decodes(StepPlan& plan) {
+  for (size_t i = 0; i < running_.size(); ++i) {  // preemption makes it shorter, behind i
+    RunningRequest& r = *running_[i];
+    const int64_t n = size_of(*r.sequence);
+    if (r.cancelled || n - r.sequence->n_computed() != 1) continue;
+    if (reserve_by_preemption(r, n)) add_slice(plan, r, n);
+  }
+}
+
+const RunningRequest* Scheduler::first_live() const {
+  const auto at =
+      std::find_if(running_.begin(), running_.end(), [](const auto& r) { return !r->cancelled; });
+  return at == running_.end() ? nullptr : at->get();
+}
+
+RunningRequest& Scheduler::ahead_of(RunningRequest& r) const {
+  const Sequence::BlockKey key = r.sequence->next_key();
+  RunningRequest* best = &r;
+  if (key.ids.empty()) return r;
+  const auto rank = [](const RunningRequest& other) {
+    return std::pair(other.in_step, other.sequence->n_computed());
+  };
+  for (const auto& other : running_)
+    if (!other->cancelled && rank(*other) > rank(*best) && equal(other->sequence->next_key(), key))
+      best = other.get();
+  return *best;
+}
+
+bool Scheduler::plan_prompt(StepPlan& plan, RunningRequest& r, const Turn& turn) {
+  const Sequence& s = *r.sequence;
+  const int64_t end = std::min(size_of(s), (s.n_computed() / limits_.chunk + 1) * limits_.chunk);
+  if (end - s.n_computed() > turn.tokens_left) return false;
+  if (!r.sequence->reserve(end) && !(turn.may_preempt && reserve_by_preemption(r, end)))
+    return false;
+  add_slice(plan, r, end);
+  r.last_turn = stats_.steps + 1;
+  return true;
+}
+
+void Scheduler::plan_prompts(StepPlan& plan) {
+  std::vector<RunningRequest*> prompts;
   for (const auto& r : running_) {
-    if (r->cancelled) continue;
-    const int64_t first = r->sequence->n_computed();
-    const auto n = static_cast<int64_t>(r->sequence->tokens().size());
-    const int64_t end = std::min(n, (first / limits_.chunk + 1) * limits_.chunk);
-    plan.slices.push_back({r.get(), first, end - first, end == n});
+    if (r->cancelled || r->in_step) continue;
+    stats_.prompt_tokens_reused += r->sequence->find_computed();
+    prompts.push_back(r.get());
   }
+  const RunningRequest* first = first_live();
+  std::stable_sort(prompts.begin(), prompts.end(),
+                   [](const auto* a, const auto* b) { return a->last_turn < b->last_turn; });
+  int64_t left = limits_.chunk;
+  for (RunningRequest* r : prompts) {
+    if (left == 0) break;
+    if (!r->running || r->in_step) continue;  // preempted, or had the turn of another
+    // Whoever is further with the same block gets the turn.
+    RunningRequest& other = ahead_of(*r);
+    if (other.in_step) continue;
+    const Turn turn{.tokens_left = left, .may_preempt = r == first};
+    const bool planned = plan_prompt(plan, other, turn) ||
+                         (&other != r && turn.may_preempt && plan_prompt(plan, *r, turn));
+    if (planned) left -= plan.slices.back().count;
+  }
+}
+
+StepPlan Scheduler::next() {
+  admit_waiting();
+  StepPlan plan;
+  for (const auto& r : running_) r->in_step = false;
+  plan_decodes(plan);
+  plan_prompts(plan);
+  DSR_CHECK(!plan.slices.empty() || first_live() == nullptr, pool_.n_free());
+  DSR_CHECK(waiting_.empty() || !running_.empty(), pool_.n_free());
   return plan;
 }
 
@@ -130,18 +265,31 @@ std::vector<StepOutput> Scheduler::commit(const StepPlan& plan,
     outputs.push_back(std::move(out));
   }
   if (!plan.slices.empty()) ++stats_.steps;
-  for (const auto& r : running_)
-    if (r->cancelled && std::none_of(outputs.begin(), outputs.end(),
-                                     [&](const StepOutput& o) { return o.request == r->id; }))
-      outputs.push_back({r->id, {}, FinishReason::kCancelled});
-  std::erase_if(running_, [&](const std::unique_ptr<RunningRequest>& r) {
-    const bool ended = std::any_of(outputs.begin(), outputs.end(), [&](const StepOutput& o) {
+  end_cancelled(outputs);
+  take_out_ended(outputs);
+  return outputs;
+}
+
+void Scheduler::end_cancelled(std::vector<StepOutput>& outputs) const {
+  const auto end = [&](const RunningRequest& r) {
+    if (r.cancelled && std::none_of(outputs.begin(), outputs.end(),
+                                    [&](const StepOutput& o) { return o.request == r.id; }))
+      outputs.push_back({r.id, {}, FinishReason::kCancelled});
+  };
+  for (const auto& r : running_) end(*r);
+  for (const auto& r : waiting_) end(*r);
+}
+
+void Scheduler::take_out_ended(const std::vector<StepOutput>& outputs) {
+  const auto ended = [&](const std::unique_ptr<RunningRequest>& r) {
+    const bool out = std::any_of(outputs.begin(), outputs.end(), [&](const StepOutput& o) {
       return o.request == r->id && o.finish != FinishReason::kNone;
     });
-    if (ended) r->sequence->drop_unused_blocks();
-    return ended;
-  });
-  return outputs;
+    if (out) r->sequence->drop_unused_blocks();
+    return out;
+  };
+  std::erase_if(running_, ended);
+  std::erase_if(waiting_, ended);
 }
 
 }  // namespace dsr

@@ -15,7 +15,7 @@ namespace dsr {
 
 struct SchedulerLimits {
   int64_t max_seqs = 1;
-  int64_t chunk = 512;   // most tokens of one sequence in a step
+  int64_t chunk = 512;   // most prompt tokens in a step
   int64_t ctx_size = 0;  // most tokens of a sequence
   std::vector<TokenId> eos_ids;
   std::vector<bool> dry_breakers = {};
@@ -28,12 +28,23 @@ struct RunningRequest {
   std::shared_ptr<Sequence> sequence;        // shared with the table of kept sequences
   int64_t max_tokens = 0;                    // the sequence may grow to this
   bool cancelled = false;
+  bool started = false;   // the sequence holds the prompt; false until it is first admitted
+  bool running = false;   // has a place
+  bool in_step = false;   // takes part in the step that is planned
+  int64_t last_turn = 0;  // the step in which its prompt was last worked on
 };
 
-// Continuous batching: requests are admitted in order of arrival as soon as a place and the blocks
-// for their longest possible length are free, so a running request never waits for memory. Every
-// running request takes part in every step: a decode step is a slice of one token, a prompt is cut
-// at multiples of `chunk` from position 0.
+// Continuous batching. Requests get a place in order of arrival, as soon as one is free and so are
+// the blocks for all their tokens so far; they take more as they grow. In a step
+//   - every running request whose keys are computed but for the last token decodes one token;
+//   - prompts share `chunk` tokens: whoever has waited longest for a turn goes first, so that a
+//     short prompt waits for one turn of each other and not for the end of a long one. A prompt is
+//     cut at multiples of `chunk` from position 0, whoever its neighbours are;
+//   - nothing is computed twice: a prompt takes over the blocks that are in the cache, and waits
+//     while another is computing its next block.
+// Where blocks run out, sequences that are kept and idle forget their keys first; then the request
+// that came last gives up its place and its keys, which are computed again when its turn comes. The
+// one that came first always goes on, so that every request ends.
 class Scheduler {
  public:
   Scheduler(const SchedulerLimits& limits, BlockPool& pool) : limits_(limits), pool_(pool) {}
@@ -54,18 +65,38 @@ class Scheduler {
   const EngineStats& stats() const { return stats_; }
 
  private:
-  bool admit(RunningRequest& r);
-  // Makes sequences that no running request uses give up their keys, the oldest kept ones first,
-  // until `r` can be admitted.
-  bool admit_by_eviction(RunningRequest& r);
   void check(const Request& request) const;
+  void admit_waiting();
+  bool admit(RunningRequest& r);
+  // Blocks that running requests still need for the tokens they have.
+  int64_t promised_blocks() const;
+  // Makes one sequence that no running request uses give up its keys, the oldest kept ones first.
+  bool reclaim(const RunningRequest& wanted_by);
+  // Blocks for the first `n` tokens, if need be at the cost of later requests.
+  bool reserve_by_preemption(RunningRequest& r, int64_t n);
+  void preempt(RunningRequest& r);
+  const RunningRequest* first_live() const;  // null: none
+  void plan_decodes(StepPlan& plan);
+  void plan_prompts(StepPlan& plan);
+  struct Turn {
+    int64_t tokens_left;  // of the step's prompt tokens
+    bool may_preempt;
+  };
+  bool plan_prompt(StepPlan& plan, RunningRequest& r, const Turn& turn);
+  // Whoever computes the block that `r` needs next, or is to: one that is in the step, else the one
+  // that has most of it, or r itself.
+  RunningRequest& ahead_of(RunningRequest& r) const;
+  void add_slice(StepPlan& plan, RunningRequest& r, int64_t end);
+  // Appends the end of cancelled requests.
+  void end_cancelled(std::vector<StepOutput>& outputs) const;
+  void take_out_ended(const std::vector<StepOutput>& outputs);
   // Appends the token to its request; says how the request ended, if it did.
   FinishReason accept(RunningRequest& r, TokenId token, StepOutput& out);
 
   SchedulerLimits limits_;
   BlockPool& pool_;
-  std::deque<std::unique_ptr<RunningRequest>> waiting_;
-  std::vector<std::unique_ptr<RunningRequest>> running_;  // in order of admission
+  std::deque<std::unique_ptr<RunningRequest>> waiting_;   // in order of arrival
+  std::vector<std::unique_ptr<RunningRequest>> running_;  // in order of arrival
   std::map<SequenceId, std::shared_ptr<Sequence>> kept_;
   RequestId next_request_ = 1;
   SequenceId next_sequence_ = 1;

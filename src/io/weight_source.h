@@ -18,6 +18,7 @@ struct SourceTensor {
   const std::byte* data = nullptr;  // row-major, little-endian, any alignment; null where only
                                     // shapes exist (a plan without weights)
   std::string file;                 // base name of the file that holds it, for messages
+  bool no_nan = false;              // F8_E4M3: it is known that no code is NaN
 };
 
 class WeightSource {

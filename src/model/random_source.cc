@@ -6,6 +6,8 @@
 #include <future>
 #include <thread>
 
+#include "base/math.h"
+#include "device/memory.h"
 #include "model/declared_source.h"
 #include "model/random_weights.h"
 
@@ -15,18 +17,23 @@ RandomSource::RandomSource(const ModelConfig& config, uint64_t seed) {
   const DeclaredSource declared(config);
   const RandomWeights weights(declared, seed);
   names_ = declared.names();
-  entries_.reserve(names_.size());
+  std::vector<int64_t> begin;
+  int64_t bytes = 0;
   for (const std::string& name : names_) {
-    Entry& entry = entries_[name];
-    entry.tensor = *declared.find(name);
-    // Not value-initialised: every byte is written below.
-    entry.bytes.reset(new std::byte[static_cast<size_t>(tensor_bytes(entry.tensor))]);
-    entry.tensor.data = entry.bytes.get();
+    begin.push_back(bytes);
+    bytes += round_up(tensor_bytes(*declared.find(name)), kAlignBytes);
+  }
+  memory_.emplace(bytes);
+  tensors_.reserve(names_.size());
+  for (size_t i = 0; i < names_.size(); ++i) {
+    SourceTensor& tensor = tensors_[names_[i]] = *declared.find(names_[i]);
+    tensor.data = memory_->data() + begin[i];
+    tensor.no_nan = true;  // RandomWeights makes none
   }
   std::atomic<size_t> next = 0;
   const auto fill = [&] {
     for (size_t i = next++; i < names_.size(); i = next++) {
-      std::byte* out = entries_.at(names_[i]).bytes.get();
+      std::byte* out = memory_->data() + begin[i];
       weights.generate(names_[i], [&](std::string_view piece) {
         std::memcpy(out, piece.data(), piece.size());
         out += piece.size();
@@ -41,8 +48,8 @@ RandomSource::RandomSource(const ModelConfig& config, uint64_t seed) {
 }
 
 const SourceTensor* RandomSource::find(const std::string& name) const {
-  const auto it = entries_.find(name);
-  return it == entries_.end() ? nullptr : &it->second.tensor;
+  const auto it = tensors_.find(name);
+  return it == tensors_.end() ? nullptr : &it->second;
 }
 
 }  // namespace dsr

@@ -1,19 +1,20 @@
 // Random weights in memory, as a source that a model loads like a checkpoint.
 #pragma once
 
-#include <memory>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <vector>
 
+#include "base/huge_memory.h"
 #include "io/weight_source.h"
 #include "model/config.h"
 
 namespace dsr {
 
 // Every tensor that `config` declares (DeclaredSource), with values from RandomWeights. Owns all of
-// them on the heap. The same config and seed give the same bytes, and the bytes of a directory that
-// `make-random-checkpoint` writes.
+// them, in huge pages. The same config and seed give the same bytes, and the bytes of a directory
+// that `make-random-checkpoint` writes.
 class RandomSource : public WeightSource {
  public:
   // Filled by as many threads as the machine runs at a time: the values do not depend on them.
@@ -25,13 +26,9 @@ class RandomSource : public WeightSource {
   std::vector<std::string> names() const override { return names_; }
 
  private:
-  struct Entry {
-    SourceTensor tensor;
-    std::unique_ptr<std::byte[]> bytes;
-  };
-
   std::vector<std::string> names_;
-  std::unordered_map<std::string, Entry> entries_;
+  std::unordered_map<std::string, SourceTensor> tensors_;
+  std::optional<HugeMemory> memory_;
 };
 
 }  // namespace dsr

@@ -233,7 +233,7 @@ void LoadedWeights::place_vector(const WeightSpec& spec, const SourceTensor& t) 
 
 void LoadedWeights::place_matrix(const WeightSpec& spec, const SourceTensor& t,
                                  const WeightSource& source) {
-  WeightSegment segment{place(t), {}};
+  WeightSegment segment{place(t), {}, t.no_nan};
   if (t.dtype == DType::kF8E4M3) {
     const std::string scale_name = spec.name + "_scale_inv";
     const SourceTensor& s = *source.find(scale_name);

@@ -22,6 +22,7 @@ struct QuantScheme {
 struct WeightSegment {
   Tensor data;    // [rows, K] bf16 | f16 | f32 | f8_e4m3
   Tensor scales;  // [ceil(rows / block_rows), ceil(K / block_columns)] f32 | f8_e8m0, or empty
+  bool no_nan = false;  // f8_e4m3: every code was looked at, and none is NaN
 };
 
 // A linear layer's matrix [N, K] as row segments, one per tensor of the checkpoint: stacking

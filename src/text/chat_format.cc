@@ -53,13 +53,30 @@ PromptBuilder& PromptBuilder::message(std::string_view text) {
   return *this;
 }
 
+// What came from outside is literal, all but the tags that the model wrote.
+PromptBuilder& PromptBuilder::answer(const ChatMessage& m, size_t from) {
+  const int64_t shift = std::ssize(prompt_.text) - static_cast<int64_t>(from);
+  int64_t begin = std::ssize(prompt_.text);
+  prompt_.text += std::string_view(m.content).substr(from);
+  const auto literal_until = [&](int64_t end) {
+    if (begin < end) prompt_.literal.push_back({begin, end});
+  };
+  for (const ByteRange& tag : m.control) {
+    if (tag.begin + shift < begin) continue;  // before `from`
+    literal_until(tag.begin + shift);
+    begin = tag.end + shift;
+  }
+  literal_until(std::ssize(prompt_.text));
+  return *this;
+}
+
 // Earlier reasoning is not shown to the model again. R1 cuts after the last </think>, V3.1 after
 // the first; their templates differ in this too.
-std::string_view MarkerFormat::answer_in_history(std::string_view content) const {
-  if (style_ == ReasoningStyle::kNone) return content;
+size_t MarkerFormat::history_start(std::string_view content) const {
+  if (style_ == ReasoningStyle::kNone) return 0;
   const size_t tag =
       style_ == ReasoningStyle::kAlways ? content.rfind(kThinkClose) : content.find(kThinkClose);
-  return tag == content.npos ? content : content.substr(tag + kThinkClose.size());
+  return tag == content.npos ? 0 : tag + kThinkClose.size();
 }
 
 std::vector<std::string_view> MarkerFormat::control_tokens() const {
@@ -105,7 +122,7 @@ RenderedPrompt MarkerFormat::render(std::span<const ChatMessage> messages, Think
     } else {
       prompt.control(kAssistantText);
       if (style_ == ReasoningStyle::kSwitch) prompt.control(kThinkClose);
-      prompt.message(answer_in_history(m.content)).control(kEosText);
+      prompt.answer(m, history_start(m.content)).control(kEosText);
     }
   }
   prompt.control(kAssistantText);
@@ -133,7 +150,7 @@ RenderedPrompt TranscriptFormat::render(std::span<const ChatMessage> messages, T
     if (m.role == Role::kUser) {
       prompt.control("User: ").message(m.content).control("\n\n");
     } else {
-      prompt.control("Assistant: ").message(m.content).control(kEosText);
+      prompt.control("Assistant: ").answer(m).control(kEosText);
     }
   }
   return prompt.control("Assistant:").finish();
@@ -155,7 +172,7 @@ RenderedPrompt InstructionFormat::render(std::span<const ChatMessage> messages, 
     if (m.role == Role::kUser) {
       prompt.control("### Instruction:\n").message(m.content).control("\n");
     } else {
-      prompt.control("### Response:\n").message(m.content).control("\n<|EOT|>\n");
+      prompt.control("### Response:\n").answer(m).control("\n<|EOT|>\n");
     }
   }
   return prompt.control("### Response:\n").finish();
@@ -169,10 +186,23 @@ RenderedPrompt PlainFormat::render(std::span<const ChatMessage> messages, Thinki
   if (add_system(prompt, messages.first(n_system), "\n\n")) prompt.control("\n\n");
   for (const ChatMessage& m : messages.subspan(n_system)) {
     const bool is_user = m.role == Role::kUser;
-    prompt.control(is_user ? "User: " : "Assistant: ").message(m.content).control("\n\n");
+    prompt.control(is_user ? "User: " : "Assistant: ").answer(m).control("\n\n");
   }
   RenderedPrompt out = prompt.control("Assistant:").finish();
   out.add_bos = true;
+  return out;
+}
+
+EncodedPrompt encode_prompt(const Tokenizer& tokenizer, RenderedPrompt prompt, bool allow_special) {
+  if (allow_special) prompt.literal.clear();
+  EncodedPrompt out{std::move(prompt.text), {}, prompt.starts_in_reasoning};
+  out.ids = tokenizer.encode(out.text, prompt.literal);
+  const std::optional<TokenId> bos = tokenizer.bos_id();
+  const bool has_bos = bos && !out.ids.empty() && out.ids.front() == *bos;
+  if (prompt.add_bos && tokenizer.add_bos() && bos && !has_bos) {
+    out.ids.insert(out.ids.begin(), *bos);
+    out.text.insert(0, tokenizer.token_bytes(*bos));
+  }
   return out;
 }
 

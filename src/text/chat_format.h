@@ -18,6 +18,8 @@ class PromptBuilder {
     return *this;
   }
   PromptBuilder& message(std::string_view text);
+  // The content of an answer from byte `from` on.
+  PromptBuilder& answer(const ChatMessage& message, size_t from = 0);
   RenderedPrompt finish() { return std::move(prompt_); }
 
  private:
@@ -42,7 +44,7 @@ class MarkerFormat : public ChatFormat {
 
  private:
   void add_tools(PromptBuilder& prompt, std::span<const ChatTool> tools) const;
-  std::string_view answer_in_history(std::string_view content) const;
+  size_t history_start(std::string_view content) const;
 
   std::string_view name_;
   ReasoningStyle style_;

@@ -83,6 +83,33 @@ TEST_F(InspectTest, DamageIsRefusedAsLoadingRefusesIt) {
             "checkpoint: missing tensor model.norm.weight (computed from config.json)");
 }
 
+TEST_F(InspectTest, SamplingDefaults) {
+  std::string warned;
+  const auto sampling = [&](const std::string& text) {
+    if (!text.empty()) directory_.write("generation_config.json", text);
+    warned.clear();
+    return checkpoint_sampling(directory_.string(),
+                               [&](const std::string& line) { warned = line; });
+  };
+  using Keys = std::vector<std::string>;
+  EXPECT_EQ(sampling("").params, SamplingParams());
+  SamplingDefaults found =
+      sampling(R"({"temperature": 0.25, "top_k": 5, "do_sample": true, "eos_token_id": 1})");
+  EXPECT_EQ(found.params.temperature, 0.25);
+  EXPECT_EQ(found.params.top_k, 5);
+  EXPECT_EQ(found.keys, (Keys{"temperature", "top_k"}));
+  found = sampling(R"({"do_sample": false, "top_p": null})");
+  EXPECT_EQ(found.params.temperature, 0);
+  EXPECT_EQ(found.keys, Keys{"do_sample"});
+  EXPECT_EQ(warned, "");
+  for (const char* bad : {"[]", "{", R"({"temperature": -1, "top_k": 5})"}) {
+    found = sampling(bad);
+    EXPECT_EQ(found.params, SamplingParams()) << bad;
+    EXPECT_EQ(found.keys, Keys{}) << bad;
+    EXPECT_NE(warned, "") << bad;
+  }
+}
+
 TEST_F(InspectTest, Architecture) {
   report("v3-bf16");
   EXPECT_EQ(checkpoint_architecture(directory_.string()), "DeepseekV3ForCausalLM");

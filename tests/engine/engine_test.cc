@@ -229,6 +229,47 @@ TEST_F(EngineTest, RefusesOptionsAndRequestsByName) {
   EXPECT_EQ(error_of([&] { e->submit(request({}, 1)); }).second, "prompt is empty");
 }
 
+TEST_F(EngineTest, MappedAndReadWeightsAnswerAlike) {
+  EngineOptions o;
+  o.model_dir = directory_.path();
+  std::vector<std::vector<TokenId>> answers;
+  for (const char* mode : {"auto", "mmap", "read"}) {
+    o.load_mode = mode;
+    const std::unique_ptr<Engine> e = Engine::create(o);
+    EXPECT_EQ(e->info().load_mode, std::string(mode) == "read" ? "read" : "mmap");
+    const RequestId id = e->submit(request(prompt(30), 12));
+    answers.push_back(run(*e).at(id));
+  }
+  EXPECT_EQ(answers[0].size(), 12u);
+  EXPECT_EQ(answers[1], answers[0]);
+  EXPECT_EQ(answers[2], answers[0]);
+  o.load_mode = "fast";
+  EXPECT_EQ(error_of([&] { Engine::create(o); }).second,
+            "load mode \"fast\", expected auto, mmap or read");
+}
+
+TEST(MemoryPlanTest, WeightsLargerThanMemoryMayBeMapped) {
+  MemoryPlan p{.device = "cpu",
+               .ctx_size = 64,
+               .max_seqs = 1,
+               .mapped_weight_bytes = 9'000'000,
+               .weights_on_disk = true,
+               .kv_bytes_per_token = 1000,
+               .kv_cache_bytes = 64'000,
+               .available_bytes = 3'000'000};
+  EXPECT_EQ(error_of([&] { require_fit(p); }).second,
+            "not enough memory on cpu with -c 64\n"
+            "  weights 9.0 MB + kv cache 64.0 kB + activations 0 B = 9.1 MB of 3.0 MB available\n"
+            "  try: --load-mode mmap, which reads from the disk again what does not fit");
+  p.weights_may_exceed = true;
+  EXPECT_EQ(error_of([&] { require_fit(p); }).second, "no error");
+  p.kv_cache_bytes = 3'000'001;
+  EXPECT_EQ(error_of([&] { require_fit(p); }).first, ErrorKind::kDoesNotFit);
+  p.weights_may_exceed = p.weights_on_disk = false;  // random weights are in memory or nowhere
+  p.kv_cache_bytes = 64'000;
+  EXPECT_EQ(error_of([&] { require_fit(p); }).second.find("try:"), std::string::npos);
+}
+
 TEST(MemoryPlanTest, WhatDoesNotFitSaysWhatWould) {
   MemoryPlan p{.device = "reference",
                .ctx_size = 4096,

@@ -74,5 +74,44 @@ TEST(SequenceTest, ForgettingKeysKeepsTheTokens) {
   EXPECT_EQ(s.tokens(), iota(100));
 }
 
+TEST(SequenceTest, TakesOverWhatAnotherComputedButForTheLastToken) {
+  BlockPool pool(8);
+  Sequence a(pool), b(pool), c(pool);
+  a.start_prompt(iota(192));
+  ASSERT_TRUE(a.reserve(192));
+  a.mark_computed(192);
+  b.start_prompt(iota(192));
+  EXPECT_EQ(b.find_computed(), 128);
+  EXPECT_EQ(b.blocks()[1], a.blocks()[1]);
+  std::vector<TokenId> fork = iota(300);
+  fork[127] = -1;
+  c.start_prompt(fork);
+  EXPECT_EQ(c.find_computed(), 64);
+  EXPECT_EQ(pool.n_free(), 5);
+}
+
+TEST(SequenceTest, NeverWritesABlockThatIsShared) {
+  BlockPool pool(8);
+  Sequence a(pool), b(pool);
+  a.start_prompt(iota(128));
+  ASSERT_TRUE(a.reserve(128));
+  a.mark_computed(128);
+  std::vector<TokenId> fork = iota(128);
+  fork[100] = -1;
+  {
+    Sequence other(pool);
+    other.start_prompt(iota(200));
+    ASSERT_EQ(other.find_computed(), 128);
+    EXPECT_EQ(a.start_prompt(fork), 64) << "the other one uses the second block";
+    EXPECT_EQ(other.n_computed(), 128);
+  }
+  EXPECT_EQ(a.find_computed(), 0);
+  ASSERT_TRUE(a.reserve(128));
+  a.mark_computed(64);
+  EXPECT_EQ(a.start_prompt(iota(128)), 100) << "now it is its own, and no longer to be found";
+  b.start_prompt(fork);
+  EXPECT_EQ(b.find_computed(), 64);
+}
+
 }  // namespace
 }  // namespace dsr

@@ -136,5 +136,43 @@ TEST(BlockPoolTest, CountsReferencesLikeAMap) {
   }
 }
 
+TEST(BlockPoolTest, APublishedBlockIsFoundByItsIdsBehindItsPrefix) {
+  BlockPool pool(4);
+  const std::vector<int32_t> a = {1, 2}, b = {3, 4};
+  const int32_t first = pool.take(), second = pool.take();
+  const PrefixId prefix_a = pool.publish(first, kNoTokens, a);
+  const PrefixId prefix_ab = pool.publish(second, prefix_a, b);
+  EXPECT_NE(prefix_a, kNoTokens);
+  EXPECT_EQ(pool.find(kNoTokens, b).block, -1) << "b is there, but behind a";
+  const BlockPool::Found found = pool.find(prefix_a, b);
+  EXPECT_EQ(found.block, second);
+  EXPECT_EQ(found.prefix, prefix_ab);
+  EXPECT_EQ(pool.n_references(second), 2);
+
+  const int32_t equal = pool.take();
+  EXPECT_EQ(pool.publish(equal, kNoTokens, a), kNoTokens) << "there is one already";
+  EXPECT_FALSE(error_of([&] { pool.unpublish(second); }, ErrorKind::kInternal).empty());
+  pool.release(second);
+  pool.unpublish(second);
+  EXPECT_EQ(pool.find(prefix_a, b).block, -1);
+}
+
+TEST(BlockPoolTest, OfBlocksThatNobodyUsesTheOldestIsTakenFirst) {
+  BlockPool pool(3);
+  std::vector<int32_t> blocks;
+  for (int32_t i = 0; i < 3; ++i) {
+    blocks.push_back(pool.take());
+    pool.publish(blocks.back(), kNoTokens, std::vector<int32_t>{i});
+  }
+  for (const size_t i : {1u, 0u, 2u}) pool.release(blocks[i]);
+  EXPECT_EQ(pool.n_free(), 3);
+  EXPECT_EQ(pool.find(kNoTokens, std::vector<int32_t>{1}).block, blocks[1]);  // in use again
+  EXPECT_EQ(pool.n_free(), 2);
+  EXPECT_EQ(pool.take(), blocks[0]);
+  EXPECT_EQ(pool.find(kNoTokens, std::vector<int32_t>{0}).block, -1);
+  EXPECT_EQ(pool.take(), blocks[2]);
+  EXPECT_EQ(pool.take(), -1);
+}
+
 }  // namespace
 }  // namespace dsr::test

@@ -17,9 +17,9 @@ namespace dsr::test {
 inline const std::vector<std::string> kMlaGoldens = {
     "v2",     "v2-lite",       "v2.5",         "kimi",       "v3-bf16",
     "v3-fp8", "v3-fp8-blocks", "v3-fp8-ue8m0", "v3-noqlora", "v3-mtp"};
-inline const std::vector<std::string> kGqaGoldens = {"llama-mha",    "llama-gqa", "llama-linear",
-                                                     "llama-llama3", "qwen2",     "qwen2-tied",
-                                                     "deepseek-moe"};
+inline const std::vector<std::string> kGqaGoldens = {"llama-mha",    "llama-gqa",   "llama-linear",
+                                                     "llama-llama3", "qwen2",       "qwen2-tied",
+                                                     "qwen2-yarn",   "deepseek-moe"};
 inline std::vector<std::string> all_goldens() {
   std::vector<std::string> out = kMlaGoldens;
   out.insert(out.end(), kGqaGoldens.begin(), kGqaGoldens.end());

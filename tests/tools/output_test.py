@@ -191,8 +191,12 @@ class Terminals(CliTest):
             strict, _ = run_on_terminal(*args, "--strict-tty", model=model)
             self.assertEqual(strict, shown(text, strict=True) + end)
             self.assertNotRegex(strict, DECEPTIVE)
-            raw, _ = run_on_terminal(*args, "--strict-tty", "--raw", model=model)
-            self.assertEqual(raw, strict)
+
+    def test_strict_counts_for_raw_answers_too(self):
+        model = model_that_says("\x1b[2J\u202e")
+        args = ["-p", "hi", "-n", "1", "--temp", "0", "-l", f"{SAID}+100", "--raw"]
+        self.assertEqual(run_on_terminal(*args, "--strict-tty", model=model),
+                         ("\\x1b[2J\\u{202e}\n", 0))
 
     def test_any_text(self):
         rng = random.Random(11)
@@ -223,15 +227,6 @@ class Terminals(CliTest):
             self.assertEqual(run_on_terminal(*args, **env)[0], "<think>\naa\n")
         self.assertEqual(run_on_terminal(*args, NO_COLOR="")[0].count("\x1b"), 6)
 
-    def test_a_terminal_without_a_prompt(self):
-        parent, child = pty.openpty()
-        run = subprocess.run([BINARY, "-m", MODEL], stdin=child, capture_output=True,
-                             env=environment(), timeout=60, check=False)
-        os.close(child)
-        os.close(parent)
-        self.assertEqual((run.returncode, run.stdout), (2, b""))
-        self.assertIn(b"no chat on the terminal", run.stderr)
-
 
 class Signals(CliTest):
     def start(self, *args: str, model: Path = MODEL,
@@ -241,7 +236,8 @@ class Signals(CliTest):
             for number in [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]:
                 signal.signal(number, signal.SIG_DFL)
 
-        line = [BINARY, "-m", model, *prompt, "-c", "100000", *say("a"), "-l", f"{EOS}-100", *args]
+        line = [BINARY, "-m", model, *prompt, "-c", "100000", *say("a"), "-l", f"{EOS}-100",
+                "--loop-guard", "off", *args]
         return subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                 stderr=subprocess.PIPE, env=environment(),
                                 preexec_fn=default_signals)

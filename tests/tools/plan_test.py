@@ -2,7 +2,7 @@
 """deepseek-run plan: what it prints, and when it fails."""
 
 import json
-import time
+import resource
 import unittest
 
 from cli import MODEL, SANITIZED, TINY, CliTest
@@ -40,12 +40,13 @@ class Plan(CliTest):
     @unittest.skipIf(SANITIZED, "not with sanitizers")
     def test_it_takes_less_than_a_second(self):
         def seconds():
-            start = time.perf_counter()
-            self.plan("--card", CARDS / "deepseek-v3.json", code=4)
-            return time.perf_counter() - start
+            """Of processors: the promise is about the program, not about a busy machine."""
+            used = resource.getrusage(resource.RUSAGE_CHILDREN)
+            return used.ru_utime + used.ru_stime
 
-        # The best of three: the promise is about the program, not about a busy machine.
-        self.assertLess(min(seconds() for _ in range(3)), 1.0)
+        start = seconds()
+        self.plan("--card", CARDS / "deepseek-v3.json", code=4)
+        self.assertLess(seconds() - start, 1.0)
 
     def test_wrong_use(self):
         card = str(CARDS / "deepseek-llm-7b.json")

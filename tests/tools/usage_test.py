@@ -125,7 +125,7 @@ class WrongFlags(CliTest):
                          "--mirostat is not a flag of deepseek-run: not among the samplers here: "
                          "--help=Sampling lists them")
         for name in ["-ngl", "--n-gpu-layers", "--trust-remote-code", "-fa", "--flash-attn",
-                     "--tensor-parallel-size", "-tp", "--dtype", "-i", "--jinja",
+                     "--tensor-parallel-size", "-tp", "--dtype", "--jinja",
                      "--gpu-memory-utilization", "-hf", "--port"]:
             text = self.failure(name, "99", code=2)
             self.assertTrue(text.startswith(f"{name} is not a flag of deepseek-run: "), text)

@@ -1,9 +1,10 @@
 #include "ops/cpu/dots.h"
 
 #include <algorithm>
-#include <cstring>
 #include <limits>
 #include <vector>
+
+#include "ops/cpu/tiles.h"
 
 namespace dsr::cpu {
 namespace {
@@ -12,12 +13,12 @@ namespace {
 // again for each kDotTokens is at most twice the work.
 constexpr int64_t kTileFrom = 13;
 
+// Scaled activations that are held at once: 9 tokens of 7168, 32 of 2048.
+constexpr int64_t kScaled = 1 << 16;
+
 const std::byte* row_at(const WeightSegment& s, int64_t row) {
   return static_cast<const std::byte*>(s.data.at(row));
 }
-
-// The inner loops take one scale to 16 columns.
-bool has_simple_blocks(const QuantScheme& q) { return q.block_columns % kLanes == 0; }
 
 // The scales of a row's blocks as aligned float32.
 class RowScales {
@@ -42,19 +43,14 @@ class RowScales {
   const float* values_;
 };
 
-// A format whose rows the inner loops read as they are stored.
-bool is_read_in_place(const Dots& d) {
-  switch (d.segment.data.dtype) {
-    case DType::kBF16:
-    case DType::kF32:
-      return true;
-    case DType::kF8E4M3:
-      // One scale row for all rows of a call.
-      return has_simple_blocks(d.quant) && d.quant.block_rows % kDotRows == 0 &&
-             d.first_row % kDotRows == 0;
-    default:
-      return false;
-  }
+// Rows that the inner loops read as they are stored.
+bool is_read_in_place(const Tensor& rows) {
+  if (rows.dtype == DType::kF8E4M3) return rows.shape[1] <= kScaled;
+  return rows.dtype == DType::kBF16 || rows.dtype == DType::kF32;
+}
+
+bool has_nan(const InnerLoops& loops, const WeightSegment& s, const std::byte* row) {
+  return !s.no_nan && loops.has_e4m3_nan(reinterpret_cast<const uint8_t*>(row), s.data.shape[1]);
 }
 
 void call(const InnerLoops& loops, DType dtype, const DotArgs& a) {
@@ -63,37 +59,55 @@ void call(const InnerLoops& loops, DType dtype, const DotArgs& a) {
   loops.dots_f32(a);
 }
 
-// Up to kDotRows rows with all tokens.
-void few_rows(const InnerLoops& loops, const Dots& d, int64_t row, int64_t n) {
-  const DType dtype = d.segment.data.dtype;
+// Rows as they are stored with the activations `x`, which are d.x or scaled.
+void stored_rows(const InnerLoops& loops, const Dots& d, const float* const* x) {
+  const bool e4m3 = d.segment.data.dtype == DType::kF8E4M3;
   float sums[kDotRows * kDotTokens];
   DotArgs a{};
-  for (int64_t r = 0; r < kDotRows; ++r)
-    a.rows[r] = row_at(d.segment, d.first_row + row + std::min(r, n - 1));
   a.columns = d.segment.data.shape[1];
-  a.block_columns = d.quant.block_columns;
   a.out = sums;
-  const auto run = [&] {
-    const int64_t calls = ceil_div(d.tokens, kDotTokens);
+  const int64_t calls = ceil_div(d.tokens, kDotTokens);
+  for (int64_t row = 0; row < d.rows; row += kDotRows) {
+    const int64_t n = std::min(kDotRows, d.rows - row);
+    float* out = d.out + row * d.row_stride;
+    for (int64_t r = 0; r < kDotRows; ++r)
+      a.rows[r] = row_at(d.segment, d.first_row + row + std::min(r, n - 1));
     for (int64_t i = 0; i < calls; ++i) {  // in parts of about the same size
       const int64_t first = d.tokens * i / calls, end = d.tokens * (i + 1) / calls;
       a.tokens = end - first;
-      std::copy(d.x + first, d.x + end, a.x);
-      call(loops, dtype, a);
+      std::copy(x + first, x + end, a.x);
+      call(loops, d.segment.data.dtype, a);
       for (int64_t r = 0; r < n; ++r)
         for (int64_t t = first; t < end; ++t)
-          d.out[(row + r) * d.row_stride + t * d.token_stride] = sums[r * kDotTokens + t - first];
+          out[r * d.row_stride + t * d.token_stride] = sums[r * kDotTokens + t - first];
     }
-  };
-  if (dtype != DType::kF8E4M3) return run();
-  const RowScales scales(d.segment, d.quant, d.first_row + row);
-  a.scales = scales.values();
-  run();
-  for (int64_t r = 0; r < n; ++r) {
-    if (!loops.has_e4m3_nan(static_cast<const uint8_t*>(a.rows[r]), a.columns)) continue;
-    for (int64_t t = 0; t < d.tokens; ++t)
-      d.out[(row + r) * d.row_stride + t * d.token_stride] =
-          std::numeric_limits<float>::quiet_NaN();
+    for (int64_t r = 0; e4m3 && r < n; ++r) {
+      if (!has_nan(loops, d.segment, static_cast<const std::byte*>(a.rows[r]))) continue;
+      for (int64_t t = 0; t < d.tokens; ++t)
+        out[r * d.row_stride + t * d.token_stride] = std::numeric_limits<float>::quiet_NaN();
+    }
+  }
+}
+
+// The same for rows that share their scales.
+void few_tokens(const InnerLoops& loops, const Dots& d) {
+  if (d.segment.data.dtype != DType::kF8E4M3) return stored_rows(loops, d, d.x);
+  const RowScales scales(d.segment, d.quant, d.first_row);
+  const int64_t K = d.segment.data.shape[1];
+  const int64_t stride = round_up(K, kLanes);
+  alignas(64) float scaled[kScaled];
+  const float* x[kTileFrom];
+  const int64_t at_once = std::min(kTileFrom, kScaled / stride);
+  for (int64_t first = 0; first < d.tokens; first += at_once) {
+    Dots part = d;
+    part.tokens = std::min(at_once, d.tokens - first);
+    part.out = d.out + first * d.token_stride;
+    for (int64_t t = 0; t < part.tokens; ++t) {
+      loops.scale(d.x[first + t], scales.values(), d.quant.block_columns, 0, K,
+                  scaled + t * stride);
+      x[t] = scaled + t * stride;
+    }
+    stored_rows(loops, part, x);
   }
 }
 
@@ -106,41 +120,74 @@ struct Tile {
 // Zeros behind n columns up to the next multiple of 16.
 void pad(float* row, int64_t n) { std::fill(row + n, row + round_up(n, kLanes), 0.0f); }
 
-void fill_tile(const InnerLoops& loops, const Dots& d, int64_t t0, int64_t tokens, int64_t k0,
-               int64_t columns, Tile& tile) {
+// Weights without their scales.
+void decode_unscaled(const InnerLoops& loops, const WeightSegment& s, const QuantScheme& q,
+                     int64_t row, int64_t first, int64_t n, float* out) {
+  if (s.data.dtype != DType::kF8E4M3) return decode_row(loops, s, q, row, first, n, out);
+  const auto* codes = reinterpret_cast<const uint8_t*>(row_at(s, row)) + first;
+  loops.decode_e4m3(codes, n, out);
+  if (s.no_nan || !loops.has_e4m3_nan(codes, n)) return;
+  for (int64_t i = 0; i < n; ++i)
+    if ((codes[i] & 0x7f) == 0x7f) out[i] = std::numeric_limits<float>::quiet_NaN();
+}
+
+// Columns [k0, k0 + columns) of the rows and of tokens [t0, t0 + tokens).
+struct TilePart {
+  int64_t t0, tokens, k0, columns;
+};
+void fill_tile(const InnerLoops& loops, const Dots& d, const TilePart& p, const float* scales,
+               Tile& tile) {
   for (int64_t r = 0; r < d.rows; ++r) {
     float* w = tile.w + r * kTileColumns;
-    decode_row(loops, d.segment, d.quant, d.first_row + r, k0, columns, w);
-    pad(w, columns);
+    decode_unscaled(loops, d.segment, d.quant, d.first_row + r, p.k0, p.columns, w);
+    pad(w, p.columns);
   }
-  for (int64_t t = 0; t < tokens; ++t) {
+  for (int64_t t = 0; t < p.tokens; ++t) {
     float* x = tile.x + t * kTileColumns;
-    std::memcpy(x, d.x[t0 + t] + k0, static_cast<size_t>(columns) * sizeof(float));
-    pad(x, columns);
+    const float* from = d.x[p.t0 + t] + p.k0;
+    if (scales == nullptr)
+      std::copy_n(from, p.columns, x);
+    else
+      loops.scale(from, scales, d.quant.block_columns, p.k0, p.columns, x);
+    pad(x, p.columns);
   }
 }
 
-void many_tokens(const InnerLoops& loops, const Dots& d) {
+// Rows that share their scales.
+void many_tokens(const InnerLoops& loops, const Dots& d, const float* scales) {
   const int64_t K = d.segment.data.shape[1];
-  const int64_t rows = round_up(d.rows, kDotRows);
+  const int64_t rows = round_up(d.rows, kTileRowRound);
   Tile tile;
   // Rows and tokens that only round up are computed and thrown away: they must be numbers.
   std::fill_n(tile.w + d.rows * kTileColumns, (rows - d.rows) * kTileColumns, 0.0f);
-  for (int64_t t0 = 0; t0 < d.tokens; t0 += kTileTokens) {
-    const int64_t n = std::min(kTileTokens, d.tokens - t0), tokens = round_up(n, kDotTokens);
+  for_each_token_part(d.tokens, [&](int64_t t0, int64_t n) {
+    const int64_t tokens = round_up(n, kTileTokenRound);
     std::fill_n(tile.x + n * kTileColumns, (tokens - n) * kTileColumns, 0.0f);
-    std::fill_n(tile.lanes, rows * kTileTokens * kLanes, 0.0f);
     for (int64_t k0 = 0; k0 < K; k0 += kTileColumns) {
-      const int64_t columns = std::min(kTileColumns, K - k0);
-      fill_tile(loops, d, t0, n, k0, columns, tile);
-      loops.tile(tile.w, tile.x, rows, tokens, round_up(columns, kLanes), tile.lanes);
+      const TilePart part{t0, n, k0, std::min(kTileColumns, K - k0)};
+      fill_tile(loops, d, part, scales, tile);
+      loops.tile({.w = tile.w,
+                  .x = tile.x,
+                  .rows = rows,
+                  .tokens = tokens,
+                  .columns = round_up(part.columns, kLanes),
+                  .begin = k0 == 0,
+                  .lanes = tile.lanes});
     }
     for (int64_t r = 0; r < d.rows; ++r) {
       float sums[kTileTokens];
       loops.reduce(tile.lanes + r * kTileTokens * kLanes, n, sums);
       for (int64_t t = 0; t < n; ++t) d.out[r * d.row_stride + (t0 + t) * d.token_stride] = sums[t];
     }
-  }
+  });
+}
+
+// Rows that share their scales.
+void dots_of_block(const InnerLoops& loops, const Dots& d) {
+  if (d.tokens < kTileFrom && is_read_in_place(d.segment.data)) return few_tokens(loops, d);
+  if (d.segment.data.dtype != DType::kF8E4M3) return many_tokens(loops, d, nullptr);
+  const RowScales scales(d.segment, d.quant, d.first_row);
+  many_tokens(loops, d, scales.values());
 }
 
 }  // namespace
@@ -148,20 +195,21 @@ void many_tokens(const InnerLoops& loops, const Dots& d) {
 void dots(CpuContext& cpu, const Dots& d) {
   const InnerLoops& loops = inner_loops(cpu.level());
   DSR_CHECK(d.rows <= kTileRows, d.rows);
-  if (d.tokens >= kTileFrom || !is_read_in_place(d)) return many_tokens(loops, d);
-  for (int64_t r = 0; r < d.rows; r += kDotRows)
-    few_rows(loops, d, r, std::min(kDotRows, d.rows - r));
+  if (d.segment.data.dtype != DType::kF8E4M3) return dots_of_block(loops, d);
+  for (int64_t r = 0; r < d.rows;) {
+    const int64_t row = d.first_row + r, block_end = round_up(row + 1, d.quant.block_rows);
+    Dots part = d;
+    part.first_row = row;
+    part.rows = std::min(d.rows - r, block_end - row);
+    part.out = d.out + r * d.row_stride;
+    dots_of_block(loops, part);
+    r += part.rows;
+  }
 }
 
 float dot(const InnerLoops& loops, const float* a, const float* b, int64_t n) {
   float sums[kDotRows * kDotTokens];
-  loops.dots_f32({.rows = {a, a, a, a},
-                  .x = {b},
-                  .tokens = 1,
-                  .columns = n,
-                  .scales = nullptr,
-                  .block_columns = 0,
-                  .out = sums});
+  loops.dots_f32({.rows = {a, a, a, a}, .x = {b}, .tokens = 1, .columns = n, .out = sums});
   return sums[0];
 }
 
@@ -170,12 +218,12 @@ void decode_row(const InnerLoops& loops, const WeightSegment& s, const QuantSche
   const std::byte* data = row_at(s, row);
   if (s.data.dtype == DType::kBF16)
     return loops.decode_bf16(reinterpret_cast<const uint16_t*>(data) + first, n, out);
-  const auto* codes = reinterpret_cast<const uint8_t*>(data);
-  const bool simple = s.data.dtype == DType::kF8E4M3 && has_simple_blocks(q);
-  if (!simple || loops.has_e4m3_nan(codes + first, n))
+  const auto* codes = reinterpret_cast<const uint8_t*>(data) + first;
+  if (s.data.dtype != DType::kF8E4M3 || (!s.no_nan && loops.has_e4m3_nan(codes, n)))
     return dequantize_row(s, q, row, first, n, out);
   const RowScales scales(s, q, row);
-  loops.decode_e4m3(codes, scales.values(), q.block_columns, first, n, out);
+  loops.decode_e4m3(codes, n, out);
+  loops.scale(out, scales.values(), q.block_columns, first, n, out);
 }
 
 }  // namespace dsr::cpu

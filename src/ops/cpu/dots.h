@@ -25,7 +25,7 @@ void dots(CpuContext& cpu, const Dots& d);
 // a . b by the definition of inner_loops.h.
 float dot(const InnerLoops& loops, const float* a, const float* b, int64_t n);
 
-// Columns [first, first + n) of a row as float32, by the fastest way; first is a multiple of 16.
+// Columns [first, first + n) of a row as float32, by the fastest way.
 void decode_row(const InnerLoops& loops, const WeightSegment& segment, const QuantScheme& quant,
                 int64_t row, int64_t first, int64_t n, float* out);
 

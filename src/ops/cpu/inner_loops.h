@@ -3,8 +3,10 @@
 // A dot product means the same everywhere. Lane j of 16 adds up the products k = j, j + 16, ... in
 // that order with fused multiply-adds in float32, missing ones at the end being 0 * 0; then
 //   l8[i] = l[i] + l[i + 8],  l4[i] = l8[i] + l8[i + 4],  l2[i] = l4[i] + l4[i + 2],  l2[0] + l2[1]
-// A weight is the float32 that its code times its scale rounds to. So the bits do not depend on the
-// level, on how many rows or tokens are computed together, or on who computes them.
+// The scale of an e4m3 weight goes to the other side: code . round(scale * x), where code is exact
+// and scale * x is rounded to float32. One scale serves a block of rows, so the activations are
+// scaled once for all of them, and a weight costs no multiplication. So the bits do not depend on
+// the level, on how many rows or tokens are computed together, or on who computes them.
 #pragma once
 
 #include <cstdint>
@@ -20,38 +22,45 @@ inline constexpr int64_t kDotRows = 4;
 inline constexpr int64_t kDotTokens = 6;
 
 // tile: rows and tokens of a tile, and the columns of it that are held as float32.
-inline constexpr int64_t kTileRows = 32;
-inline constexpr int64_t kTileTokens = 48;
+inline constexpr int64_t kTileRows = 128;
+inline constexpr int64_t kTileTokens = 72;
 inline constexpr int64_t kTileColumns = 512;
+inline constexpr int64_t kTileRowRound = 4, kTileTokenRound = 6;  // what they are rounded up to
 
 struct DotArgs {
   const void* rows[kDotRows];  // of weights, one may stand in several places
-  const float* x[kDotTokens];  // of activations
+  const float* x[kDotTokens];  // of activations; e4m3: scaled
   int64_t tokens;              // 1..kDotTokens
   int64_t columns;             // K
-  // e4m3: the scale of block b of columns is scales[b], for all rows; blocks are a multiple of 16.
-  const float* scales;
-  int64_t block_columns;
-  float* out;  // [kDotRows][kDotTokens]
+  float* out;                  // [kDotRows][kDotTokens]
+};
+
+struct TileArgs {
+  const float* w;        // [rows][kTileColumns]
+  const float* x;        // [tokens][kTileColumns]
+  int64_t rows, tokens;  // multiples of kTileRowRound and kTileTokenRound
+  int64_t columns;       // a multiple of 16
+  bool begin;            // the lanes are 0 so far, whatever they hold
+  float* lanes;          // [rows][kTileTokens][16]
 };
 
 struct InnerLoops {
-  // out[r][t] = rows[r] . x[t], for weights read once as they are stored. A NaN among e4m3 codes
-  // goes unnoticed: see has_e4m3_nan.
+  // out[r][t] = rows[r] . x[t], for weights read once as they are stored; of e4m3 the 2^-8 of their
+  // values. A NaN among e4m3 codes goes unnoticed: see has_e4m3_nan.
   void (*dots_e4m3)(const DotArgs& a);
   void (*dots_bf16)(const DotArgs& a);
   void (*dots_f32)(const DotArgs& a);
 
-  // Columns [first, first + n) of a row as float32; first is a multiple of 16.
-  void (*decode_e4m3)(const uint8_t* row, const float* scales, int64_t block_columns, int64_t first,
-                      int64_t n, float* out);
+  // out[i] = x[i] * (2^8 scales[(first + i) / block_columns]); `out` may be x.
+  void (*scale)(const float* x, const float* scales, int64_t block_columns, int64_t first,
+                int64_t n, float* out);
+  // Weights as float32; of e4m3 the 2^-8 of them.
+  void (*decode_e4m3)(const uint8_t* codes, int64_t n, float* out);
   void (*decode_bf16)(const uint16_t* row, int64_t n, float* out);
   bool (*has_e4m3_nan)(const uint8_t* codes, int64_t n);
 
-  // Adds to the 16 lanes of every (row, token): w [rows][kTileColumns], x [tokens][kTileColumns],
-  // lanes [rows][kTileTokens][16]; rows a multiple of 4, tokens of 6, columns of 16.
-  void (*tile)(const float* w, const float* x, int64_t rows, int64_t tokens, int64_t columns,
-               float* lanes);
+  // Adds the products of a tile to the 16 lanes of every (row, token).
+  void (*tile)(const TileArgs& a);
   // out[i] = the sum of 16 lanes.
   void (*reduce)(const float* lanes, int64_t n, float* out);
 

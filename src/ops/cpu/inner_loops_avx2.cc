@@ -7,7 +7,10 @@ namespace dsr::cpu {
 namespace {
 
 struct Avx2 {
-  static constexpr int kRows = 2, kTokens = 3;  // 12 of 16 registers are sums
+  static constexpr int kRegs = 8;               // of 16 lanes
+  static constexpr int kTileR = 2, kTileT = 3;  // 12 of 16 halves are sums
+  static constexpr int kTokens = 3;
+  static constexpr int rows_for(int tokens) { return tokens == 1 ? 4 : 2; }
   struct Reg {
     __m256 low, high;
   };
@@ -51,6 +54,13 @@ struct Avx2 {
     const __m256i half = _mm256_and_si256(wide, _mm256_set1_epi16(static_cast<int16_t>(0xbf80)));
     return {_mm256_cvtph_ps(_mm256_castsi256_si128(half)),
             _mm256_cvtph_ps(_mm256_extracti128_si256(half, 1))};
+  }
+  static void e4m3_pair(const uint8_t* p, Reg& a, Reg& b) {
+    a = e4m3(p);
+    b = e4m3(p + kLanes);
+  }
+  static void sums(const float* lanes, float* out) {
+    for (int64_t i = 0; i < kLanes; ++i) out[i] = sum(load(lanes + i * kLanes));
   }
   struct CodeMax {
     static constexpr int64_t kCodes = 32;

@@ -7,7 +7,10 @@ namespace dsr::cpu {
 namespace {
 
 struct Avx512 {
-  static constexpr int kRows = 4, kTokens = 6;  // 24 of 32 registers are sums
+  static constexpr int kRegs = 32;
+  static constexpr int kTileR = 4, kTileT = 6;  // 24 sums
+  static constexpr int kTokens = 6;
+  static constexpr int rows_for(int) { return 4; }
   using Reg = __m512;
 
   static Reg zero() { return _mm512_setzero_ps(); }
@@ -35,6 +38,32 @@ struct Avx512 {
     const __m128i codes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
     const __m256i wide = _mm256_slli_epi16(_mm256_cvtepi8_epi16(codes), 7);
     return _mm512_cvtph_ps(_mm256_and_si256(wide, _mm256_set1_epi16(static_cast<int16_t>(0xbf80))));
+  }
+  static void e4m3_pair(const uint8_t* p, Reg& a, Reg& b) {
+    const __m256i codes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    const __m512i wide = _mm512_slli_epi16(_mm512_cvtepi8_epi16(codes), 7);
+    const __m512i half = _mm512_and_si512(wide, _mm512_set1_epi16(static_cast<int16_t>(0xbf80)));
+    a = _mm512_cvtph_ps(_mm512_castsi512_si256(half));
+    b = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(half, 1));
+  }
+  // Four rounds, each adding the upper to the lower halves of twice as many registers in one.
+  static void sums(const float* lanes, float* out) {
+    Reg l8[8], l4[4], l2[2];
+    for (int i = 0; i < 8; ++i) {
+      const int first = (i & 1) * 8 + (i >> 1);  // of (0, 4), (8, 12), (1, 5), (9, 13), ...
+      const Reg a = load(lanes + first * kLanes), b = load(lanes + (first + 4) * kLanes);
+      l8[i] = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+    }
+    for (int i = 0; i < 4; ++i) {
+      const Reg a = l8[2 * i], b = l8[2 * i + 1];
+      l4[i] = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+    }
+    for (int i = 0; i < 2; ++i) {
+      const Reg a = l4[2 * i], b = l4[2 * i + 1];
+      l2[i] = _mm512_add_ps(_mm512_shuffle_ps(a, b, 0x44), _mm512_shuffle_ps(a, b, 0xee));
+    }
+    store(out, _mm512_add_ps(_mm512_shuffle_ps(l2[0], l2[1], 0x88),
+                             _mm512_shuffle_ps(l2[0], l2[1], 0xdd)));
   }
   struct CodeMax {
     static constexpr int64_t kCodes = 64;

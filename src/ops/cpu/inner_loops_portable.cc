@@ -9,7 +9,8 @@ namespace dsr::cpu {
 namespace {
 
 struct Portable {
-  static constexpr int kRows = 1, kTokens = 1;
+  static constexpr int kRegs = 1, kTileR = 1, kTileT = 1, kTokens = 1;
+  static constexpr int rows_for(int) { return 1; }
   struct Reg {
     float lane[kLanes];
   };
@@ -51,6 +52,13 @@ struct Portable {
   }
   static Reg e4m3(const uint8_t* p) {
     return each([&](int64_t i) { return e4m3_to_f32(p[i]) * 0x1p-8f; });
+  }
+  static void e4m3_pair(const uint8_t* p, Reg& a, Reg& b) {
+    a = e4m3(p);
+    b = e4m3(p + kLanes);
+  }
+  static void sums(const float* lanes, float* out) {
+    for (int64_t i = 0; i < kLanes; ++i) out[i] = sum(load(lanes + i * kLanes));
   }
   struct CodeMax {
     static constexpr int64_t kCodes = 1;

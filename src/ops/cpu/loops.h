@@ -3,10 +3,12 @@
 // so that the linker cannot take one level's code for another's. For the same reason nothing here
 // calls an inline function of another header.
 //
-// V has: Reg; kRows x kTokens, a block of sums that fits the registers (dividing 4 and 6); zero,
-// load, load_part (the first n lanes, 0 behind them), store, broadcast, fma, mul, sum (the tree of
-// inner_loops.h); bf16(p), and e4m3(p): 2^-8 of the value, exact; kCodes codes are looked at in one
-// step by CodeMax.
+// V has: Reg; kRegs of them; rows_for(T), how many rows of weights to take with T tokens, and
+// kTokens, the most of these; kTileR x kTileT, a block of sums that fits the registers (dividing
+// the rows and tokens of a tile); zero, load, load_part (the first n lanes, 0 behind them), store,
+// broadcast, fma, mul, sum (the tree of inner_loops.h) and sums, of 16 registers in memory;
+// bf16(p), and e4m3(p) and e4m3_pair(p, a, b): 2^-8 of the value, exact, of 16 and 32 codes; kCodes
+// codes are looked at in one step by CodeMax.
 #pragma once
 
 #include "ops/cpu/inner_loops.h"
@@ -21,16 +23,27 @@ template <class V>
 struct F32 {
   static constexpr int64_t kBytes = 4;
   static typename V::Reg load(const void* p) { return V::load(static_cast<const float*>(p)); }
+  static void load_pair(const void* p, typename V::Reg& a, typename V::Reg& b) {
+    a = load(p);
+    b = load(static_cast<const float*>(p) + kLanes);
+  }
 };
 template <class V>
 struct Bf16 {
   static constexpr int64_t kBytes = 2;
   static typename V::Reg load(const void* p) { return V::bf16(static_cast<const uint16_t*>(p)); }
+  static void load_pair(const void* p, typename V::Reg& a, typename V::Reg& b) {
+    a = load(p);
+    b = load(static_cast<const uint16_t*>(p) + kLanes);
+  }
 };
 template <class V>
 struct E4M3 {
   static constexpr int64_t kBytes = 1;
   static typename V::Reg load(const void* p) { return V::e4m3(static_cast<const uint8_t*>(p)); }
+  static void load_pair(const void* p, typename V::Reg& a, typename V::Reg& b) {
+    V::e4m3_pair(static_cast<const uint8_t*>(p), a, b);
+  }
 };
 
 template <class W>
@@ -61,45 +74,53 @@ struct Sums {
       for (auto& s : of_row) s = V::zero();
   }
 
-  template <bool kScaled>
-  void step(int64_t k, typename V::Reg scale) {
+  void step(int64_t k) {
     typename V::Reg w[R];
-    for (int r = 0; r < R; ++r) {
-      w[r] = W::load(at<W>(a.rows[row + r], k));
-      if constexpr (kScaled) w[r] = V::mul(w[r], scale);
-    }
+    for (int r = 0; r < R; ++r) w[r] = W::load(at<W>(a.rows[row + r], k));
     for (int t = 0; t < T; ++t) {
       const typename V::Reg x = V::load(a.x[token + t] + k);
       for (int r = 0; r < R; ++r) sum[r][t] = V::fma(w[r], x, sum[r][t]);
     }
   }
 
+  // Two steps at once: 32 codes cost fewer instructions than twice 16.
+  void step_pair(int64_t k) {
+    typename V::Reg w[R][2];
+    for (int r = 0; r < R; ++r) W::load_pair(at<W>(a.rows[row + r], k), w[r][0], w[r][1]);
+    for (int i = 0; i < 2; ++i)
+      for (int t = 0; t < T; ++t) {
+        const typename V::Reg x = V::load(a.x[token + t] + k + i * kLanes);
+        for (int r = 0; r < R; ++r) sum[r][t] = V::fma(w[r][i], x, sum[r][t]);
+      }
+  }
+
   // What is left of a row behind the last 16.
-  template <bool kScaled>
-  void last(int64_t k, int64_t n, typename V::Reg scale) {
+  void last(int64_t k, int64_t n) {
     for (int t = 0; t < T; ++t) {
       const typename V::Reg x = V::load_part(a.x[token + t] + k, n);
-      for (int r = 0; r < R; ++r) {
-        typename V::Reg w = load_part<V, W>(at<W>(a.rows[row + r], k), n);
-        if constexpr (kScaled) w = V::mul(w, scale);
-        sum[r][t] = V::fma(w, x, sum[r][t]);
-      }
+      for (int r = 0; r < R; ++r)
+        sum[r][t] = V::fma(load_part<V, W>(at<W>(a.rows[row + r], k), n), x, sum[r][t]);
     }
   }
 
-  template <bool kScaled>
-  void run(int64_t begin, int64_t end, typename V::Reg scale) {
+  void run() {
+    constexpr bool kPairs = R * T + 2 * R + 2 <= V::kRegs;
     // The rows that the next call wants: the hardware does not see so far ahead.
     const int64_t ahead = kDotRows * a.columns;
-    int64_t k = begin;
-    for (; k + 64 <= end; k += 64) {
+    int64_t k = 0;
+    for (; k + 64 <= a.columns; k += 64) {
       for (int r = 0; r < R; ++r)
         for (int64_t line = 0; line < W::kBytes; ++line)
           __builtin_prefetch(at<W>(a.rows[row + r], k + ahead) + 64 * line);
-      for (int64_t i = 0; i < 64; i += kLanes) step<kScaled>(k + i, scale);
+      if constexpr (kPairs) {
+        step_pair(k);
+        step_pair(k + 2 * kLanes);
+      } else {
+        for (int64_t i = 0; i < 64; i += kLanes) step(k + i);
+      }
     }
-    for (; k + kLanes <= end; k += kLanes) step<kScaled>(k, scale);
-    if (k < end) last<kScaled>(k, end - k, scale);
+    for (; k + kLanes <= a.columns; k += kLanes) step(k);
+    if (k < a.columns) last(k, a.columns - k);
   }
 
   void store() const {
@@ -108,59 +129,59 @@ struct Sums {
   }
 };
 
-template <class V, class W, int R, int T>
-void dots_block(const DotArgs& a, int row, int token) {
-  Sums<V, W, R, T> sums(a, row, token);
-  if constexpr (W::kBytes == 1) {
-    for (int64_t b = 0, k = 0; k < a.columns; ++b, k += a.block_columns) {
-      const int64_t end = k + a.block_columns < a.columns ? k + a.block_columns : a.columns;
-      sums.template run<true>(k, end, V::broadcast(a.scales[b] * static_cast<float>(kE4M3Unit)));
-    }
-  } else {
-    sums.template run<false>(0, a.columns, V::zero());
-  }
-  sums.store();
-}
-
-// Fewer tokens leave registers for more rows, and more rows hide the latency of the sums.
 template <class V, class W, int T>
 void dots_rows(const DotArgs& a, int token) {
-  constexpr int R = T == 1 ? kDotRows : V::kRows;
-  for (int row = 0; row < kDotRows; row += R) dots_block<V, W, R, T>(a, row, token);
+  constexpr int R = V::rows_for(T);
+  for (int row = 0; row < kDotRows; row += R) {
+    Sums<V, W, R, T> sums(a, row, token);
+    sums.run();
+    sums.store();
+  }
+}
+
+// The tokens from `token` on, T and then fewer at a time.
+template <class V, class W, int T>
+void dots_from(const DotArgs& a, int token) {
+  const auto tokens = static_cast<int>(a.tokens);
+  for (; tokens - token >= T; token += T) dots_rows<V, W, T>(a, token);
+  if constexpr (T > 1)
+    if (token < tokens) dots_from<V, W, T - 1>(a, token);
 }
 
 template <class V, class W>
 void dots(const DotArgs& a) {
-  auto left = static_cast<int>(a.tokens);
-  int token = 0;
-  for (; left >= V::kTokens; left -= V::kTokens, token += V::kTokens)
-    dots_rows<V, W, V::kTokens>(a, token);
-  if constexpr (V::kTokens > 5)
-    if (left == 5) return dots_rows<V, W, 5>(a, token);
-  if constexpr (V::kTokens > 4)
-    if (left == 4) return dots_rows<V, W, 4>(a, token);
-  if constexpr (V::kTokens > 3)
-    if (left == 3) return dots_rows<V, W, 3>(a, token);
-  if (left == 2) return dots_rows<V, W, 2>(a, token);
-  if (left == 1) return dots_rows<V, W, 1>(a, token);
+  dots_from<V, W, V::kTokens>(a, 0);
 }
 
 // --- many tokens: tiles of float32 --------------------------------------------------------------
 
 template <class V>
-void decode_e4m3(const uint8_t* row, const float* scales, int64_t block_columns, int64_t first,
-                 int64_t n, float* out) {
+void scale(const float* x, const float* scales, int64_t block_columns, int64_t first, int64_t n,
+           float* out) {
   for (int64_t k = 0; k < n;) {
     const int64_t b = (first + k) / block_columns;
     const int64_t block_end = (b + 1) * block_columns - first, end = block_end < n ? block_end : n;
-    const typename V::Reg scale = V::broadcast(scales[b] * static_cast<float>(kE4M3Unit));
-    for (; k + kLanes <= end; k += kLanes)
-      V::store(out + k, V::mul(V::e4m3(row + first + k), scale));
-    if (k < end) {
-      alignas(64) float part[kLanes];
-      V::store(part, V::mul(load_part<V, E4M3<V>>(row + first + k, end - k), scale));
-      for (int64_t i = 0; k < end; ++i, ++k) out[k] = part[i];
-    }
+    const float factor = scales[b] * static_cast<float>(kE4M3Unit);
+    const typename V::Reg factors = V::broadcast(factor);
+    for (; k + kLanes <= end; k += kLanes) V::store(out + k, V::mul(V::load(x + k), factors));
+    for (; k < end; ++k) out[k] = x[k] * factor;
+  }
+}
+
+template <class V>
+void decode_e4m3(const uint8_t* codes, int64_t n, float* out) {
+  int64_t k = 0;
+  for (; k + 2 * kLanes <= n; k += 2 * kLanes) {
+    typename V::Reg a, b;
+    V::e4m3_pair(codes + k, a, b);
+    V::store(out + k, a);
+    V::store(out + k + kLanes, b);
+  }
+  for (; k < n; k += kLanes) {
+    const int64_t left = n - k < kLanes ? n - k : kLanes;
+    alignas(64) float part[kLanes];
+    V::store(part, load_part<V, E4M3<V>>(codes + k, left));
+    for (int64_t i = 0; i < left; ++i) out[k + i] = part[i];
   }
 }
 
@@ -185,18 +206,18 @@ bool has_e4m3_nan(const uint8_t* codes, int64_t n) {
 }
 
 template <class V>
-void tile(const float* w, const float* x, int64_t rows, int64_t tokens, int64_t columns,
-          float* lanes) {
-  constexpr int R = V::kRows, T = V::kTokens;
-  for (int64_t t0 = 0; t0 < tokens; t0 += T) {
-    for (int64_t r0 = 0; r0 < rows; r0 += R) {
-      float* to = lanes + (r0 * kTileTokens + t0) * kLanes;
-      const float* wr = w + r0 * kTileColumns;
-      const float* xt = x + t0 * kTileColumns;
+void tile(const TileArgs& a) {
+  constexpr int R = V::kTileR, T = V::kTileT;
+  for (int64_t t0 = 0; t0 < a.tokens; t0 += T) {
+    for (int64_t r0 = 0; r0 < a.rows; r0 += R) {
+      float* to = a.lanes + (r0 * kTileTokens + t0) * kLanes;
+      const float* wr = a.w + r0 * kTileColumns;
+      const float* xt = a.x + t0 * kTileColumns;
       typename V::Reg sum[R][T];
       for (int r = 0; r < R; ++r)
-        for (int t = 0; t < T; ++t) sum[r][t] = V::load(to + (r * kTileTokens + t) * kLanes);
-      for (int64_t k = 0; k < columns; k += kLanes) {
+        for (int t = 0; t < T; ++t)
+          sum[r][t] = a.begin ? V::zero() : V::load(to + (r * kTileTokens + t) * kLanes);
+      for (int64_t k = 0; k < a.columns; k += kLanes) {
         typename V::Reg wk[R];
         for (int r = 0; r < R; ++r) wk[r] = V::load(wr + r * kTileColumns + k);
         for (int t = 0; t < T; ++t) {
@@ -212,7 +233,9 @@ void tile(const float* w, const float* x, int64_t rows, int64_t tokens, int64_t 
 
 template <class V>
 void reduce(const float* lanes, int64_t n, float* out) {
-  for (int64_t i = 0; i < n; ++i) out[i] = V::sum(V::load(lanes + i * kLanes));
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) V::sums(lanes + i * kLanes, out + i);
+  for (; i < n; ++i) out[i] = V::sum(V::load(lanes + i * kLanes));
 }
 
 // --- sums of rows -------------------------------------------------------------------------------
@@ -240,7 +263,7 @@ void add_weighted_block(const InnerLoops::Weighted& a, int64_t q0, int64_t c0) {
 template <class V, int C>
 void add_weighted_columns(const InnerLoops::Weighted& a, int64_t c0) {
   int64_t q = 0;
-  for (; q + V::kRows <= a.queries; q += V::kRows) add_weighted_block<V, V::kRows, C>(a, q, c0);
+  for (; q + V::kTileR <= a.queries; q += V::kTileR) add_weighted_block<V, V::kTileR, C>(a, q, c0);
   for (; q < a.queries; ++q) add_weighted_block<V, 1, C>(a, q, c0);
 }
 
@@ -265,10 +288,13 @@ void add_weighted_rows(const InnerLoops::Weighted& a) {
 
 template <class V>
 constexpr InnerLoops table() {
-  static_assert(kDotRows % V::kRows == 0 && kDotTokens % V::kTokens == 0);
+  static_assert(kDotRows % V::rows_for(1) == 0 && kDotRows % V::rows_for(V::kTokens) == 0);
+  static_assert(kTileRows % kTileRowRound == 0 && kTileTokens % kTileTokenRound == 0);
+  static_assert(kTileRowRound % V::kTileR == 0 && kTileTokenRound % V::kTileT == 0);
   return {.dots_e4m3 = dots<V, E4M3<V>>,
           .dots_bf16 = dots<V, Bf16<V>>,
           .dots_f32 = dots<V, F32<V>>,
+          .scale = scale<V>,
           .decode_e4m3 = decode_e4m3<V>,
           .decode_bf16 = decode_bf16<V>,
           .has_e4m3_nan = has_e4m3_nan<V>,

@@ -71,57 +71,59 @@ void moe_experts(Exec& exec, const MoeExpertsArgs& a) {
   }
   const auto first_of = [&](int64_t e) { return tokens.begin[static_cast<size_t>(e)]; };
 
-  // hidden = silu(gate x) * (up x), tile by tile through the wanted experts
-  const int64_t hidden_tiles = ceil_div(F, kTileRows);
-  const int64_t per_tile = n_routed * kTileRows * 2 * D / std::max<int64_t>(1, n_wanted);
-  cpu.parallel(n_wanted * hidden_tiles, grain(per_tile), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t e = tokens.wanted[static_cast<size_t>(i / hidden_tiles)];
-      const int64_t row = i % hidden_tiles * kTileRows, first = first_of(e);
+  // hidden = silu(gate x) * (up x), through the wanted experts
+  const int64_t units = units_of(F);
+  const int64_t per_unit = n_routed * kUnitRows * 2 * D / std::max<int64_t>(1, n_wanted);
+  cpu.parallel(n_wanted * units, grain(per_unit), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin / units; i * units < end; ++i) {
+      const int64_t e = tokens.wanted[static_cast<size_t>(i)], first = first_of(e);
       const auto gate = static_cast<size_t>(2 * e);
-      gated_tile(cpu, {.gate = a.gate_up.segments[gate],
-                       .up = a.gate_up.segments[gate + 1],
-                       .quant = a.gate_up.quant,
-                       .first_row = row,
-                       .rows = std::min(kTileRows, F - row),
-                       .x = x.data() + first,
-                       .tokens = first_of(e + 1) - first,
-                       .out = hidden.ptr<float>(first) + row,
-                       .token_stride = F});
+      const auto run = [&](int64_t row, int64_t n) {
+        gated_tile(cpu, {.gate = a.gate_up.segments[gate],
+                         .up = a.gate_up.segments[gate + 1],
+                         .quant = a.gate_up.quant,
+                         .first_row = row,
+                         .rows = n,
+                         .x = x.data() + first,
+                         .tokens = first_of(e + 1) - first,
+                         .out = hidden.ptr<float>(first) + row,
+                         .token_stride = F});
+      };
+      for_each_run(std::max<int64_t>(0, begin - i * units), std::min(units, end - i * units), F,
+                   run);
     }
   });
 
   // out = sum of weight * down hidden: a thread owns columns of `out`, and goes through the experts
   // in ascending order.
-  const int64_t out_tiles = ceil_div(D, kTileRows);
-  cpu.parallel(out_tiles, grain(n_routed * kTileRows * F), [&](int64_t begin, int64_t end) {
-    const int64_t first_column = begin * kTileRows, last_column = std::min(D, end * kTileRows);
+  cpu.parallel(units_of(D), grain(n_routed * kUnitRows * F), [&](int64_t begin, int64_t end) {
+    const int64_t first_column = begin * kUnitRows, last_column = std::min(D, end * kUnitRows);
     for (int64_t t = 0; t < T; ++t)
       std::fill(a.out.ptr<float>(t) + first_column, a.out.ptr<float>(t) + last_column, 0.0f);
     float product[kTileRows * kTileTokens];
-    for (const int64_t e : tokens.wanted) {
-      for (int64_t row = first_column; row < last_column; row += kTileRows) {
-        const int64_t n_rows = std::min(kTileRows, D - row), stop = first_of(e + 1);
-        for (int64_t first = first_of(e); first < stop; first += kTileTokens) {
-          const int64_t n = std::min(kTileTokens, stop - first);
-          dots(cpu, {.segment = a.down.segments[static_cast<size_t>(e)],
-                     .quant = a.down.quant,
-                     .first_row = row,
-                     .rows = n_rows,
-                     .x = h.data() + first,
-                     .tokens = n,
-                     .out = product,
-                     .row_stride = 1,
-                     .token_stride = kTileRows});
-          for (int64_t i = 0; i < n; ++i) {
-            const auto at = static_cast<size_t>(first + i);
-            float* out = a.out.ptr<float>(tokens.token[at]) + row;
-            for (int64_t r = 0; r < n_rows; ++r)
-              out[r] += tokens.weight[at] * product[i * kTileRows + r];
-          }
-        }
+    const auto add_part = [&](int64_t e, const RowTile& tile, int64_t first, int64_t n) {
+      dots(cpu, {.segment = *tile.segment,
+                 .quant = a.down.quant,
+                 .first_row = tile.row,
+                 .rows = tile.rows,
+                 .x = h.data() + first_of(e) + first,
+                 .tokens = n,
+                 .out = product,
+                 .row_stride = 1,
+                 .token_stride = kTileRows});
+      for (int64_t i = 0; i < n; ++i) {
+        const auto at = static_cast<size_t>(first_of(e) + first + i);
+        float* out = a.out.ptr<float>(tokens.token[at]) + tile.row;
+        for (int64_t r = 0; r < tile.rows; ++r)
+          out[r] += tokens.weight[at] * product[i * kTileRows + r];
       }
-    }
+    };
+    for (const int64_t e : tokens.wanted)
+      for_each_run(begin, end, D, [&](int64_t row, int64_t rows) {
+        const RowTile tile{&a.down.segments[static_cast<size_t>(e)], row, row, rows};
+        for_each_token_part(first_of(e + 1) - first_of(e),
+                            [&](int64_t first, int64_t n) { add_part(e, tile, first, n); });
+      });
     if (a.addend.rank() == 0) return;
     for (int64_t t = 0; t < T; ++t)
       for (int64_t d = first_column; d < last_column; ++d)

@@ -6,8 +6,7 @@ namespace dsr::cpu {
 
 void gated_tile(CpuContext& cpu, const GatedTile& a) {
   float gate[kTileRows * kTileTokens], up[kTileRows * kTileTokens];
-  for (int64_t t0 = 0; t0 < a.tokens; t0 += kTileTokens) {
-    const int64_t n = std::min(kTileTokens, a.tokens - t0);
+  for_each_token_part(a.tokens, [&](int64_t t0, int64_t n) {
     const auto run = [&](const WeightSegment& segment, float* out) {
       dots(cpu, {.segment = segment,
                  .quant = a.quant,
@@ -26,7 +25,7 @@ void gated_tile(CpuContext& cpu, const GatedTile& a) {
         const int64_t i = t * kTileRows + r;
         a.out[(t0 + t) * a.token_stride + r] = ref::silu(gate[i]) * up[i];
       }
-  }
+  });
 }
 
 }  // namespace dsr::cpu

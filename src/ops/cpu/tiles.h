@@ -17,6 +17,23 @@ inline int64_t grain(int64_t products) {
   return std::max<int64_t>(1, ceil_div(kGrainProducts, std::max<int64_t>(1, products)));
 }
 
+// Rows are shared out in units of this.
+inline constexpr int64_t kUnitRows = 32;
+static_assert(kTileRows % kUnitRows == 0);
+inline int64_t units_of(int64_t rows) { return ceil_div(rows, kUnitRows); }
+
+// Calls each(first_row, rows) for units [begin, end) of `rows` rows, as many of them together as
+// make a tile, which begins at a multiple of its size but for the first.
+template <typename Each>
+void for_each_run(int64_t begin, int64_t end, int64_t rows, const Each& each) {
+  const int64_t stop = std::min(rows, end * kUnitRows);
+  for (int64_t row = begin * kUnitRows; row < stop;) {
+    const int64_t next = std::min(stop, round_up(row + 1, kTileRows));
+    each(row, next - row);
+    row = next;
+  }
+}
+
 // Up to kTileRows rows of one segment.
 struct RowTile {
   const WeightSegment* segment;
@@ -25,25 +42,33 @@ struct RowTile {
   int64_t rows;
 };
 
-inline int64_t tiles_of(const WeightSegment& s) { return ceil_div(s.data.shape[0], kTileRows); }
-
 // Calls each(tile) for all rows of `w`, every thread a contiguous part of them.
 template <typename Each>
 void for_each_tile(CpuContext& cpu, const Weight& w, int64_t tokens, const Each& each) {
   int64_t n = 0;
-  for (const WeightSegment& s : w.segments) n += tiles_of(s);
-  cpu.parallel(n, grain(kTileRows * w.columns() * tokens), [&](int64_t begin, int64_t end) {
-    int64_t tile = 0, row = 0;
+  for (const WeightSegment& s : w.segments) n += units_of(s.data.shape[0]);
+  cpu.parallel(n, grain(kUnitRows * w.columns() * tokens), [&](int64_t begin, int64_t end) {
+    int64_t unit = 0, row = 0;
     for (const WeightSegment& s : w.segments) {
-      const int64_t here = tiles_of(s), N = s.data.shape[0];
-      for (int64_t i = std::max<int64_t>(0, begin - tile); i < std::min(here, end - tile); ++i) {
-        const int64_t first = i * kTileRows;
-        each(RowTile{&s, first, row + first, std::min(kTileRows, N - first)});
-      }
-      tile += here;
+      const int64_t N = s.data.shape[0], here = units_of(N);
+      for_each_run(std::max<int64_t>(0, begin - unit), std::min(here, end - unit), N,
+                   [&](int64_t first, int64_t rows) {
+                     each(RowTile{&s, first, row + first, rows});
+                   });
+      unit += here;
       row += N;
     }
   });
+}
+
+// Calls each(first, count) for `tokens` tokens in parts of about the same size that fit a tile.
+template <typename Each>
+void for_each_token_part(int64_t tokens, const Each& each) {
+  const int64_t parts = ceil_div(tokens, kTileTokens);
+  for (int64_t i = 0; i < parts; ++i) {
+    const int64_t first = tokens * i / parts;
+    each(first, tokens * (i + 1) / parts - first);
+  }
 }
 
 inline std::vector<const float*> row_pointers(const Tensor& x) {

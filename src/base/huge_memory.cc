@@ -1,0 +1,30 @@
+#include "base/huge_memory.h"
+
+#include <sys/mman.h>
+
+#include "base/error.h"
+#include "base/math.h"
+
+namespace dsr {
+
+HugeMemory::HugeMemory(int64_t bytes) {
+  if (bytes == 0) return;
+  const int64_t size = round_up(bytes, kHugePage);
+  mapping_bytes_ = static_cast<size_t>(size + kHugePage);  // room to begin at a huge page
+  mapping_ =
+      ::mmap(nullptr, mapping_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mapping_ == MAP_FAILED)
+    fail(ErrorKind::kDoesNotFit, "memory: ", with_commas(bytes),
+         " bytes for weights cannot be allocated");
+  const auto address = reinterpret_cast<uintptr_t>(mapping_);
+  data_ = static_cast<std::byte*>(mapping_) +
+          (round_up(static_cast<int64_t>(address), kHugePage) - static_cast<int64_t>(address));
+  // A wish: where it is refused, the pages are small ones.
+  ::madvise(data_, static_cast<size_t>(size), MADV_HUGEPAGE);
+}
+
+HugeMemory::~HugeMemory() {
+  if (data_ != nullptr) ::munmap(mapping_, mapping_bytes_);
+}
+
+}  // namespace dsr

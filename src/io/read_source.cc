@@ -1,0 +1,64 @@
+#include "io/read_source.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <future>
+#include <thread>
+
+#include "base/math.h"
+
+namespace dsr {
+namespace {
+
+constexpr int64_t kAlign = 256;
+
+int64_t bytes_of(const SourceTensor& t) {
+  int64_t n = t.dtype ? size_bytes(*t.dtype) : 0;  // what no model uses is not read
+  for (const int64_t d : t.shape) n *= d;
+  return n;
+}
+
+bool has_nan(const std::byte* codes, int64_t n) {
+  int found = 0;
+  for (int64_t i = 0; i < n; ++i) found |= (codes[i] & std::byte{0x7f}) == std::byte{0x7f} ? 1 : 0;
+  return found != 0;
+}
+
+}  // namespace
+
+ReadSource::ReadSource(const WeightSource& from) : names_(from.names()) {
+  std::vector<int64_t> begin;
+  int64_t bytes = 0;
+  for (const std::string& name : names_) {
+    begin.push_back(bytes);
+    bytes += round_up(bytes_of(*from.find(name)), kAlign);
+  }
+  memory_.emplace(bytes);
+  tensors_.reserve(names_.size());
+  std::vector<SourceTensor*> tensors;
+  for (const std::string& name : names_) tensors.push_back(&(tensors_[name] = *from.find(name)));
+  std::atomic<size_t> next = 0;
+  const auto read = [&] {
+    for (size_t i = next++; i < tensors.size(); i = next++) {
+      SourceTensor& t = *tensors[i];
+      std::byte* to = memory_->data() + begin[i];
+      const int64_t n = bytes_of(t);
+      if (n > 0) std::memcpy(to, t.data, static_cast<size_t>(n));
+      t.data = to;
+      t.no_nan = t.dtype == DType::kF8E4M3 && !has_nan(to, n);
+    }
+  };
+  std::vector<std::future<void>> others;
+  for (unsigned t = 1; t < std::max(1u, std::thread::hardware_concurrency()); ++t)
+    others.push_back(std::async(std::launch::async, read));
+  read();
+  for (std::future<void>& other : others) other.get();
+}
+
+const SourceTensor* ReadSource::find(const std::string& name) const {
+  const auto it = tensors_.find(name);
+  return it == tensors_.end() ? nullptr : &it->second;
+}
+
+}  // namespace dsr

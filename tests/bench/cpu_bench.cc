@@ -1,0 +1,197 @@
+// The inner loops of the cpu backend, one row each: by level, format, tokens, and where the weights
+// lie (in the caches or in memory). One thread. GB/s counts weights, GFLOP/s two operations for a
+// multiply-add of a weight and a token.
+#include <benchmark/benchmark.h>
+
+#include <random>
+#include <vector>
+
+#include "base/error.h"
+#include "ops/cpu/inner_loops.h"
+
+namespace dsr::cpu {
+namespace {
+
+constexpr int64_t kColumns = 2048;
+constexpr int64_t kInCache = 64, kInMemory = 1 << 17;  // rows: 128 KB and 256 MB of codes
+
+// Values at a multiple of 64 bytes, as the engine has them.
+template <typename T>
+class Values {
+ public:
+  explicit Values(int64_t n) : all_(static_cast<size_t>(n) + kPad), n_(n) {
+    const auto address = reinterpret_cast<uintptr_t>(all_.data());
+    data_ = all_.data() + (64 - address % 64) % 64 / sizeof(T);
+  }
+  T* data() { return data_; }
+  T* begin() { return data_; }
+  T* end() { return data_ + n_; }
+
+ private:
+  static constexpr size_t kPad = 64 / sizeof(T);
+  std::vector<T> all_;
+  int64_t n_;
+  T* data_;
+};
+
+// Codes of any bits but NaN; as bf16 or float32 they are numbers of moderate size.
+template <typename T>
+Values<T> random_values(int64_t n) {
+  std::mt19937 random(1);
+  Values<T> out(n);
+  for (T& v : out) {
+    const auto bits = static_cast<uint32_t>(random());
+    if constexpr (sizeof(T) == 1)
+      v = static_cast<T>(bits % 127 + (bits >> 31) * 128);
+    else if constexpr (sizeof(T) == 2)
+      v = static_cast<T>(0x3f00 + bits % 128 + (bits >> 31) * 0x8000);
+    else
+      v = static_cast<T>(bits % 1000) / 1000 - T{0.5};
+  }
+  return out;
+}
+
+void count(benchmark::State& state, double bytes, double flop) {
+  const auto rate = benchmark::Counter::kIsIterationInvariantRate;
+  if (bytes > 0) state.counters["GB/s"] = benchmark::Counter(bytes * 1e-9, rate);
+  if (flop > 0) state.counters["GFLOP/s"] = benchmark::Counter(flop * 1e-9, rate);
+}
+
+template <typename T>
+void dots(benchmark::State& state, void (*loop)(const DotArgs&), int64_t rows, int64_t tokens) {
+  rows /= static_cast<int64_t>(sizeof(T));
+  Values<T> w = random_values<T>(rows * kColumns);
+  Values<float> x = random_values<float>(tokens * kColumns);
+  float out[kDotRows * kDotTokens];
+  DotArgs a{.rows = {}, .x = {}, .tokens = tokens, .columns = kColumns, .out = out};
+  for (int64_t t = 0; t < tokens; ++t) a.x[t] = x.data() + t * kColumns;
+  for (auto _ : state) {
+    for (int64_t row = 0; row < rows; row += kDotRows) {
+      for (int64_t r = 0; r < kDotRows; ++r) a.rows[r] = w.data() + (row + r) * kColumns;
+      loop(a);
+      benchmark::DoNotOptimize(out[0]);
+    }
+  }
+  const double products = static_cast<double>(rows * kColumns);
+  count(state, products * sizeof(T), 2 * products * static_cast<double>(tokens));
+}
+
+void tile(benchmark::State& state, const InnerLoops& loops) {
+  Values<float> w = random_values<float>(kTileRows * kTileColumns);
+  Values<float> x = random_values<float>(kTileTokens * kTileColumns);
+  Values<float> lanes(kTileRows * kTileTokens * kLanes);
+  for (auto _ : state) {
+    loops.tile({.w = w.data(),
+                .x = x.data(),
+                .rows = kTileRows,
+                .tokens = kTileTokens,
+                .columns = kTileColumns,
+                .begin = true,
+                .lanes = lanes.data()});
+    benchmark::ClobberMemory();
+  }
+  count(state, 0, 2.0 * kTileRows * kTileTokens * kTileColumns);
+}
+
+void reduce(benchmark::State& state, const InnerLoops& loops) {
+  Values<float> lanes = random_values<float>(kTileTokens * kLanes);
+  Values<float> out(kTileTokens);
+  for (auto _ : state) {
+    loops.reduce(lanes.data(), kTileTokens, out.data());
+    benchmark::ClobberMemory();
+  }
+  count(state, 0, 1.0 * kTileTokens * (kLanes - 1));
+}
+
+void scale(benchmark::State& state, const InnerLoops& loops) {
+  Values<float> x = random_values<float>(kColumns);
+  const std::vector<float> scales(kColumns / 128, 0.01f);
+  Values<float> out(kColumns);
+  for (auto _ : state) {
+    loops.scale(x.data(), scales.data(), 128, 0, kColumns, out.data());
+    benchmark::ClobberMemory();
+  }
+  count(state, kColumns * 4.0, 0);
+}
+
+template <typename T>
+void decode(benchmark::State& state, void (*loop)(const T*, int64_t, float*)) {
+  Values<T> row = random_values<T>(kColumns);
+  Values<float> out(kColumns);
+  for (auto _ : state) {
+    loop(row.data(), kColumns, out.data());
+    benchmark::ClobberMemory();
+  }
+  count(state, kColumns * sizeof(T), 0);
+}
+
+void has_nan(benchmark::State& state, const InnerLoops& loops) {
+  Values<uint8_t> row = random_values<uint8_t>(kColumns);
+  for (auto _ : state) benchmark::DoNotOptimize(loops.has_e4m3_nan(row.data(), kColumns));
+  count(state, kColumns, 0);
+}
+
+// Of MLA: 4 heads, a page of 64 keys, latents of 512.
+void weighted_rows(benchmark::State& state, const InnerLoops& loops) {
+  constexpr int64_t kHeads = 4, kKeys = 64, kWidth = 512;
+  Values<float> p = random_values<float>(kHeads * kKeys);
+  Values<float> rows = random_values<float>(kKeys * kWidth);
+  Values<float> sum(kHeads * kWidth);
+  for (auto _ : state) {
+    loops.add_weighted_rows({.p = p.data(),
+                             .p_stride = kKeys,
+                             .queries = kHeads,
+                             .rows = rows.data(),
+                             .row_stride = kWidth,
+                             .n = kKeys,
+                             .sum = sum.data(),
+                             .sum_stride = kWidth,
+                             .columns = kWidth});
+    benchmark::ClobberMemory();
+  }
+  count(state, 0, 2.0 * kHeads * kKeys * kWidth);
+}
+
+template <typename F>
+void add(const std::string& name, const F& f) {
+  benchmark::RegisterBenchmark(name.c_str(), f);
+}
+
+void add_dots(const std::string& level, const InnerLoops& loops, bool in_memory) {
+  const int64_t rows = in_memory ? kInMemory : kInCache;
+  for (const int64_t tokens : {1, 2, 4, 6}) {
+    const std::string end = str("/", in_memory ? "memory" : "cache", "/tokens:", tokens);
+    add(level + "/dots_e4m3" + end,
+        [&loops, rows, tokens](auto& s) { dots<uint8_t>(s, loops.dots_e4m3, rows, tokens); });
+    add(level + "/dots_bf16" + end,
+        [&loops, rows, tokens](auto& s) { dots<uint16_t>(s, loops.dots_bf16, rows, tokens); });
+    add(level + "/dots_f32" + end,
+        [&loops, rows, tokens](auto& s) { dots<float>(s, loops.dots_f32, rows, tokens); });
+  }
+}
+
+void add_level(CpuLevel cpu_level) {
+  const InnerLoops& loops = inner_loops(cpu_level);
+  const std::string level = name(cpu_level);
+  add_dots(level, loops, false);
+  if (cpu_level == best_cpu_level()) add_dots(level, loops, true);
+  add(level + "/tile", [&loops](auto& s) { tile(s, loops); });
+  add(level + "/reduce", [&loops](auto& s) { reduce(s, loops); });
+  add(level + "/scale", [&loops](auto& s) { scale(s, loops); });
+  add(level + "/decode_e4m3", [&loops](auto& s) { decode(s, loops.decode_e4m3); });
+  add(level + "/decode_bf16", [&loops](auto& s) { decode(s, loops.decode_bf16); });
+  add(level + "/has_e4m3_nan", [&loops](auto& s) { has_nan(s, loops); });
+  add(level + "/add_weighted_rows", [&loops](auto& s) { weighted_rows(s, loops); });
+}
+
+}  // namespace
+}  // namespace dsr::cpu
+
+int main(int argc, char** argv) {
+  for (const dsr::CpuLevel level : dsr::kCpuLevels)
+    if (level <= dsr::best_cpu_level()) dsr::cpu::add_level(level);
+  benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
+  benchmark::RunSpecifiedBenchmarks();
+  return 0;
+}

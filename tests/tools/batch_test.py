@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: MIT
+"""batch: what the records say, and that nothing that happens to the process loses or doubles one."""
+
+import fcntl
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+import unittest
+from pathlib import Path
+
+from cli import BINARY, MODEL, SCRATCH, CliTest, environment
+
+KILLS = int(os.environ.get("DSR_BATCH_KILLS", "15"))
+PROMPTS = int(os.environ.get("DSR_BATCH_PROMPTS", "60"))
+KILL_MODEL = os.environ.get("DSR_BATCH_MODEL", str(MODEL))
+
+
+def prompts(n: int) -> list[dict]:
+    return [{"prompt": f"number {i} " + "x" * (i * 7 % 40), "max_tokens": 4 + i * 5 % 40,
+             "temperature": 0 if i % 3 == 0 else 0.9} for i in range(n)]
+
+
+def write_lines(path: Path, lines) -> Path:
+    path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n"
+                            for line in lines))
+    return path
+
+
+def read_records(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+class BatchTest(CliTest):
+    def setUp(self):
+        self.dir = SCRATCH / self.id()
+        self.dir.mkdir()
+        self.out = self.dir / "out.jsonl"
+
+    def batch(self, source: Path, *flags: str, out: Path | None = None, code: int = 0, **kwargs):
+        return self.run_cli(source, "-o", out or self.out, "--raw", *flags, command="batch",
+                            code=code, **kwargs)
+
+    def refusal(self, source: Path, *flags: str, out: Path | None = None, code: int = 2) -> str:
+        return self.failure(source, "-o", out or self.out, "--raw", *flags, command="batch",
+                            code=code)
+
+    def assert_whole(self, out: Path):
+        """Whole records, no id twice."""
+        if not out.exists():
+            return
+        text = out.read_text()
+        self.assertTrue(text == "" or text.endswith("\n"))
+        ids = [json.loads(line)["id"] for line in text.splitlines()]
+        self.assertEqual(len(ids), len(set(ids)))
+
+    def test_records_of_every_kind_of_line(self):
+        source = write_lines(self.dir / "in.jsonl", [
+            {"custom_id": "a", "method": "POST", "url": "/v1/completions",
+             "body": {"model": "m", "prompt": "hi", "max_tokens": 3, "n": 2, "seed": 7}},
+            {"prompt": "hello", "max_tokens": 2},
+            "this is not JSON",
+            {"prompt": "hello", "temperature": -1},
+            {"prompt": "hello", "max_tokens": 100000},
+            {"custom_id": "m", "body": {"messages": [{"role": "user", "content": "hi"}]}},
+            {"prompt": [1, 2, 3], "max_tokens": 2, "colour": "red"},
+            {"body": {"prompt": "no id"}},
+        ])
+        run = self.batch(source, "--ordered", "-c", "200", code=7)
+        self.assertIn('field "colour" is not understood', run.stderr.decode())
+        self.assertRegex(run.stderr.decode(), r"(?m)^8/8 done, 5 failed")
+        records = read_records(self.out)
+        self.assertEqual([r["custom_id"] for r in records],
+                         ["a", "2", None, "4", "5", "m", "7", None])
+        body = records[0]["response"]["body"]
+        self.assertEqual(records[0]["response"]["status_code"], 200)
+        self.assertEqual([c["finish_reason"] for c in body["choices"]], ["length", "length"])
+        self.assertEqual([c["seed"] for c in body["choices"]], [7, 7])
+        self.assertNotEqual(body["choices"][0]["ids"], body["choices"][1]["ids"])
+        self.assertNotIn("timings", body)
+        self.assertEqual(records[6]["response"]["body"]["prompt_ids"], [1, 2, 3])
+        messages = [r["error"] and r["error"]["message"] for r in records]
+        self.assertRegex(messages[2], "^line 3: not JSON")
+        self.assertEqual(messages[3], "line 4: temperature is -1, expected 0 or 0.01 to 100")
+        self.assertRegex(messages[4], r"^prompt \d+ tokens and 100,000 new ones, context 200")
+        self.assertRegex(messages[5], "^line 6: messages need a chat format")
+        self.assertRegex(messages[7], "^line 8 has a body and no custom_id")
+
+    def test_answers_are_those_of_one_shot(self):
+        source = write_lines(self.dir / "in.jsonl",
+                             [{"prompt": "abc", "max_tokens": 9, "seed": 5, "temperature": 0.8}] +
+                             prompts(5))
+        self.batch(source, "--ordered")
+        one = json.loads(self.output("--raw", "-p", "abc", "-n", "9", "-s", "5", "--temp", "0.8",
+                                     "--format", "json"))
+        body = read_records(self.out)[0]["response"]["body"]
+        self.assertEqual(body["choices"], one["choices"])
+        self.assertEqual(body["usage"], one["usage"])
+
+    def test_plain_text(self):
+        lines = self.dir / "lines.txt"
+        lines.write_bytes("\ufeffone\r\n\r\ntwo\nthr\xe9e".encode())
+        self.batch(lines, "--split", "line", "-n", "2", "--ordered")
+        records = read_records(self.out)
+        self.assertEqual([r["custom_id"] for r in records], ["1", "3", "4"])
+        ids = [len(r["response"]["body"]["prompt_ids"]) for r in records]
+        self.assertEqual(ids[0], ids[1], "no carriage return, no byte order mark")
+        blank = write_lines(self.dir / "blank.txt", ["a", "b", "", "", "c"])
+        out = self.dir / "blank.out"
+        self.batch(blank, "--split", "blank", "-n", "2", "--ordered", out=out)
+        self.assertEqual([r["custom_id"] for r in read_records(out)], ["1", "5"])
+
+    def test_bad_utf8_and_an_empty_file(self):
+        bad = self.dir / "bad.txt"
+        bad.write_bytes(b"fine\nno\xffgood\n")
+        self.batch(bad, "--split", "line", "-n", "2", "--ordered", code=7)
+        self.assertEqual(read_records(self.out)[1]["error"]["message"],
+                         "line 2: not UTF-8 at byte 2")
+        empty = write_lines(self.dir / "empty", [])
+        out = self.dir / "empty.out"
+        self.batch(empty, out=out)
+        self.assertEqual(out.read_text(), "")
+
+    def test_refusals(self):
+        source = write_lines(self.dir / "in.jsonl", prompts(2))
+        twice = write_lines(self.dir / "twice.jsonl",
+                            [{"custom_id": "q", "prompt": "a"}, {"custom_id": "q", "prompt": "b"}])
+        self.assertEqual(self.refusal(twice),
+                         'lines 1 and 2 have the same custom_id "q"')
+        self.assertFalse(self.out.exists())
+        self.assertIn("are the same file", self.refusal(source, out=source))
+        self.assertIn("cannot be opened", self.refusal(self.dir / "none"))
+        foreign = self.dir / "foreign"
+        foreign.write_text("precious\n")
+        for flags in ([], ["--restart"]):
+            self.assertIn("is not empty, and there is no", self.refusal(source, *flags, out=foreign))
+        self.assertEqual(foreign.read_text(), "precious\n")
+        self.assertIn("needs a file to write", self.failure(source, command="batch", code=2))
+
+    def test_a_changed_input_or_seed_needs_restart(self):
+        source = write_lines(self.dir / "in.jsonl", prompts(3))
+        self.batch(source)
+        before = self.out.read_text()
+        self.assertIn("seed is", self.refusal(source, "-s", "3"))
+        write_lines(source, prompts(4))
+        self.assertIn("input_sha256 is", self.refusal(source))
+        self.assertEqual(self.out.read_text(), before)
+        self.batch(source, "--restart")
+        self.assertEqual(len(read_records(self.out)), 4)
+
+    def test_retry_errors(self):
+        source = write_lines(self.dir / "in.jsonl", prompts(3) + ["{"])
+        self.batch(source, code=7)
+        records = read_records(self.out)
+        # As if one had failed for a reason that has gone.
+        at = next(i for i, r in enumerate(records) if r["custom_id"] == "2")
+        good = records[at]
+        records[at] = {**good, "response": None, "error": {"code": "x", "message": "y"}}
+        write_lines(self.out, records)
+        self.batch(source, code=7)
+        self.assertEqual(read_records(self.out)[at]["error"]["code"], "x", "done, though in error")
+        self.batch(source, "--retry-errors", "--ordered", code=7)
+        self.assertEqual(read_records(self.out)[1], good)
+        self.assertEqual(read_records(self.out)[3]["error"]["code"], "invalid_request")
+
+    def test_shards_are_the_whole(self):
+        source = write_lines(self.dir / "in.jsonl", prompts(7))
+        self.batch(source, "--ordered")
+        parts = []
+        for i in range(3):
+            part = self.dir / f"part{i}"
+            self.batch(source, "--shard", f"{i + 1}/3", out=part)
+            parts += part.read_text().splitlines()
+        self.assertEqual(sorted(parts), sorted(self.out.read_text().splitlines()))
+        self.assertIn("--shard is", self.refusal(source, "--shard", "4/3"))
+
+    def test_a_second_process_is_kept_out(self):
+        source = write_lines(self.dir / "in.jsonl", prompts(2))
+        with open(f"{self.out}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self.assertIn("another process is writing it", self.refusal(source))
+        self.batch(source)
+
+    def command(self, source: Path, out: Path, *flags: str, model: str = KILL_MODEL) -> list[str]:
+        return [BINARY, "batch", "-m", model, str(source), "-o", str(out), "--raw", "-q",
+                "--ordered", "--max-seqs", "4", *flags]
+
+    def test_killed_at_any_moment_nothing_is_lost_or_doubled(self):
+        source = write_lines(self.dir / "in.jsonl", prompts(PROMPTS) + ["bad"])
+        want = self.dir / "want"
+        start = time.monotonic()
+        subprocess.run(self.command(source, want), env=environment(), check=False)
+        whole_run = time.monotonic() - start
+        rng = random.Random(1)
+        killed = runs = synced = 0
+        while killed < KILLS:
+            self.assertLess(runs, 20 * KILLS)
+            process = subprocess.Popen(self.command(source, self.out), env=environment())
+            time.sleep(rng.uniform(0, whole_run / 2))
+            process.kill()
+            runs += 1
+            finished = process.wait() != -signal.SIGKILL
+            text = self.out.read_bytes() if self.out.exists() else b""
+            now = text.count(b"\n")
+            self.assertGreaterEqual(now, synced, "a record was lost")
+            synced = now
+            if finished:
+                self.assertEqual(text, want.read_bytes())
+                for path in self.dir.glob("out.jsonl*"):
+                    path.unlink()
+                synced = 0
+            else:
+                killed += 1
+        subprocess.run(self.command(source, self.out), env=environment(), check=False)
+        self.assertEqual(self.out.read_bytes(), want.read_bytes())
+        print(f"{killed} kills in {runs} runs", file=sys.stderr)
+
+    def test_an_end_lost_with_the_power_is_done_again(self):
+        source = write_lines(self.dir / "in.jsonl", prompts(12))
+        self.batch(source, "--ordered")
+        want = self.out.read_bytes()
+        rng = random.Random(2)
+        for tail in (b"", b"\0" * 300, b'{"id":"batch_req_', b"garbage\n"):
+            with open(self.out, "wb") as f:
+                f.write(want[:rng.randrange(len(want))] + tail)
+            self.batch(source, "--ordered")
+            self.assertEqual(self.out.read_bytes(), want)
+
+    def test_a_full_disk_at_every_write(self):
+        """With a limit on the file's size writes are cut short and then fail, as on a full disk."""
+        source = write_lines(self.dir / "in.jsonl", prompts(12))
+        self.batch(source, "--ordered")
+        want = self.out.read_bytes()
+        full = self.dir / "full"
+        sizes = [0, 1, *range(200, len(want), max(1, len(want) // 12)), len(want) - 1]
+        for size in sizes:
+            run = subprocess.run(
+                [*self.command(source, full, model=str(MODEL)), "-q"],
+                env=environment(), stderr=subprocess.PIPE, check=False,
+                restore_signals=False,  # SIGXFSZ stays ignored
+                preexec_fn=lambda size=size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)))
+            self.assertEqual(run.returncode, 6, f"{size}: {run.stderr}")
+            self.assertRegex(run.stderr.decode(), r"^error: .*: cannot be written: File too large\n$")
+            self.assert_whole(full)
+        self.batch(source, "--ordered", out=full)
+        self.assertEqual(full.read_bytes(), want)
+
+    def test_ctrl_c_keeps_what_is_finished(self):
+        source = write_lines(self.dir / "in.jsonl",
+                             [{"prompt": f"p{i}", "max_tokens": 20000 if i else 3} for i in range(3)])
+        process = subprocess.Popen(
+            [BINARY, "batch", "-m", str(MODEL), str(source), "-o", str(self.out), "--raw", "-q"],
+            env=environment(), stderr=subprocess.PIPE)
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline and (not self.out.exists() or not self.out.read_bytes()):
+            if process.poll() is not None:
+                break
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        self.assertEqual(process.wait(20), 130, process.stderr.read())
+        process.stderr.close()
+        self.assertIn("1", [r["custom_id"] for r in read_records(self.out)])
+
+
+if __name__ == "__main__":
+    unittest.main()
