@@ -39,7 +39,7 @@ struct Bf16Weight {
 
 // Four codes to two pairs of bf16, exactly. The seven bits below the sign, moved into bf16's
 // exponent and mantissa, are the value times 2^-120, subnormals included; the product with 2^120
-// is exact. The NaN codes (0x7f, 0xff), which a loader refuses, would read as +-480.
+// is exact. The NaN codes (0x7f, 0xff) read as +-480: whoever loads weights has to look for them.
 __device__ __forceinline__ uint32_t bf16_from_shifted(uint32_t codes) {  // in the high bytes
   constexpr uint32_t kTwoTo120 = 0x7b807b80u, kMinusZero = 0x80008000u;
   const uint32_t small = (codes & 0x80008000u) | ((codes >> 4) & 0x07f007f0u);
