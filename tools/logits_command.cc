@@ -25,6 +25,7 @@ int run_logits(const Options& options) {
                                       .threads = options.threads,
                                       .load_mode = options.load_mode,
                                       .cpu_level = options.cpu_level,
+                                      .cuda_arch = options.cuda_arch,
                                       .ctx_size = options.ctx_size,
                                       .chunk = options.chunk,
                                       .cache_type = options.cache_type,
