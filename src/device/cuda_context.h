@@ -35,6 +35,8 @@ struct HostRange {
   void* to = nullptr;
   const void* from = nullptr;
   int64_t bytes = 0;
+  // Of FP8 codes: what an error calls them where some are NaN. The kernels make 480 of those.
+  std::string fp8_name = {};
 };
 
 // Host memory that the GPU reads while the host goes on; move-only.

@@ -9,6 +9,7 @@
 
 #include "device/cuda_check.h"
 #include "device/cuda_context.h"
+#include "tensor/dtype.h"
 
 namespace dsr {
 namespace {
@@ -40,6 +41,9 @@ class Lane {
     Slot& s = slots_[next_++ % kBuffersPerThread];
     CUDA_CHECK(cudaEventSynchronize(s.fetched));  // at once where nothing was recorded
     std::memcpy(s.memory.data(), piece.from, static_cast<size_t>(piece.bytes));
+    if (!piece.fp8_name.empty() && count_e4m3_nan(s.memory.data(), piece.bytes) > 0)
+      fail(ErrorKind::kNonFinite, piece.fp8_name,
+           ": some of its FP8 values are NaN: the file is damaged\n  try: deepseek-run verify");
     CUDA_CHECK(cudaMemcpyAsync(piece.to, s.memory.data(), static_cast<size_t>(piece.bytes),
                                cudaMemcpyHostToDevice, stream_),
                piece.bytes, " bytes");
@@ -65,7 +69,7 @@ void CudaContext::upload_all(const std::vector<HostRange>& ranges) {
     for (int64_t first = 0; first < r.bytes; first += kPieceBytes)
       pieces.push_back({static_cast<std::byte*>(r.to) + first,
                         static_cast<const std::byte*>(r.from) + first,
-                        std::min(kPieceBytes, r.bytes - first)});
+                        std::min(kPieceBytes, r.bytes - first), r.fp8_name});
   }
   std::atomic<size_t> next = 0;
   const auto work = [&] {

@@ -207,11 +207,11 @@ LoadedWeights::LoadedWeights(Exec& exec, const ModelConfig& config, const Weight
   copies_ = {};
 }
 
-Tensor LoadedWeights::place(const SourceTensor& t) {
+Tensor LoadedWeights::place(const SourceTensor& t, const std::string& fp8_name) {
   if (!on_device_) return Tensor::of(t.data, *t.dtype, Shape(t.shape));
   std::byte* to = matrices_.data() == nullptr ? nullptr : matrices_.data() + matrices_used_;
   matrices_used_ += matrix_buffer_bytes(t);
-  if (to != nullptr) copies_.push_back({to, t.data, bytes_of(t)});
+  if (to != nullptr) copies_.push_back({to, t.data, bytes_of(t), fp8_name});
   return Tensor::of(to, *t.dtype, Shape(t.shape));
 }
 
@@ -233,8 +233,11 @@ void LoadedWeights::place_vector(const WeightSpec& spec, const SourceTensor& t) 
 
 void LoadedWeights::place_matrix(const WeightSpec& spec, const SourceTensor& t,
                                  const WeightSource& source) {
-  WeightSegment segment{place(t), {}, t.no_nan};
-  if (t.dtype == DType::kF8E4M3) {
+  const bool fp8 = t.dtype == DType::kF8E4M3;
+  const std::string fp8_name =
+      fp8 && !t.no_nan ? str(escaped(spec.name), " (file ", escaped(t.file), ")") : "";
+  WeightSegment segment{place(t, fp8_name), {}, t.no_nan};
+  if (fp8) {
     const std::string scale_name = spec.name + "_scale_inv";
     const SourceTensor& s = *source.find(scale_name);
     if (s.data != nullptr) check_scale_values(scale_name, s, s.shape[1]);

@@ -29,7 +29,7 @@ class LoadedWeights {
   void place_matrix(const WeightSpec& spec, const SourceTensor& t, const WeightSource& source);
 
   // A view of `t` where ops read it; on a GPU, the place it will be copied to.
-  Tensor place(const SourceTensor& t);
+  Tensor place(const SourceTensor& t, const std::string& fp8_name = "");
 
   ModelWeights weights_;
   bool on_device_ = false;  // a GPU's memory

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "support/expect_error.h"
 #include "support/golden.h"
 #include "support/reference_model.h"
 #include "support/tiny_checkpoint.h"
@@ -83,6 +84,24 @@ TEST_P(CudaModel, EveryCacheTypeAndPoisonEverywhere) {
     EXPECT_EQ(poisoned.logits(golden_.input_ids, 37), got);
     EXPECT_EQ(plain.logits(golden_.input_ids, 37), got) << "run to run";
   }
+}
+
+// The kernels have no NaN in FP8: it must not get that far.
+TEST(CudaLoad, NanCodesAreFoundAsTheyPass) {
+  if (cuda_devices().empty()) GTEST_SKIP() << cuda_absence();
+  TinyCheckpoint checkpoint("v3-fp8");
+  const std::string name = "model.layers.1.self_attn.kv_b_proj.weight";
+  const SourceTensor codes = *checkpoint.find(name);
+  ASSERT_EQ(codes.dtype, DType::kF8E4M3);
+  std::string bytes(reinterpret_cast<const char*>(codes.data),
+                    static_cast<size_t>(codes.shape[0] * codes.shape[1]));
+  bytes[bytes.size() / 2] = '\xff';
+  checkpoint.set(name, codes.dtype_name, codes.shape, bytes);
+  const std::string error = error_of([&] {
+    const ReferenceModel model(checkpoint.config(), checkpoint, {.backend = Backend::kCuda});
+  });
+  EXPECT_EQ(error.find(name + " (file "), 0u) << error;
+  EXPECT_NE(error.find("FP8 values are NaN"), std::string::npos) << error;
 }
 
 // Sequences at different depths, each decoded alone and in batches of several sizes and slots.
