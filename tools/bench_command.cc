@@ -6,6 +6,11 @@
 #include "tools/signals.h"
 
 namespace dsr {
+namespace {
+
+constexpr int kRegression = 9;
+
+}  // namespace
 
 int run_bench(const Options& options) {
   BenchOptions bench = options.bench;
@@ -35,7 +40,8 @@ int run_bench(const Options& options) {
   Output out(options.output);
   out.write(report.text);
   out.close();
-  return 0;
+  print(report.comparison);
+  return report.has_regression ? kRegression : 0;
 }
 
 }  // namespace dsr

@@ -22,13 +22,16 @@ struct BenchOptions {
   int64_t repetitions = 5;
   int64_t warmup = 1;  // runs before that are not counted
   BenchFormat format = BenchFormat::kMarkdown;
+  std::string compare = {};  // a report in json to compare with; empty: none
   // Asked before every step; false ends the run.
   std::function<bool()> keep_going;
 };
 
 struct BenchReport {
   std::string text;
-  bool complete = false;  // false: keep_going ended it, and there is no text
+  bool complete = false;        // false: keep_going ended it, and there is no text
+  std::string comparison = {};  // a table
+  bool has_regression = false;  // a row is slower, by more than the noise of both reports
 };
 
 // Measures Engine::step, the code that answers prompts. The tokens before a depth are not computed:

@@ -7,6 +7,7 @@
 #include <optional>
 #include <sstream>
 
+#include "app/bench_compare.h"
 #include "app/bench_report.h"
 #include "app/bench_work.h"
 #include "app/machine.h"
@@ -132,6 +133,8 @@ BenchReport run_bench(const BenchOptions& o) {
   if (cases.empty()) fail_usage("bench has nothing to measure: -p and -n are 0");
   if (o.repetitions < 1 || o.warmup < 0)
     fail_usage("bench needs at least one repetition, and no negative number of warm-up runs");
+  std::vector<BaseRow> base;
+  if (!o.compare.empty()) base = read_base(o.compare);
   EngineOptions options = o.engine;
   options.max_seqs = largest(o.batches);
   options.ctx_size = largest(o.depths) + std::max(largest(o.prompts), largest(o.generates)) + 1;
@@ -159,7 +162,12 @@ BenchReport run_bench(const BenchOptions& o) {
     f.rows.push_back(*std::move(row));
   }
   f.end_mhz = clock_mhz();
-  return {bench_text(f, o.format), true};
+  BenchReport out = {.text = bench_text(f, o.format), .complete = true};
+  if (o.compare.empty()) return out;
+  BenchComparison comparison = compare(base, f.rows);
+  out.comparison = std::move(comparison.text);
+  out.has_regression = comparison.has_regression;
+  return out;
 }
 
 }  // namespace dsr

@@ -4,7 +4,9 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <fstream>
 
+#include "app/bench_compare.h"
 #include "app/bench_work.h"
 #include "base/json.h"
 #include "model/card.h"
@@ -109,6 +111,45 @@ TEST_F(BenchTest, RowsOfRandomWeights) {
   options_.engine.random->layers = 1000;
   EXPECT_EQ(error_of([&] { run_bench(options_); }, ErrorKind::kUsage).substr(0, 16),
             "layers are 1000,");
+}
+
+TEST(BenchCompareTest, AChangeCountsBeyondTheNoise) {
+  const std::vector<double> quiet = {100, 101, 99, 100}, loud = {100, 140, 60, 100};
+  const auto times = [](std::vector<double> v, double factor) {
+    for (double& x : v) x *= factor;
+    return v;
+  };
+  // The standard error of `quiet` is sqrt(2/3/4) = 0.41 %; of two such, times 3: 1.7 %, below 2 %.
+  EXPECT_DOUBLE_EQ(verdict_of(quiet, quiet).noise, 0.02);
+  EXPECT_FALSE(verdict_of(quiet, times(quiet, 0.985)).is_regression());
+  EXPECT_TRUE(verdict_of(quiet, times(quiet, 0.97)).is_regression());
+  EXPECT_TRUE(verdict_of(quiet, times(quiet, 1.03)).is_gain());
+  EXPECT_NEAR(verdict_of(loud, quiet).noise, 3 * std::sqrt(3200.0 / 3 / 4 + 2.0 / 3 / 4) / 100,
+              1e-12);
+  EXPECT_FALSE(verdict_of(loud, times(loud, 0.7)).is_regression());
+  EXPECT_DOUBLE_EQ(verdict_of({100, 100}, {91, 91}).noise, 0.10) << "two say little";
+}
+
+TEST_F(BenchTest, ComparesWithAnEarlierReport) {
+  options_.prompts = {};
+  options_.depths = {0};
+  options_.compare = dir_.string() + "/base.json";
+  const auto run_against = [&](const char* base) {
+    std::ofstream(options_.compare) << base;
+    return run_bench(options_);
+  };
+  const BenchReport slower = run_against(
+      R"({"rows": [{"test": "tg3", "batch": 1, "depth": 0, "repetitions": [1e9, 1e9, 1e9]}]})");
+  EXPECT_TRUE(slower.has_regression);
+  EXPECT_NE(slower.comparison.find("slower"), std::string::npos) << slower.comparison;
+  const BenchReport faster = run_against(
+      R"({"rows": [{"test": "tg3", "batch": 2, "depth": 0, "repetitions": [1e-3, 1e-3, 1e-3]}]})");
+  EXPECT_FALSE(faster.has_regression);
+  EXPECT_NE(faster.comparison.find("faster"), std::string::npos) << faster.comparison;
+  EXPECT_EQ(error_of([&] { run_against("[]"); }, ErrorKind::kUsage),
+            "--compare: " + options_.compare + ": not a report of bench --format json");
+  EXPECT_EQ(error_of([&] { run_against(R"({"rows": []})"); }, ErrorKind::kUsage),
+            "--compare: the reports have no row in common");
 }
 
 TEST_F(BenchTest, EndsWhenAsked) {

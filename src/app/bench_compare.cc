@@ -1,0 +1,98 @@
+#include "app/bench_compare.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "app/format.h"
+#include "base/error.h"
+#include "base/mapped_file.h"
+
+namespace dsr {
+namespace {
+
+constexpr double kLeastNoise = 0.02, kUnknownNoise = 0.10;
+constexpr double kStandardErrors = 3;
+constexpr int64_t kMaxReportBytes = int64_t{16} << 20;
+
+double mean(const std::vector<double>& v) {
+  return std::accumulate(v.begin(), v.end(), 0.0) / static_cast<double>(v.size());
+}
+
+// The squared standard error of the mean.
+double squared_error(const std::vector<double>& v) {
+  double squares = 0;
+  for (const double x : v) squares += (x - mean(v)) * (x - mean(v));
+  const auto n = static_cast<double>(v.size());
+  return v.size() < 2 ? 0 : squares / (n - 1) / n;
+}
+
+std::string percent(double share) { return (share > 0 ? "+" : "") + fixed(share * 100, 1) + " %"; }
+
+BaseRow read_row(const Json& json, const std::string& path) {
+  JsonReader row(json, path);
+  BaseRow out{row.require_string("test"),
+              row.require_int("batch", 1, 1 << 20),
+              row.require_int("depth", 0, int64_t{1} << 32),
+              {}};
+  const Json& repetitions = row.require("repetitions");
+  if (!repetitions.is_array() || repetitions.as_array().empty())
+    fail_usage(path, ": ", out.test, " has no repetitions");
+  for (const Json& r : repetitions.as_array()) {
+    if (!r.is_number() || r.as_double() <= 0)
+      fail_usage(path, ": a repetition of ", out.test, " is not a number above 0");
+    out.tok_per_s.push_back(r.as_double());
+  }
+  return out;
+}
+
+}  // namespace
+
+std::vector<BaseRow> read_base(const std::string& path) {
+  try {
+    const Json report = parse_json(read_file(path, kMaxReportBytes), path);
+    const Json* rows = report.is_object() ? report.find("rows") : nullptr;
+    if (rows == nullptr || !rows->is_array())
+      fail_usage(path, ": not a report of bench --format json");
+    std::vector<BaseRow> out;
+    for (const Json& row : rows->as_array()) out.push_back(read_row(row, path));
+    return out;
+  } catch (const Error& e) {
+    fail_usage("--compare: ", e.what());  // the file is the user's, not a model's
+  }
+}
+
+BenchVerdict verdict_of(const std::vector<double>& before, const std::vector<double>& after) {
+  BenchVerdict out{.before = mean(before), .after = mean(after)};
+  out.change = out.after / out.before - 1;
+  const double error = std::sqrt(squared_error(before) + squared_error(after)) / out.before;
+  const bool known = std::min(before.size(), after.size()) >= 3;
+  out.noise = std::max(kStandardErrors * error, known ? kLeastNoise : kUnknownNoise);
+  return out;
+}
+
+BenchComparison compare(const std::vector<BaseRow>& base, const std::vector<BenchRow>& rows) {
+  BenchComparison out;
+  std::vector<std::vector<std::string>> cells = {
+      {"test", "batch", "depth", "before", "after", "change", "noise", ""}};
+  for (const BenchRow& row : rows) {
+    const auto before = std::find_if(base.begin(), base.end(), [&](const BaseRow& b) {
+      return b.test == row.test && b.batch == row.batch && b.depth == row.depth;
+    });
+    if (before == base.end()) continue;
+    std::vector<double> after;
+    for (const double s : row.seconds) after.push_back(row.tokens() / s);
+    const BenchVerdict v = verdict_of(before->tok_per_s, after);
+    out.has_regression = out.has_regression || v.is_regression();
+    cells.push_back({row.test, str(row.batch), str(row.depth), fixed(v.before, 2),
+                     fixed(v.after, 2), percent(v.change), fixed(v.noise * 100, 1) + " %",
+                     v.is_regression() ? "slower"
+                     : v.is_gain()     ? "faster"
+                                       : "the same"});
+  }
+  if (cells.size() == 1) fail_usage("--compare: the reports have no row in common");
+  out.text = table({{}, {true}, {true}, {true}, {true}, {true}, {true}, {}}, cells);
+  return out;
+}
+
+}  // namespace dsr
