@@ -15,7 +15,7 @@ EngineOptions engine_options(const Options& options, const std::string& model_di
           .cpu_level = options.cpu_level,
           .cuda_arch = options.cuda_arch,
           .ctx_size = options.ctx_size,
-          .max_seqs = options.n_samples,
+          .max_seqs = options.max_seqs > 0 ? options.max_seqs : options.n_samples,
           .chunk = options.chunk,
           .cache_type = options.cache_type,
           .tokenizer = tokenizer,

@@ -1,4 +1,4 @@
-// What one answer and a chat start with alike.
+// What the commands that run a model start with alike.
 #pragma once
 
 #include <cstdint>
@@ -9,6 +9,7 @@
 
 namespace dsr {
 
+// What the flags say of the engine; `tokenizer` may be null.
 EngineOptions engine_options(const Options& options, const std::string& model_dir,
                              const Tokenizer* tokenizer);
 

@@ -28,6 +28,8 @@ constexpr std::array kAliases = {
     Alias{"--repetition-penalty", "--repeat-penalty"},
     Alias{"--reverse-prompt", "--stop"},
     Alias{"--nothink", "--think", "off"},
+    Alias{"--no-think", "--think", "off"},
+    Alias{"--hidethinking", "--reasoning", "hide"},
     Alias{"--chat-template", "--chat-format"},
     Alias{"-no-cnv", "--raw"},
     Alias{"-cnv", "--interactive"},
@@ -76,6 +78,7 @@ constexpr std::array kForeign = {
     Foreign{"--tp", kNoParallel},
     Foreign{"--tensor-parallel-size", kNoParallel},
     Foreign{"--pipeline-parallel-size", kNoParallel},
+    Foreign{"--ep", kNoParallel},
     Foreign{"--enable-expert-parallel", kNoParallel},
     Foreign{"-hf", kNoNetwork},
     Foreign{"--hf-repo", kNoNetwork},
@@ -172,11 +175,14 @@ class Normaliser {
       const std::string& argument = in_[at_++];
       const bool is_flag = argument.size() >= 2 && argument[0] == '-' && argument != "--";
       // A command that works on a file takes it without its name.
-      if (const Row* input = find_row("--input", command_); !is_flag && input && !has_input_) {
-        has_input_ = true;
+      if (const Row* input = find_row("--input", command_); !is_flag && input && !input_) {
+        input_ = argument;
         out_.insert(out_.end(), {"--input", argument});
         continue;
       }
+      if (!is_flag && input_)
+        fail_usage("unexpected argument \"" + visible_line(argument) + "\": the input is \"" +
+                   visible_line(*input_) + "\" already");
       if (!is_flag) fail_unexpected(argument);
       flag(argument);
     }
@@ -195,7 +201,7 @@ class Normaliser {
     const std::string near = nearest(argument, names);
     fail_usage("unexpected argument \"" + visible_line(argument) +
                "\"; a prompt is given with -p, and a command (" + list + ") comes first" +
-               (near.empty() ? "" : "\n  try: deepseek-run " + near));
+               "\n  try: " + (near.empty() ? "--help" : "deepseek-run " + near));
   }
 
   void flag(const std::string& argument) {
@@ -245,7 +251,7 @@ class Normaliser {
   const std::vector<std::string>& in_;
   unsigned command_;
   size_t at_ = 0;
-  bool has_input_ = false;
+  std::optional<std::string> input_;  // that was given without its name
   std::vector<std::string> out_;
 };
 

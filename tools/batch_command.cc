@@ -5,6 +5,7 @@
 
 #include "deepseek_run/batch.h"
 #include "deepseek_run/error.h"
+#include "tools/answer_setup.h"
 #include "tools/commands.h"
 #include "tools/io.h"
 #include "tools/model_dir.h"
@@ -82,16 +83,8 @@ int run_batch(const Options& options) {
                 "the input and -o are the same file: " + visible_line(batch.output));
   const std::string dir = find_model_dir(options.model, notes(options.quiet));
   const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(dir, options.quiet);
-  batch.engine = {.model_dir = dir,
-                  .device = options.device,
-                  .threads = options.threads,
-                  .cpu_level = options.cpu_level,
-                  .ctx_size = options.ctx_size,
-                  .max_seqs = options.max_seqs,
-                  .chunk = options.chunk,
-                  .cache_type = options.cache_type,
-                  .tokenizer = tokenizer.get(),
-                  .warn = warnings(options.quiet)};
+  batch.engine = engine_options(options, dir, tokenizer.get());
+  batch.engine.max_seqs = options.max_seqs;  // 0: what the records need
   batch.model_name = model_name(dir);
   batch.sampling = [&](SamplingParams& p) { options.sampling.apply_to(p); };
   batch.seed = options.sampling.seed.value_or(0);

@@ -178,6 +178,7 @@ Options parse_options(const std::vector<std::string>& arguments, const Surroundi
   Layers layers = informs ? Layers{std::move(flags)}
                           : gather(std::move(flags), command.bit, around, out.warnings);
   resolve(layers, out);
+  if (out.quiet) out.verbose = false;  // nothing but errors
   return out;
 }
 

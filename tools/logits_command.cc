@@ -2,6 +2,7 @@
 
 #include "deepseek_run/error.h"
 #include "deepseek_run/logits.h"
+#include "tools/answer_setup.h"
 #include "tools/commands.h"
 #include "tools/io.h"
 #include "tools/model_dir.h"
@@ -20,16 +21,7 @@ int run_logits(const Options& options) {
   const std::unique_ptr<Tokenizer> tokenizer =
       input.ids ? load_tokenizer(dir, options.quiet) : require_tokenizer(dir, options.quiet);
   const Prompt prompt = make_raw_prompt(tokenizer.get(), std::move(input), /*bytes=*/false);
-  const auto engine = Engine::create({.model_dir = dir,
-                                      .device = options.device,
-                                      .threads = options.threads,
-                                      .load_mode = options.load_mode,
-                                      .cpu_level = options.cpu_level,
-                                      .cuda_arch = options.cuda_arch,
-                                      .ctx_size = options.ctx_size,
-                                      .chunk = options.chunk,
-                                      .cache_type = options.cache_type,
-                                      .warn = warnings(options.quiet)});
+  const auto engine = Engine::create(engine_options(options, dir, tokenizer.get()));
   write_logits_npy(*engine, prompt.ids, options.output);
   return 0;
 }

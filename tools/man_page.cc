@@ -35,6 +35,8 @@ constexpr std::array kVariables = {
         "Sets a flag that is not given: DEEPSEEK_RUN_MODEL, DEEPSEEK_RUN_TOP_K. A flag that takes "
         "no value is on or off."},
     Entry{"XDG_CONFIG_HOME", "Where the user's configuration is, else ~/.config."},
+    Entry{"XDG_STATE_HOME", "Where the history of what was typed is, else ~/.local/state."},
+    Entry{"VISUAL, EDITOR", "The editor that /edit opens in a chat."},
     Entry{"HF_HUB_CACHE, HF_HOME, XDG_CACHE_HOME", "Where org/name is looked for."},
     Entry{"NO_COLOR", "Nothing is dimmed or coloured."},
 };
@@ -114,6 +116,8 @@ std::string man_page() {
          "are\n"
          "escapes. \\fB\\-\\-config\\fR names another such file, which counts before this one.\n"
          "\\fB\\-\\-print\\-config\\fR prints what results, in this form.\n"
+         ".TP\n\\fI$XDG_STATE_HOME/deepseek\\-run/history\\fR\n"
+         "What was typed in chats, readable by its owner alone.\n"
          ".SH EXIT STATUS\n" +
          entries(kExitCodes);
 }

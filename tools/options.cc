@@ -17,7 +17,8 @@ constexpr int64_t kMaxInt = std::numeric_limits<int32_t>::max();
 constexpr unsigned kAnswer = 1, kTokenize = 2, kLogits = 4, kInspect = 8, kPlan = 16, kMake = 32,
                    kVerify = 64, kBench = 1024, kBatch = 2048, kPerplexity = 4096;
 constexpr unsigned kAsks = kAnswer | kBatch;
-constexpr unsigned kRuns = kAnswer | kLogits, kSized = kRuns | kPlan | kBatch | kPerplexity;
+constexpr unsigned kRuns = kAnswer | kLogits, kComputes = kRuns | kBench | kBatch | kPerplexity;
+constexpr unsigned kSized = kRuns | kPlan | kBatch | kPerplexity;
 constexpr unsigned kAll =
     kAnswer | kTokenize | kLogits | kInspect | kPlan | kVerify | kBench | kBatch | kPerplexity;
 
@@ -119,18 +120,18 @@ const std::array kRows = {
     Row{kSized, "Model", "-c,--ctx-size", "N",
         "context in tokens (default: the model's, at most 32K, if it fits)",
         [](Options& o, Text v) { o.ctx_size = parse_int("--ctx-size", v, 1, kMaxInt); }},
-    Row{kRuns | kBench | kBatch | kPerplexity, "Model", "--device", "NAME",
+    Row{kComputes, "Model", "--device", "NAME",
         "auto, cuda, cuda:N, cpu or reference (default: auto, a GPU where there is one)",
         [](Options& o, Text v) { o.device = v; }},
-    Row{kRuns | kBench | kBatch | kPerplexity, "Model", "-t,--threads", "N", "of the cpu (default: its physical cores)",
+    Row{kComputes, "Model", "-t,--threads", "N", "of the cpu (default: its physical cores)",
         [](Options& o, Text v) { o.threads = parse_int("--threads", v, 1, 1024); }},
-    Row{kRuns | kBench | kBatch | kPerplexity, "Model", "--cpu-level", "auto|portable|avx2|avx512",
+    Row{kComputes, "Model", "--cpu-level", "auto|portable|avx2|avx512",
         "instructions of the cpu to use (default: auto, the best)",
         [](Options& o, Text v) { o.cpu_level = v; }},
-    Row{kRuns | kBench, "Model", "--cuda-arch", "N",
+    Row{kComputes, "Model", "--cuda-arch", "N",
         "80: only what an A100 could run (default: the best that the GPU has)",
         [](Options& o, Text v) { o.cuda_arch = parse_int("--cuda-arch", v, 80, 999); }},
-    Row{kRuns | kBench, "Model", "--load-mode", "auto|mmap|read",
+    Row{kComputes, "Model", "--load-mode", "auto|mmap|read",
         "weights read in place, or copied into huge pages (default: auto, which is mmap)",
         set_load_mode},
     Row{kSized | kBench, "Model", "--cache-type", "auto|f32|bf16|fp8",
@@ -138,6 +139,8 @@ const std::array kRows = {
     Row{kSized | kBench, "Model", "--chunk", "N",
         "prompt tokens computed in one step (default: 512)",
         [](Options& o, Text v) { o.chunk = parse_int("--chunk", v, 1, 1 << 16); }},
+    Row{kAnswer, "Model", "--max-seqs", "N", "answers at a time (default: all of --n-samples)",
+        [](Options& o, Text v) { o.max_seqs = parse_int("--max-seqs", v, 1, 1024); }},
     Row{kBench, "Model", "--random-weights", nullptr, "in the shape of --card, made in memory",
         [](Options& o, Text) { o.random_weights = true; }},
     Row{kBench, "Rows", "-p", "N,N", "tokens of a prompt; 0: none (default: 512)",
@@ -159,7 +162,8 @@ const std::array kRows = {
     Row{kAnswer | kTokenize | kLogits | kPerplexity, "Prompt", "-f,--file", "FILE",
         "the prompt from a file, less one line break at its end",
         [](Options& o, Text v) { o.file = v; }, From::kCommandLine},
-    Row{kRuns | kPerplexity, "Prompt", "--prompt-ids", "IDS", "the prompt as token ids: 1,2,3 or @FILE",
+    Row{kRuns | kPerplexity, "Prompt", "--prompt-ids", "IDS",
+        "the prompt as token ids: 1,2,3 or @FILE",
         [](Options& o, Text v) { o.prompt_ids = v; }, From::kCommandLine},
     Row{kAsks, "Prompt", "--system", "TEXT", "system prompt (default: none)",
         [](Options& o, Text v) { o.system = v; }},
@@ -199,7 +203,7 @@ const std::array kRows = {
         [](Options& o, Text v) { o.sampling.top_p = parse_real("--top-p", v); }},
     Row{kAsks, "Sampling", "--min-p", "P", "0: off (default: 0)",
         [](Options& o, Text v) { o.sampling.min_p = parse_real("--min-p", v); }},
-    Row{kAnswer, "Sampling", "-s,--seed", "N", "-1: random (default: -1; -v shows it)", set_seed},
+    Row{kAnswer, "Sampling", "-s,--seed", "N", "-1: random, -v shows it (default: -1)", set_seed},
     Row{kBatch, "Sampling", "-s,--seed", "N", "of records that name none (default: 0)", set_seed},
     Row{kMake, "Sampling", "-s,--seed", "N", "the same seed makes the same files (default: 0)",
         set_seed},
@@ -282,8 +286,8 @@ const std::array kRows = {
     Row{kRuns | kBench | kPerplexity, "Output", "-o,--output", "FILE",
         "write to a file (default: standard output)", [](Options& o, Text v) { o.output = v; },
         From::kCommandLine},
-    Row{kAnswer | kInspect | kPlan | kPerplexity, "Output", "--format", "text|json", "(default: text)",
-        set_format},
+    Row{kAnswer | kInspect | kPlan | kPerplexity, "Output", "--format", "text|json",
+        "(default: text)", set_format},
     Row{kAsks, "Output", "--logprobs", "N",
         "with json: log-probabilities of each token and of the N likeliest",
         [](Options& o, Text v) { o.sampling.logprobs = parse_int("--logprobs", v, 0, kMaxInt); }},

@@ -3,6 +3,7 @@
 
 #include <optional>
 
+#include "tools/answer_setup.h"
 #include "tools/commands.h"
 #include "tools/io.h"
 #include "tools/model_dir.h"
@@ -19,15 +20,7 @@ int run_perplexity(const Options& options) {
       input.ids ? load_tokenizer(dir, options.quiet) : require_tokenizer(dir, options.quiet);
   const Prompt prompt = make_raw_prompt(tokenizer.get(), std::move(input), /*bytes=*/false);
   PerplexityOptions o;
-  o.engine.model_dir = dir;
-  o.engine.device = options.device;
-  o.engine.threads = options.threads;
-  o.engine.cpu_level = options.cpu_level;
-  o.engine.ctx_size = options.ctx_size;
-  o.engine.chunk = options.chunk;
-  o.engine.cache_type = options.cache_type;
-  o.engine.tokenizer = tokenizer.get();
-  o.engine.warn = warnings(options.quiet);
+  o.engine = engine_options(options, dir, tokenizer.get());
   o.stride = options.stride;
   o.keep_going = [] { return stop_signal() == 0; };
   std::optional<Output> tokens;

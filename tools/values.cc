@@ -95,11 +95,13 @@ std::pair<TokenId, double> parse_logit_bias(std::string_view flag, std::string_v
 }
 
 std::vector<TokenId> parse_ids(std::string_view flag, std::string_view text) {
-  constexpr std::string_view kSeparators = ", \t\r\n";
+  constexpr std::string_view kBlanks = " \t\r\n", kSeparators = ", \t\r\n";
   std::vector<TokenId> ids;
-  while (true) {
-    text.remove_prefix(std::min(text.find_first_not_of(kSeparators), text.size()));
-    if (text.empty()) break;
+  const auto skip_blanks = [&] {
+    text.remove_prefix(std::min(text.find_first_not_of(kBlanks), text.size()));
+  };
+  skip_blanks();
+  while (!text.empty()) {
     const std::string_view word = text.substr(0, text.find_first_of(kSeparators));
     TokenId id = 0;
     if (!read_whole(word, id) || id < 0)
@@ -107,6 +109,10 @@ std::vector<TokenId> parse_ids(std::string_view flag, std::string_view text) {
                  "token ids from 0 to " + std::to_string(std::numeric_limits<TokenId>::max()));
     ids.push_back(id);
     text.remove_prefix(word.size());
+    skip_blanks();
+    if (!text.starts_with(',')) continue;  // blanks alone part ids too
+    text.remove_prefix(1);
+    skip_blanks();
   }
   if (ids.empty()) throw Error(ErrorKind::kUsage, std::string(flag) + " holds no ids");
   return ids;

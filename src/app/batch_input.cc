@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/sha256.h"
 #include "base/utf8.h"
+#include "sampling/stop_matcher.h"
 
 namespace dsr {
 namespace {
@@ -273,6 +274,7 @@ void BatchParser::set_sampling(BatchRecord& out, JsonReader& body) {
   r.max_new_tokens = body.get_int("max_tokens", 1, kMaxInt, context_.max_new_tokens);
   r.max_new_tokens = body.get_int("max_completion_tokens", 1, kMaxInt, r.max_new_tokens);
   out.request.stop = stop_of(body.optional("stop"), context_.stop);
+  StopMatcher{out.request.stop};  // throws for what is no stop string
   p.dry_multiplier = body.get_double("dry_multiplier", -kHuge, kHuge, p.dry_multiplier);
   p.dry_base = body.get_double("dry_base", -kHuge, kHuge, p.dry_base);
   p.dry_allowed_length =

@@ -69,13 +69,14 @@ class BatchTest(CliTest):
             {"custom_id": "m", "body": {"messages": [{"role": "user", "content": "hi"}]}},
             {"prompt": [1, 2, 3], "max_tokens": 2, "colour": "red"},
             {"body": {"prompt": "no id"}},
+            {"prompt": "hello", "stop": ["a", ""]},
         ])
         run = self.batch(source, "--ordered", "-c", "200", code=7)
         self.assertIn('field "colour" is not understood', run.stderr.decode())
-        self.assertRegex(run.stderr.decode(), r"(?m)^8/8 done, 5 failed")
+        self.assertRegex(run.stderr.decode(), r"(?m)^9/9 done, 6 failed")
         records = read_records(self.out)
         self.assertEqual([r["custom_id"] for r in records],
-                         ["a", "2", None, "4", "5", "m", "7", None])
+                         ["a", "2", None, "4", "5", "m", "7", None, "9"])
         body = records[0]["response"]["body"]
         self.assertEqual(records[0]["response"]["status_code"], 200)
         self.assertEqual([c["finish_reason"] for c in body["choices"]], ["length", "length"])
@@ -89,6 +90,7 @@ class BatchTest(CliTest):
         self.assertRegex(messages[4], r"^prompt \d+ tokens and 100,000 new ones, context 200")
         self.assertRegex(messages[5], "^line 6: messages need a chat format")
         self.assertRegex(messages[7], "^line 8 has a body and no custom_id")
+        self.assertEqual(messages[8], "line 9: a stop string is empty")
 
     def test_answers_are_those_of_one_shot(self):
         source = write_lines(self.dir / "in.jsonl",

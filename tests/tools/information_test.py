@@ -11,7 +11,8 @@ import unittest
 from cli import BINARY, MODEL, SCRATCH, CliTest, environment
 from random_model import write_model
 
-COMMANDS = ["", "tokenize", "logits", "inspect", "plan", "verify", "bench", "make-random-checkpoint"]
+COMMANDS = ["", "tokenize", "logits", "inspect", "plan", "verify", "bench", "batch",
+            "perplexity", "make-random-checkpoint"]
 
 
 def needs(program: str):
@@ -47,6 +48,7 @@ class PrintConfig(CliTest):
                            ("repeat-last-n", ("-1", "generation_config.json")),
                            ("chunk", ("512", "built-in")), ("presence-penalty", ("0", "built-in")),
                            ("model", (str(MODEL), "flag")), ("quiet", ("off", "built-in")),
+                           ("seed", ("-1", "built-in")),
                            ("threads", ("", "built-in: its physical cores"))]:
             self.assertEqual(found[name], want, name)
 

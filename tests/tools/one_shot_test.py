@@ -79,6 +79,11 @@ class Prompts(CliTest):
         path.write_text("5, 6\n7\n")
         self.assertEqual(self.shown("--prompt-ids", f"@{path}")[1], [5, 6, 7])
         self.assertEqual(self.shown("--prompt-ids", "5,6,7")[1], [5, 6, 7])
+        self.assertEqual(self.shown("--prompt-ids", " 5 6,7, ")[1], [5, 6, 7])
+        for ids in ["5,,7", ",5", "5,x", "5, ,7"]:
+            self.assertIn("expected token ids from 0 to", self.failure("--prompt-ids", ids, code=2))
+        for ids in ["", " \n"]:
+            self.assertEqual(self.failure("--prompt-ids", ids, code=2), "--prompt-ids holds no ids")
         self.assertEqual(self.failure("--prompt-ids", "272", code=2),
                          "token id 272 is not in the vocabulary of 272")
 
@@ -177,6 +182,7 @@ class Answers(CliTest):
     def test_verbose(self):
         text = self.run_cli(*say("a", "-p", "hi", "-n", "1", "-v", "-s", "77")).stderr.decode()
         self.assertRegex(text, r"^seed 77\nweights .*\nprompt ")
+        self.assertEqual(self.run_cli(*say("a", "-p", "hi", "-n", "1", "-q", "-v")).stderr, b"")
 
     def test_the_end_of_the_context_is_said(self):
         run = self.run_cli(*say("a", "-p", "hi", "--raw", "-c", "10"))

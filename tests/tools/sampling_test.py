@@ -73,7 +73,8 @@ class Samples(CliTest):
         self.assertEqual({c["seed"] for c in four}, {5})
         for n in [1, 2, 3]:
             self.assertEqual(self.choices(n), four[:n])
-        self.assertEqual(self.choices(4, "--device", "reference"), four)
+        for args in [("--device", "reference"), ("--max-seqs", "1"), ("--max-seqs", "3")]:
+            self.assertEqual(self.choices(4, *args), four)
 
     def test_as_text_a_script_splits_at_nul(self):
         texts = [c["message"]["content"] for c in self.choices(3)]

@@ -10,7 +10,8 @@ import unittest
 from cli import BINARY, MODEL, SANITIZED, SCRATCH, CliTest, environment, needs_tiny, say
 from random_model import write_model
 
-COMMANDS = ["", "tokenize", "logits", "inspect", "plan", "verify"]
+COMMANDS = ["", "tokenize", "logits", "inspect", "plan", "verify", "bench", "batch", "perplexity",
+            "make-random-checkpoint"]
 
 
 class Help(CliTest):
@@ -86,8 +87,9 @@ class Aliases(CliTest):
             self.assertEqual(prompt(name, str(SCRATCH / "hi.txt")), plain)
         self.assertEqual(prompt("-p", "hi", "--chat-template", "plain"),
                          prompt("-p", "hi", "--chat-format", "plain"))
-        self.assertEqual(prompt("-p", "hi", "--nothink", "--chat-format", "deepseek-v3.1"),
-                         prompt("-p", "hi", "--think", "off", "--chat-format", "deepseek-v3.1"))
+        for name in ["--nothink", "--no-think"]:
+            self.assertEqual(prompt("-p", "hi", name, "--chat-format", "deepseek-v3.1"),
+                             prompt("-p", "hi", "--think", "off", "--chat-format", "deepseek-v3.1"))
         self.assertEqual(self.output("--model-path", MODEL, "--show-prompt", "-p", "hi", model=None),
                          plain)
 
@@ -103,6 +105,7 @@ class Aliases(CliTest):
             self.assertEqual(self.output(*say_a, "-n", "3", name, "a"), "\n")
         for args in [("-dev", "reference"), ("-ctk", "bf16"), ("--kv-cache-dtype", "fp8"),
                      ("-b", "7"), ("--max-num-batched-tokens", "7"), ("--chunk", "7"),
+                     ("--load-mode", "read"), ("--no-mmap",), ("-np", "2"),
                      ("--repetition-penalty", "1"), ("-c", "1K"), ("-c", "1k")]:
             self.assertEqual(self.output(*say_a, "-n", "3", *args), "aaa\n")
         self.assertIn('"text":"aaa"', self.output(*say_a, "-n", "3", "--output-format", "json"))
@@ -111,12 +114,52 @@ class Aliases(CliTest):
             self.assertEqual(self.output(name, "3", "--gpus", "1xA100-80", command="plan"), want)
 
 
+class EngineFlags(CliTest):
+    """Every command that runs a model takes them and hands them on: a wrong value is refused by the
+    engine, a right one changes no result."""
+
+    RUNS = {
+        "": ["-p", "hi", "-n", "3", "--temp", "0"],
+        "logits": ["-p", "hi", "-o", "OUT"],
+        "batch": ["--split", "line", "--restart", "-n", "3", "-o", "OUT", "IN"],
+        "perplexity": ["-p", "hello", "-o", "OUT"],
+    }
+
+    def line(self, command: str, *args: str) -> list[str]:
+        source = SCRATCH / "lines.txt"
+        source.write_text("hi\n")
+        names = {"OUT": str(SCRATCH / f"of-{command}"), "IN": str(source)}
+        return [names.get(a, a) for a in self.RUNS[command]] + list(args)
+
+    def result(self, command: str, *args: str) -> bytes:
+        out = SCRATCH / f"of-{command}"
+        run = self.run_cli(*self.line(command, *args), command=command)
+        return run.stdout + (out.read_bytes() if out.exists() else b"")
+
+    def test_they_are_taken_by_every_command(self):
+        for command in self.RUNS:
+            want = self.result(command)
+            for args in [("--load-mode", "read"), ("--no-mmap",), ("-t", "1"), ("--chunk", "1"),
+                         ("--cpu-level", "portable"), ("--device", "auto"), ("--cache-type", "auto")]:
+                self.assertEqual(self.result(command, *args), want, (command, args))
+
+    def test_they_reach_the_engine(self):
+        for command in self.RUNS:
+            for args, code in [(("--device", "nowhere"), 5), (("--cpu-level", "none"), 2)]:
+                self.failure(*self.line(command, *args), command=command, code=code)
+
+
 class WrongFlags(CliTest):
     def test_an_unknown_flag_gets_the_nearest_name(self):
         self.assertEqual(self.failure("--tempp", "1", code=2), "unknown flag --tempp\n  try: --temp")
         self.assertEqual(self.failure("--promt=x", code=2), "unknown flag --promt\n  try: --prompt")
         self.assertEqual(self.failure("--zzzzzz", code=2), "unknown flag --zzzzzz\n  try: --help")
         self.assertEqual(self.failure("-Z", code=2), "unknown flag -Z\n  try: --help")
+        for word, near in [("help", "--help"), ("batsh", "deepseek-run batch")]:
+            self.assertRegex(self.failure(word, model=None, code=2),
+                             f'^unexpected argument "{word}"; .*\n  try: {near}$')
+        self.assertEqual(self.failure("a", "b", command="batch", model=None, code=2),
+                         'unexpected argument "b": the input is "a" already')
         self.assertEqual(self.failure("--predict", "1", command="tokenize", code=2),
                          "unknown flag --predict\n  try: --help")
 
@@ -125,7 +168,7 @@ class WrongFlags(CliTest):
                          "--mirostat is not a flag of deepseek-run: not among the samplers here: "
                          "--help=Sampling lists them")
         for name in ["-ngl", "--n-gpu-layers", "--trust-remote-code", "-fa", "--flash-attn",
-                     "--tensor-parallel-size", "-tp", "--dtype", "--jinja",
+                     "--tensor-parallel-size", "-tp", "--ep", "--dtype", "--jinja",
                      "--gpu-memory-utilization", "-hf", "--port"]:
             text = self.failure(name, "99", code=2)
             self.assertTrue(text.startswith(f"{name} is not a flag of deepseek-run: "), text)
@@ -152,7 +195,7 @@ class WrongFlags(CliTest):
                 (["-l", "5"], '--logit-bias is "5", expected ID+B or ID-B, for example 1234+1.5'),
                 (["--prompt-ids", "1,x"],
                  '--prompt-ids is "x", expected token ids from 0 to 2147483647'),
-                (["--prompt-ids", ","], "--prompt-ids holds no ids"),
+                (["--prompt-ids", ","], '--prompt-ids is "", expected token ids from 0 to 2147483647'),
                 (["--seed", "-2"], '--seed is "-2", expected a whole number from 0 to '
                                    "18446744073709551615"),
                 (["--seed", str(2**64)], f'--seed is "{2**64}", expected a whole number from 0 to '
@@ -202,9 +245,10 @@ class Models(CliTest):
                          'model directory "/no/such" (from DEEPSEEK_RUN_MODEL) does not exist')
         self.assertIn("is not a directory", self.failure("-m", BINARY, "-p", "hi", model=None, code=3))
         (SCRATCH / "empty").mkdir(exist_ok=True)
-        for command in COMMANDS:
-            args = ["-o", str(SCRATCH / "x.npy")] if command == "logits" else []
-            args += ["-p", "hi"] if command not in ("inspect", "plan", "verify") else []
+        prompt, out = ["-p", "hi"], ["-o", str(SCRATCH / "x.out")]
+        for command, args in [("", prompt), ("tokenize", prompt), ("logits", prompt + out),
+                              ("perplexity", prompt), ("batch", [str(MODEL / "config.json"), *out]), ("bench", []),
+                              ("inspect", []), ("plan", []), ("verify", [])]:
             self.failure(*args, command=command, model=SCRATCH / "empty", code=3)
 
     def test_the_environment_names_a_model_and_the_flag_wins(self):
