@@ -80,7 +80,7 @@ def floor_of_include(name, including_file, root):
         return "public", name
     if top in {"kernels", "tools", "tests", "scripts"}:
         return top, name
-    if top == "common" and including_file.startswith("kernels/"):
+    if including_file.startswith("kernels/") and (root / "kernels" / top).is_dir():
         return "kernels", name
     if (root / "src" / top).is_dir():
         return top, name

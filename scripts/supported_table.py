@@ -16,7 +16,7 @@ import sys
 
 CONTEXT = 8192
 COUNTS = (1, 2, 4, 8)
-GPUS = ("A100-40", "A100-80", "H200")
+GPUS = {"A100-40": 40, "A100-80": 80, "H200": 140}  # GiB
 
 
 def plan(binary, card, gpus, count):
@@ -30,9 +30,10 @@ def plan(binary, card, gpus, count):
     return json.loads(done.stdout)
 
 
-def fewest(binary, card, gpus):
+def fewest(binary, card, gpus, size):
     for count in COUNTS:
-        if plan(binary, card, gpus, count)["fits"]:
+        # No need to plan what does not even hold the weights.
+        if size < count * GPUS[gpus] << 30 and plan(binary, card, gpus, count)["fits"]:
             return f"{count}x"
     return "-"
 
@@ -46,7 +47,7 @@ def rows(binary, models):
         p = plan(binary, str(card), "A100-80", 1)
         size = sum(part["model_bytes"] for part in p["parts"].values())
         found.append((p["architecture"], size, about["checkpoint"], p["weights"],
-                      " | ".join(fewest(binary, str(card), gpu) for gpu in GPUS)))
+                      " | ".join(fewest(binary, str(card), gpu, size) for gpu in GPUS)))
     for architecture, size, name, weights, gpus in sorted(found):
         yield (f"| {name.split('/')[-1]} | {architecture.removesuffix('ForCausalLM')} | {weights} | "
                f"{size / 1e9:,.1f} | {gpus} |")

@@ -194,6 +194,9 @@ int run_one_shot(const Options& options) {
   }
 
   const auto engine = Engine::create(engine_options(options, dir, tokenizer.get()));
+  // Who watches wants to know why it is slow; a script's stderr stays as it is.
+  if (!engine->info().device_note.empty() && (options.verbose || is_terminal(STDERR_FILENO)))
+    notes(options.quiet)(engine->info().device_note + " (--device cpu: without this note)");
   fit(engine->info().ctx_size);
   const AnswerRequest request = make_request(options, prompt, engine->info());
   if (options.verbose) {

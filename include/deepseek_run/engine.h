@@ -28,25 +28,28 @@ struct RandomModel {
 struct DevicePeaks {
   int64_t threads = 0;     // of the host; 0: not on the host
   double gb_per_s = 0;     // reading memory, 1e9 bytes
-  double tflop_per_s = 0;  // float32 fused multiply-add
+  double tflop_per_s = 0;  // float32 fused multiply-add; bf16 on a GPU's tensor cores
+  std::string flop_type;   // "float32" or "bf16"
+  std::string gpu;         // its name; empty: the host's processor
 };
 
 struct EngineOptions {
   std::optional<RandomModel> random = {};  // instead of model_dir
   std::string model_dir;                   // a checkpoint directory as published
-  std::string device = "auto";             // auto (cpu) | cpu | reference
-  int64_t threads = 0;                     // of the cpu; 0: as many as physical cores it may use
+  std::string device = "auto";  // auto (a GPU, else cpu) | cuda | cuda:N | cpu | reference
+  int64_t threads = 0;          // of the cpu; 0: as many as physical cores it may use
   // A checkpoint's weights: mmap (read in place from its files), read (into huge pages of our own);
   // auto is mmap, except that it does not fit where the weights are larger than the memory.
   std::string load_mode = "auto";
   std::string cpu_level = "auto";  // auto (the best) | portable | avx2 | avx512
+  int64_t cuda_arch = 0;           // of a GPU: 80 runs what an A100 could; 0: the best there is
   int64_t ctx_size = 0;            // tokens per sequence; 0: min(the model's, 32768, what fits)
   int64_t max_seqs = 1;            // sequences in a step
   int64_t chunk = 512;             // most prompt tokens in a step
   // Tokens that the cache holds, all sequences together. 0: as many as max_seqs sequences can have,
   // or what fits, but no less than one sequence needs.
   int64_t cache_tokens = 0;
-  std::string cache_type = "auto";       // auto (f32 on cpu) | f32 | bf16 | fp8
+  std::string cache_type = "auto";       // auto (bf16 on GPUs, else f32) | f32 | bf16 | fp8
   const Tokenizer* tokenizer = nullptr;  // ids it has no entry for are never sampled; may be null
   WarningSink warn;
 };
@@ -102,7 +105,8 @@ struct StepOutput {
 struct ModelInfo {
   std::string directory;
   std::string architecture;
-  std::string device;  // the backend that runs: "cpu" or "reference"
+  std::string device;       // what it runs on: "cuda:0", "cpu" or "reference"
+  std::string device_note;  // why device "auto" is not a GPU in a program that could use one
   int64_t vocab_size = 0;
   int64_t max_position_embeddings = 0;
   int64_t ctx_size = 0;

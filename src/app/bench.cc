@@ -149,9 +149,9 @@ BenchReport run_bench(const BenchOptions& o) {
   f.device = engine->info().device;
   f.load_seconds = engine->info().load_seconds;
   f.load_mode = engine->info().load_mode;
-  f.cpu = field_of("/proc/cpuinfo", "model name");
   f.start_mhz = clock_mhz();
   f.peaks = engine->measure_peaks();
+  f.processor = f.peaks.gpu.empty() ? field_of("/proc/cpuinfo", "model name") : f.peaks.gpu;
   const BenchWork work = work_of(options, engine->plan().kv_bytes_per_token);
   f.weights = name(released_format(work.config));
   f.cache_type = o.engine.cache_type;

@@ -53,10 +53,14 @@ Json row_json(const BenchRow& r, const DevicePeaks& peaks) {
   return out;
 }
 
+std::string processor(const BenchFindings& f) {
+  return f.peaks.threads > 0 ? str(f.processor, ", threads: ", f.peaks.threads) : f.processor;
+}
+
 Json head_json(const BenchFindings& f) {
   Json out = Json::object();
   out.set("build", str("deepseek-run ", kVersion, ", ", __VERSION__));
-  out.set("machine", str(f.cpu, ", threads: ", f.peaks.threads));
+  out.set("machine", processor(f));
   out.set("device", f.device);
   out.set("clocks", Json::object().set("start_mhz", f.start_mhz).set("end_mhz", f.end_mhz));
   out.set("model", f.model).set("architecture", f.architecture).set("weights", f.weights);
@@ -94,8 +98,8 @@ std::string joined(const std::vector<std::string>& row, const char* separator) {
 std::string markdown(const BenchFindings& f) {
   std::string out =
       str(escaped(f.model), ", ", escaped(f.architecture), ", ", f.weights, " weights, cache ",
-          f.cache_type, "; device ", f.device, "\n", f.cpu, ", threads: ", f.peaks.threads,
-          "; reads ", fixed(f.peaks.gb_per_s, 1), " GB/s, float32 peak ",
+          f.cache_type, "; device ", f.device, "\n", processor(f), "; reads ",
+          fixed(f.peaks.gb_per_s, 1), " GB/s, ", f.peaks.flop_type, " peak ",
           fixed(f.peaks.tflop_per_s, 3), " TFLOP/s, both measured in this process; load (",
           f.load_mode, ") ", fixed(f.load_seconds, 2), " s\n\n");
   const auto rows = cells(f, /*units=*/true);

@@ -25,7 +25,7 @@ struct BenchRow {
 
 struct BenchFindings {
   std::string model, architecture, weights, device, cache_type, load_mode;
-  std::string cpu;
+  std::string processor;  // the name of the GPU or of the cpu
   double start_mhz = 0, end_mhz = 0;
   double load_seconds = 0;
   DevicePeaks peaks;

@@ -30,8 +30,6 @@ std::string hash_of(const std::string& path) {
   return hash.finish();
 }
 
-bool is_nan_code(std::byte code) { return (std::to_integer<int>(code) & 0x7f) == 0x7f; }
-
 // Names the first tensor with NaN codes.
 struct NanCodes {
   int64_t count = 0;
@@ -41,7 +39,7 @@ NanCodes nan_codes(const SafetensorsFile& file) {
   NanCodes out;
   for (const StoredTensor& t : file.tensors()) {
     if (t.tensor.dtype != DType::kF8E4M3) continue;
-    const auto n = std::count_if(t.tensor.data, t.tensor.data + t.size_bytes, is_nan_code);
+    const int64_t n = count_e4m3_nan(t.tensor.data, t.size_bytes);
     if (n > 0 && out.count == 0) out.first = t.name;
     out.count += n;
   }

@@ -28,7 +28,7 @@ constexpr PhiloxBlock philox4x32(uint64_t key, PhiloxBlock counter) {
 
 // A 32-bit word as a float in the open interval (0, 1): (w >> 9 + 1/2) * 2^-23. 23 bits and the
 // half are the 24 that a float holds: with one more, the largest words would round to 1.
-inline float uniform_open(uint32_t word) {
+constexpr float uniform_open(uint32_t word) {
   return (static_cast<float>(word >> 9) + 0.5f) * 0x1p-23f;
 }
 

@@ -1,7 +1,6 @@
 #include "device/arena.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "base/math.h"
 
@@ -20,7 +19,7 @@ Tensor Arena::tensor(DType dtype, const Shape& shape) {
   if (dry_run_) return Tensor::of(nullptr, dtype, shape);
   DSR_CHECK(used_bytes_ <= buffer_.size_bytes(), used_bytes_, " > ", buffer_.size_bytes());
   std::byte* data = buffer_.data() + begin;
-  if (poison_) std::memset(data, 0xff, static_cast<size_t>(bytes));
+  if (poison_) buffer_.fill(begin, bytes, 0xff);
   return Tensor::of(data, dtype, shape);
 }
 

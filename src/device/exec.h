@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "device/arena.h"
 #include "device/cpu_context.h"
+#include "device/cuda_context.h"
 #include "device/memory.h"
 #include "tensor/dtype.h"
 
@@ -21,8 +22,9 @@ const char* name(Backend backend);
 // One per rank; passed to every op. A dry run checks shapes and counts memory but computes nothing.
 class Exec {
  public:
-  // `cpu` is read where the backend is kCpu.
-  explicit Exec(Backend backend, bool dry_run = false, const CpuOptions& cpu = {});
+  // `cpu` is read where the backend is kCpu, `cuda` where it is kCuda.
+  explicit Exec(Backend backend, bool dry_run = false, const CpuOptions& cpu = {},
+                const CudaOptions& cuda = {});
   Exec(const Exec&) = delete;
   Exec& operator=(const Exec&) = delete;
 
@@ -37,6 +39,18 @@ class Exec {
     DSR_CHECK(cpu_ != nullptr, name(backend_));
     return *cpu_;
   }
+  // Of the cuda backend.
+  CudaContext& cuda() {
+    DSR_CHECK(cuda_ != nullptr, name(backend_));
+    return *cuda_;
+  }
+  CUstream_st* stream() { return cuda().stream(); }
+
+  // Copies between the host and this device, after all ops so far; `from` may be reused when upload
+  // returns, `to` be read when download returns. And every byte of `data` set.
+  void upload(void* to, const void* from, int64_t bytes);
+  void download(void* to, const void* from, int64_t bytes);
+  void fill(void* data, int byte, int64_t bytes);
 
   // For op tests: the reference run on the activation type of another backend.
   static Exec reference_with(DType activation_dtype) {
@@ -49,7 +63,8 @@ class Exec {
   Backend backend_;
   bool dry_run_;
   DType activation_dtype_;
-  MemoryAccount memory_;  // before scratch_, whose buffer is counted here
+  MemoryAccount memory_;               // before scratch_, whose buffer is counted here
+  std::unique_ptr<CudaContext> cuda_;  // null on other backends; before scratch_, which it frees
   Arena scratch_;
   std::unique_ptr<CpuContext> cpu_;  // null on other backends
 };

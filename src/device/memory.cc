@@ -30,7 +30,10 @@ int64_t MemoryAccount::total_bytes() const {
 Buffer::Buffer(Exec& exec, MemoryKind kind, int64_t bytes)
     : exec_(&exec), kind_(kind), bytes_(round_up(bytes, kAlignBytes)) {
   if (!exec.dry_run() && bytes_ > 0) {
-    data_ = static_cast<std::byte*>(std::aligned_alloc(kAlignBytes, static_cast<size_t>(bytes_)));
+    void* data = exec.backend() == Backend::kCuda
+                     ? exec.cuda().allocate(bytes_)
+                     : std::aligned_alloc(kAlignBytes, static_cast<size_t>(bytes_));
+    data_ = static_cast<std::byte*>(data);
     if (data_ == nullptr)
       fail(ErrorKind::kDoesNotFit, "memory: ", with_commas(bytes_), " bytes for ", name(kind),
            " cannot be allocated");
@@ -41,7 +44,19 @@ Buffer::Buffer(Exec& exec, MemoryKind kind, int64_t bytes)
 Buffer::~Buffer() {
   if (exec_ == nullptr) return;
   exec_->memory().add(kind_, -bytes_);
-  std::free(data_);
+  if (data_ == nullptr) return;
+  if (exec_->backend() == Backend::kCuda)
+    exec_->cuda().release(data_);
+  else
+    std::free(data_);
+}
+
+void Buffer::fill(int64_t begin, int64_t count, int byte) {
+  exec_->fill(data_ + begin, byte, count);
+}
+
+void Buffer::upload(int64_t begin, const void* from, int64_t count) {
+  exec_->upload(data_ + begin, from, count);
 }
 
 }  // namespace dsr

@@ -45,6 +45,10 @@ class Buffer {
 
   std::byte* data() const { return data_; }
   int64_t size_bytes() const { return bytes_; }
+  // Sets the bytes [begin, begin + count) to `byte`, in order with the ops before and after.
+  void fill(int64_t begin, int64_t count, int byte);
+  // Copies `count` bytes of the host to [begin, begin + count).
+  void upload(int64_t begin, const void* from, int64_t count);
 
  private:
   void swap(Buffer& other) noexcept {

@@ -157,7 +157,11 @@ Peaks measure_peaks(Exec& exec) {
         });
       });
     case Backend::kCuda:
+#ifdef DSR_HAVE_CUDA
+      return cuda::measure_peaks(exec);
+#else
       break;
+#endif
   }
   fail(ErrorKind::kDevice, "the peaks of ", name(exec.backend()), " cannot be measured");
 }

@@ -8,10 +8,15 @@ namespace dsr {
 struct Peaks {
   int64_t threads = 0;     // of the host; 0: not on the host
   double bytes_per_s = 0;  // reading memory
-  double flop_per_s = 0;   // float32 fused multiply-add; two operations each
+  // Two operations each: float32 fused multiply-add; on a GPU, bf16 on its tensor cores.
+  double flop_per_s = 0;
 };
 
 // Measures on as many threads as the backend computes with, in about a second.
 Peaks measure_peaks(Exec& exec);
+
+namespace cuda {
+Peaks measure_peaks(Exec& exec);  // kernels/common/peaks.cu
+}
 
 }  // namespace dsr

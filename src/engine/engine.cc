@@ -1,6 +1,7 @@
 #include "deepseek_run/engine.h"
 
 #include <algorithm>
+#include <charconv>
 #include <map>
 #include <optional>
 
@@ -22,11 +23,30 @@ constexpr int64_t kMaxSeqs = 1024;
 constexpr int64_t kMaxThreads = 1024;
 constexpr int64_t kMaxChunk = 1 << 16;
 
-Backend backend_of(const std::string& device) {
-  if (device == "auto" || device == "cpu") return Backend::kCpu;
-  if (device == "reference") return Backend::kReference;
-  fail(ErrorKind::kDevice, "device ", quoted(device),
-       " is not available: this version computes on cpu and, slowly, reference");
+// Where `--device` says that a model runs.
+struct DeviceChoice {
+  Backend backend = Backend::kCpu;
+  int cuda_device = 0;
+  std::string note;  // why auto took the cpu although the program could use a GPU
+};
+
+DeviceChoice choose_device(const std::string& device) {
+  if (device == "cpu") return {};
+  if (device == "reference") return {.backend = Backend::kReference};
+  if (device == "cuda") return {.backend = Backend::kCuda};
+  if (device == "auto") {
+    if (!cuda_devices().empty()) return {.backend = Backend::kCuda};
+    return {.note = built_with_cuda() ? cuda_absence() + ": using the cpu" : ""};
+  }
+  constexpr std::string_view kCuda = "cuda:";
+  int index = 0;
+  const char* end = device.data() + device.size();
+  if (device.starts_with(kCuda)) {
+    const auto [rest, error] = std::from_chars(device.data() + kCuda.size(), end, index);
+    if (error == std::errc() && rest == end && index >= 0)
+      return {.backend = Backend::kCuda, .cuda_device = index};
+  }
+  fail_usage("device ", quoted(device), ", expected auto, cuda, cuda:N, cpu or reference");
 }
 
 CpuOptions cpu_options(const EngineOptions& o) {
@@ -42,8 +62,9 @@ CpuOptions cpu_options(const EngineOptions& o) {
   return out;
 }
 
-CacheType cache_type_of(const std::string& type) {
-  if (type == "auto" || type == "f32") return CacheType::kF32;
+CacheType cache_type_of(const std::string& type, Backend backend) {
+  if (type == "auto") return backend == Backend::kCuda ? CacheType::kBF16 : CacheType::kF32;
+  if (type == "f32") return CacheType::kF32;
   if (type == "bf16") return CacheType::kBF16;
   if (type == "fp8") return CacheType::kFP8;
   fail_usage("cache type ", quoted(type), ", expected auto, f32, bf16 or fp8");
@@ -105,6 +126,7 @@ class Engine::Impl {
   explicit Impl(const EngineOptions& options)
       : checkpoint_(open_checkpoint(options)),
         config_(config_of(options)),
+        device_(choose_device(options.device)),
         planned_(plan(options)),
         in_memory_(weights_in_memory(options)),
         runner_(planned_.runner, config_, source(), /*dry_run=*/false),
@@ -117,6 +139,7 @@ class Engine::Impl {
     info_ = {.directory = checkpoint_ ? options.model_dir : options.random->card,
              .architecture = config_.architecture,
              .device = planned_.plan.device,
+             .device_note = device_.note,
              .vocab_size = config_.vocab_size,
              .max_position_embeddings = config_.max_position_embeddings,
              .ctx_size = planned_.plan.ctx_size,
@@ -176,6 +199,11 @@ class Engine::Impl {
 
   Scheduler& scheduler() { return scheduler_; }
   Runner& runner() { return runner_; }
+  // Empty on the host.
+  std::string gpu_name() const {
+    if (device_.backend != Backend::kCuda) return "";
+    return cuda_devices().at(static_cast<size_t>(device_.cuda_device)).name;
+  }
   const ModelInfo& info() const { return info_; }
   const MemoryPlan& plan() const { return planned_.plan; }
 
@@ -192,7 +220,9 @@ class Engine::Impl {
 
   std::unique_ptr<WeightSource> weights_in_memory(const EngineOptions& o) const {
     if (!checkpoint_) return std::make_unique<RandomSource>(config_, o.random->seed);
-    if (o.load_mode == "read") return std::make_unique<ReadSource>(*checkpoint_);
+    // A GPU has its own copy.
+    if (o.load_mode == "read" && device_.backend != Backend::kCuda)
+      return std::make_unique<ReadSource>(*checkpoint_);
     return nullptr;
   }
 
@@ -213,16 +243,20 @@ class Engine::Impl {
     if (!checkpoint_) shapes.emplace(config_);
     const WeightSource& planned_source =
         shapes ? static_cast<const WeightSource&>(*shapes) : *checkpoint_;
-    PlannedRun planned = plan_run({.backend = backend_of(o.device),
-                                   .cpu = cpu_options(o),
-                                   .cache_type = cache_type_of(o.cache_type),
-                                   .ctx_size = o.ctx_size,
-                                   .max_seqs = o.max_seqs,
-                                   .chunk = o.chunk,
-                                   .cache_tokens = o.cache_tokens},
-                                  config_, planned_source);
-    planned.plan.weights_on_disk = checkpoint_.has_value();
-    planned.plan.weights_may_exceed = checkpoint_ && o.load_mode == "mmap";
+    check_option("cuda_arch", o.cuda_arch, 0, 999);
+    PlannedRun planned =
+        plan_run({.backend = device_.backend,
+                  .cpu = cpu_options(o),
+                  .cuda = {.device = device_.cuda_device, .arch = static_cast<int>(o.cuda_arch)},
+                  .cache_type = cache_type_of(o.cache_type, device_.backend),
+                  .ctx_size = o.ctx_size,
+                  .max_seqs = o.max_seqs,
+                  .chunk = o.chunk,
+                  .cache_tokens = o.cache_tokens},
+                 config_, planned_source);
+    const bool on_host = device_.backend != Backend::kCuda;
+    planned.plan.weights_on_disk = checkpoint_.has_value() && on_host;
+    planned.plan.weights_may_exceed = checkpoint_ && on_host && o.load_mode == "mmap";
     require_fit(planned.plan);
     return planned;
   }
@@ -251,6 +285,7 @@ class Engine::Impl {
   Timer timer_;
   std::optional<Checkpoint> checkpoint_;  // none: random weights
   ModelConfig config_;
+  DeviceChoice device_;
   PlannedRun planned_;
   std::unique_ptr<WeightSource> in_memory_;  // none: the checkpoint's files, mapped
   Runner runner_;
@@ -278,8 +313,12 @@ std::vector<StepOutput> Engine::step() { return impl_->step(); }
 void Engine::fill_cache() { impl_->runner().fill_cache(); }
 DevicePeaks Engine::measure_peaks() {
   const Peaks p = impl_->runner().measure_peaks();
-  return {
-      .threads = p.threads, .gb_per_s = p.bytes_per_s * 1e-9, .tflop_per_s = p.flop_per_s * 1e-12};
+  const std::string gpu = impl_->gpu_name();
+  return {.threads = p.threads,
+          .gb_per_s = p.bytes_per_s * 1e-9,
+          .tflop_per_s = p.flop_per_s * 1e-12,
+          .flop_type = gpu.empty() ? "float32" : "bf16",
+          .gpu = gpu};
 }
 
 void Engine::logits(std::span<const TokenId> ids,

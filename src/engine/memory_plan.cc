@@ -77,12 +77,14 @@ PlannedRun plan_exactly(const PlanRequest& r, const ModelConfig& config,
   PlannedRun out;
   out.runner = {.backend = r.backend,
                 .cpu = r.cpu,
+                .cuda = r.cuda,
                 .cache_type = r.cache_type,
                 .max_positions = r.ctx_size,
                 .limits = step_limits(r, r.ctx_size)};
   Runner dry(out.runner, config, source, /*dry_run=*/true);
   const MemoryAccount& m = dry.memory();
-  out.plan = {.device = name(r.backend),
+  const bool on_gpu = r.backend == Backend::kCuda;
+  out.plan = {.device = on_gpu ? str("cuda:", r.cuda.device) : name(r.backend),
               .ctx_size = r.ctx_size,
               .max_seqs = r.max_seqs,
               .cache_tokens = out.runner.limits.n_blocks * kPageTokens,
@@ -92,7 +94,7 @@ PlannedRun plan_exactly(const PlanRequest& r, const ModelConfig& config,
               .kv_cache_bytes = m.bytes(MemoryKind::kKvCache),
               .activation_bytes = m.bytes(MemoryKind::kActivations),
               .batch_bytes = m.bytes(MemoryKind::kBatch),
-              .available_bytes = available_host_bytes()};
+              .available_bytes = dry.available_bytes()};
   return out;
 }
 

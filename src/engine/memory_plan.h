@@ -12,6 +12,7 @@ namespace dsr {
 struct PlanRequest {
   Backend backend = Backend::kReference;
   CpuOptions cpu;
+  CudaOptions cuda = {};
   CacheType cache_type = CacheType::kF32;
   int64_t ctx_size = 0;
   int64_t max_seqs = 1;

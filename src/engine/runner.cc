@@ -4,27 +4,62 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "engine/memory_plan.h"
 #include "ops/log_probs.h"
 #include "sampling/sampler_state.h"
 
 namespace dsr {
 namespace {
 
-// The first `n` entries of a batch array, filled from the host.
-template <typename T>
-Tensor fill(const Tensor& place, const std::vector<T>& values) {
-  const Tensor t = rows(place, 0, static_cast<int64_t>(values.size()));
-  if (t.data != nullptr && !values.empty())
-    std::memcpy(t.data, values.data(), values.size() * sizeof(T));
-  return t;
+// Of a GPU's memory, for what CUDA takes after the plan, as kernels are loaded and steps are
+// recorded. On an H100 a whole process takes 526 MiB beside its plan, most of it before the plan
+// looks.
+constexpr int64_t kCudaReserveBytes = int64_t{512} << 20;
+// Steps of more sequences are not recorded: their launches cost little beside what they compute.
+constexpr size_t kGraphSeqs = 64;
+
+// The arrays of the largest step, in the order and with the types that upload() gives them.
+int64_t packed_bytes(const StepLimits& l) {
+  int64_t bytes = 0;
+  const auto add = [&](int64_t n, int64_t each) { bytes += round_up(n * each, kAlignBytes); };
+  add(l.max_tokens, sizeof(int32_t));
+  add(l.max_tokens, sizeof(int32_t));
+  add(l.max_tokens, sizeof(int64_t));
+  add(l.max_seqs + 1, sizeof(int32_t));
+  add(l.max_seqs, sizeof(int32_t));
+  add(l.max_seqs * l.max_blocks, sizeof(int32_t));
+  add(l.max_logit_rows, sizeof(int32_t));
+  add(l.max_seqs, sizeof(SampleRow));
+  return bytes;
 }
 
 }  // namespace
 
+std::byte* Runner::host_side(const Tensor& place) {
+  auto* data = place.ptr<std::byte>();
+  if (exec_.backend() != Backend::kCuda) return data;
+  return pinned_batch_.data() + (data - batch_memory_.data());
+}
+
+template <typename T>
+Tensor Runner::fill(const Tensor& place, const std::vector<T>& values) {
+  const Tensor t = rows(place, 0, std::ssize(values));
+  if (t.data == nullptr || values.empty()) return t;
+  std::memcpy(host_side(t), values.data(), values.size() * sizeof(T));
+  if (exec_.backend() == Backend::kCuda)
+    exec_.cuda().upload_pinned(t.data, host_side(t), t.size_bytes());
+  return t;
+}
+
+int64_t Runner::available_bytes() {
+  if (exec_.backend() != Backend::kCuda) return available_host_bytes();
+  return std::max<int64_t>(exec_.cuda().free_bytes() - kCudaReserveBytes, 1);
+}
+
 Runner::Runner(const RunnerOptions& options, const ModelConfig& config, const WeightSource& source,
                bool dry_run)
     : options_(options),
-      exec_(options.backend, dry_run, options.cpu),
+      exec_(options.backend, dry_run, options.cpu, options.cuda),
       model_(exec_, config, source, options.max_positions),
       kv_(exec_, model_.kv_layout(options.cache_type), options.limits.n_blocks),
       batch_(place_batch()) {
@@ -45,20 +80,12 @@ Runner::BatchBuffers Runner::place_batch() {
   };
   const auto place_all = [&] {
     bytes = 0;
-    b.token_ids = place(DType::kI32, {l.max_tokens});
-    b.positions = place(DType::kI32, {l.max_tokens});
-    b.slots = place(DType::kI64, {l.max_tokens});
-    b.cu_seqlens_q = place(DType::kI32, {l.max_seqs + 1});
-    b.seq_lens = place(DType::kI32, {l.max_seqs});
-    b.block_table = place(DType::kI32, {l.max_seqs * l.max_blocks});
-    b.logit_rows = place(DType::kI32, {l.max_logit_rows});
-    b.sample_rows = place(DType::kU8, {l.max_seqs, int64_t{sizeof(SampleRow)}});
+    b.packed = place(DType::kU8, {packed_bytes(l)});
     b.allowed = place(DType::kI32, {ceil_div(V, 32)});
     b.history = place(DType::kI32, {l.max_history});
     b.bias_ids = place(DType::kI32, {l.max_biases});
     b.bias_values = place(DType::kF32, {l.max_biases});
-    b.sampled = place(DType::kI32, {l.max_seqs});
-    b.non_finite = place(DType::kI32, {l.max_seqs});
+    b.drawn = place(DType::kI32, {2, l.max_seqs});
     b.log_prob_rows = place(DType::kI32, {l.max_seqs});
     b.log_probs = place(DType::kF32, {l.max_seqs});
     b.top_ids = place(DType::kI32, {l.max_seqs, n_top});
@@ -68,12 +95,13 @@ Runner::BatchBuffers Runner::place_batch() {
   batch_memory_ = Buffer(exec_, MemoryKind::kBatch, bytes);
   base = batch_memory_.data();
   place_all();
+  if (exec_.backend() == Backend::kCuda && !exec_.dry_run()) pinned_batch_ = PinnedMemory(bytes);
   return b;
 }
 
 // Runs the largest step dry to learn what the arena must hold, then gives it that.
 void Runner::plan_scratch() {
-  Exec dry(options_.backend, /*dry_run=*/true, options_.cpu);
+  Exec dry(options_.backend, /*dry_run=*/true, options_.cpu, options_.cuda);
   const StepLimits& l = options_.limits;
   const auto shape = [](DType type, const Shape& s) { return Tensor::of(nullptr, type, s); };
   ForwardBatch b;
@@ -87,7 +115,13 @@ void Runner::plan_scratch() {
   b.max_q_len = l.max_tokens;
   Rank rank{dry, comm_};
   KvCache dry_kv(dry, kv_.layout(), l.n_blocks);
-  forward(rank, model_, b, dry_kv);
+  const Arena::Scope scope(dry.scratch());
+  const ForwardOutput out = forward(rank, model_, b, dry_kv);
+  HostBatch sampled;
+  sampled.sample_rows.resize(static_cast<size_t>(l.max_seqs));
+  SampleArgs args = upload(sampled).sample;
+  args.logits = rows(out.logits, 0, l.max_seqs);
+  ops::sample(dry, args);
   exec_.scratch().reserve(Buffer(exec_, MemoryKind::kActivations, dry.scratch().peak_bytes()));
 }
 
@@ -96,30 +130,56 @@ void Runner::set_allowed(const std::vector<int32_t>& words) {
   fill(batch_.allowed, words);
 }
 
-ForwardBatch Runner::upload(const HostBatch& h) {
-  ForwardBatch b;
-  b.token_ids = fill(batch_.token_ids, h.token_ids);
-  b.positions = fill(batch_.positions, h.positions);
-  b.slots = fill(batch_.slots, h.slots);
-  b.cu_seqlens_q = fill(batch_.cu_seqlens_q, h.cu_seqlens_q);
-  b.seq_lens = fill(batch_.seq_lens, h.seq_lens);
-  const auto n_seqs = static_cast<int64_t>(h.seq_lens.size());
-  b.block_table = reshape(fill(batch_.block_table, h.block_table), {n_seqs, h.max_blocks});
-  b.logit_rows = fill(batch_.logit_rows, h.logit_rows);
+Runner::UploadedBatch Runner::upload(const HostBatch& h) {
+  const bool on_gpu = exec_.backend() == Backend::kCuda;
+  // The step before may still be reading the pinned copy.
+  if (on_gpu && !exec_.dry_run()) exec_.cuda().synchronize();
+  int64_t used = 0;
+  const auto pack = [&](DType type, const Shape& shape, const auto& values) {
+    Tensor t = rows(batch_.packed, used, shape.elements() * size_bytes(type));
+    DSR_CHECK(t.size_bytes() == std::ssize(values) * static_cast<int64_t>(sizeof(values[0])));
+    if (t.data != nullptr && !values.empty())
+      std::memcpy(host_side(t), values.data(), static_cast<size_t>(t.size_bytes()));
+    used += round_up(t.size_bytes(), kAlignBytes);
+    return Tensor::of(t.data, type, shape);
+  };
+  const int64_t T = std::ssize(h.token_ids), S = std::ssize(h.seq_lens);
+  const int64_t R = std::ssize(h.sample_rows);
+  UploadedBatch out;
+  ForwardBatch& b = out.forward;
+  b.token_ids = pack(DType::kI32, {T}, h.token_ids);
+  b.positions = pack(DType::kI32, {T}, h.positions);
+  b.slots = pack(DType::kI64, {T}, h.slots);
+  b.cu_seqlens_q = pack(DType::kI32, {std::ssize(h.cu_seqlens_q)}, h.cu_seqlens_q);
+  b.seq_lens = pack(DType::kI32, {S}, h.seq_lens);
+  b.block_table = pack(DType::kI32, {S, h.max_blocks}, h.block_table);
+  b.logit_rows = pack(DType::kI32, {std::ssize(h.logit_rows)}, h.logit_rows);
   b.max_q_len = h.max_q_len;
-  return b;
+  const auto drawn = [&](int64_t row) {
+    return rows(reshape(rows(batch_.drawn, row, 1), {batch_.drawn.shape[1]}), 0, R);
+  };
+  out.sample = {.token_ids = drawn(0),
+                .non_finite = drawn(1),
+                .logits = {},
+                .rows = pack(DType::kU8, {R, int64_t{sizeof(SampleRow)}}, h.sample_rows),
+                .allowed = batch_.allowed,
+                .history = fill(batch_.history, h.history),
+                .bias_ids = fill(batch_.bias_ids, h.bias_ids),
+                .bias_values = fill(batch_.bias_values, h.bias_values)};
+  if (on_gpu && !exec_.dry_run())
+    exec_.cuda().upload_pinned(batch_.packed.data, host_side(batch_.packed), used);
+  return out;
 }
 
-SampleArgs Runner::sample_args(const HostBatch& h, const Tensor& logits) {
-  const auto n = static_cast<int64_t>(h.sample_rows.size());
-  return {.token_ids = rows(batch_.sampled, 0, n),
-          .non_finite = rows(batch_.non_finite, 0, n),
-          .logits = logits,
-          .rows = fill(batch_.sample_rows, h.sample_rows),
-          .allowed = batch_.allowed,
-          .history = fill(batch_.history, h.history),
-          .bias_ids = fill(batch_.bias_ids, h.bias_ids),
-          .bias_values = fill(batch_.bias_values, h.bias_values)};
+void Runner::run(const HostBatch& h, const std::function<void()>& work) {
+  const size_t n = h.seq_lens.size();
+  // Log-probabilities read the logits afterwards, which a replay does not name.
+  const bool decode = h.token_ids.size() == n && h.sample_rows.size() == n && n <= kGraphSeqs &&
+                      h.log_prob_rows.empty();
+  if (exec_.backend() == Backend::kCuda && options_.decode_graphs && decode)
+    graphs_.run(exec_.cuda(), static_cast<int64_t>(n), work);
+  else
+    work();
 }
 
 std::vector<TokenLogProbs> Runner::log_probs(const HostBatch& h, const SampleArgs& sampled) {
@@ -132,37 +192,57 @@ std::vector<TokenLogProbs> Runner::log_probs(const HostBatch& h, const SampleArg
                              .token_ids = sampled.token_ids,
                              .rows = fill(batch_.log_prob_rows, h.log_prob_rows)};
   ops::log_probs(exec_, args);
+  const auto download = [&](const Tensor& t, auto& values) {  // n rows of a fixed place
+    values.resize(static_cast<size_t>(rows(t, 0, n).shape.elements()));
+    exec_.download(values.data(), t.data, std::ssize(values) * size_bytes(t.dtype));
+  };
+  std::vector<float> log_probs, top_log_probs;
+  std::vector<int32_t> top_ids;
+  download(batch_.log_probs, log_probs);
+  download(batch_.top_ids, top_ids);
+  download(batch_.top_log_probs, top_log_probs);
   std::vector<TokenLogProbs> out;
   for (int64_t i = 0; i < n; ++i) {
     TokenLogProbs& token = out.emplace_back();
-    token.log_prob = *args.log_probs.ptr<float>(i);
-    for (int64_t k = 0; k < n_top; ++k)
-      token.top.push_back({*args.top_ids.ptr<int32_t>(i, k), *args.top_log_probs.ptr<float>(i, k)});
+    token.log_prob = log_probs[static_cast<size_t>(i)];
+    for (int64_t k = 0; k < n_top; ++k) {
+      const auto at = static_cast<size_t>(i * batch_.top_ids.shape[1] + k);
+      token.top.push_back({top_ids[at], top_log_probs[at]});
+    }
   }
   return out;
 }
 
 StepResult Runner::step(const HostBatch& h) {
   const Arena::Scope scope(exec_.scratch());
-  Rank rank{exec_, comm_};
-  const ForwardOutput out = forward(rank, model_, upload(h), kv_);
+  UploadedBatch batch = upload(h);
+  run(h, [&] {
+    Rank rank{exec_, comm_};
+    const ForwardOutput out = forward(rank, model_, batch.forward, kv_);
+    if (h.sample_rows.empty()) return;
+    batch.sample.logits = out.logits;
+    ops::sample(exec_, batch.sample);
+  });
   if (h.sample_rows.empty()) return {};
-  const SampleArgs args = sample_args(h, out.logits);
-  ops::sample(exec_, args);
+  const int64_t n = batch_.drawn.shape[1];
+  std::vector<int32_t> drawn(static_cast<size_t>(2 * n));
+  exec_.download(drawn.data(), batch_.drawn.data, batch_.drawn.size_bytes());
   StepResult result;
-  for (int64_t r = 0; r < args.token_ids.shape[0]; ++r)
-    result.tokens.push_back(
-        *args.non_finite.ptr<int32_t>(r) != 0 ? -1 : *args.token_ids.ptr<int32_t>(r));
-  if (!h.log_prob_rows.empty()) result.log_probs = log_probs(h, args);
+  for (size_t r = 0; r < h.sample_rows.size(); ++r)
+    result.tokens.push_back(drawn[r + static_cast<size_t>(n)] != 0 ? -1 : drawn[r]);
+  if (!h.log_prob_rows.empty()) result.log_probs = log_probs(h, batch.sample);
   return result;
 }
 
 void Runner::logits(const HostBatch& h, const std::function<void(std::span<const float>)>& sink) {
   const Arena::Scope scope(exec_.scratch());
   Rank rank{exec_, comm_};
-  const ForwardOutput out = forward(rank, model_, upload(h), kv_);
-  for (int64_t r = 0; r < out.logits.shape[0]; ++r)
-    sink({out.logits.ptr<float>(r), static_cast<size_t>(out.logits.shape[1])});
+  const ForwardOutput out = forward(rank, model_, upload(h).forward, kv_);
+  std::vector<float> row(static_cast<size_t>(out.logits.shape[1]));
+  for (int64_t r = 0; r < out.logits.shape[0]; ++r) {
+    exec_.download(row.data(), out.logits.at(r), std::ssize(row) * size_bytes(DType::kF32));
+    sink(row);
+  }
 }
 
 }  // namespace dsr

@@ -6,6 +6,7 @@
 
 #include "deepseek_run/engine.h"
 #include "device/communicator.h"
+#include "device/cuda_graph.h"
 #include "device/peaks.h"
 #include "engine/batch_builder.h"
 #include "model/transformer.h"
@@ -26,9 +27,12 @@ struct StepLimits {
 struct RunnerOptions {
   Backend backend = Backend::kReference;
   CpuOptions cpu;
+  CudaOptions cuda = {};
   CacheType cache_type = CacheType::kF32;
   int64_t max_positions = 0;
   StepLimits limits;
+  bool decode_graphs =
+      true;  // of a GPU: steps of nothing but decode rows are recorded and replayed
 };
 
 struct StepResult {
@@ -46,7 +50,12 @@ class Runner {
 
   const MemoryAccount& memory() { return exec_.memory(); }
   int64_t kv_bytes_per_token() const { return kv_.layout().bytes_per_token(); }
-  int64_t mapped_weight_bytes() const { return model_.source_bytes(); }
+  // Read in place; a GPU has its own copy.
+  int64_t mapped_weight_bytes() const {
+    return exec_.backend() == Backend::kCuda ? 0 : model_.source_bytes();
+  }
+  // What the device has left for the plan, before anything of it is allocated; 0 if unknown.
+  int64_t available_bytes();
 
   void fill_cache() { kv_.fill(); }
   Peaks measure_peaks() { return dsr::measure_peaks(exec_); }
@@ -59,16 +68,28 @@ class Runner {
   void logits(const HostBatch& batch, const std::function<void(std::span<const float>)>& sink);
 
  private:
-  // Fixed places for a batch in device memory.
+  // Places for a batch in device memory. The arrays of a step stand one behind the other, so that
+  // one copy takes them there: where, is a function of their sizes. The rest has fixed places.
   struct BatchBuffers {
-    Tensor token_ids, positions, slots, cu_seqlens_q, seq_lens, block_table, logit_rows;
-    Tensor sample_rows, allowed, history, bias_ids, bias_values, sampled, non_finite;
+    Tensor packed;  // [bytes] u8
+    Tensor allowed, history, bias_ids, bias_values;
+    Tensor drawn;  // [2, max_seqs] i32: tokens, then the flags of what was not finite
     Tensor log_prob_rows, log_probs, top_ids, top_log_probs;
   };
   BatchBuffers place_batch();
-  ForwardBatch upload(const HostBatch& batch);
+  struct UploadedBatch {
+    ForwardBatch forward;
+    SampleArgs sample;  // but for the logits
+  };
+  UploadedBatch upload(const HostBatch& batch);
+  // Where the host writes what `place`, in device memory, is to hold.
+  std::byte* host_side(const Tensor& place);
+  // The first entries of a fixed place, from the host.
+  template <typename T>
+  Tensor fill(const Tensor& place, const std::vector<T>& values);
   void plan_scratch();
-  SampleArgs sample_args(const HostBatch& batch, const Tensor& logits);
+  // Runs `work`, or what was recorded of it.
+  void run(const HostBatch& batch, const std::function<void()>& work);
   std::vector<TokenLogProbs> log_probs(const HostBatch& batch, const SampleArgs& sampled);
 
   RunnerOptions options_;
@@ -77,7 +98,9 @@ class Runner {
   Model model_;
   KvCache kv_;
   Buffer batch_memory_;
+  PinnedMemory pinned_batch_;  // of a GPU: the host's copy of batch_memory_
   BatchBuffers batch_;
+  CudaGraphs graphs_;  // by the number of sequences
 };
 
 }  // namespace dsr

@@ -1,6 +1,7 @@
 #include "kv/kv_cache.h"
 
-#include <cstring>
+#include <algorithm>
+#include <vector>
 
 #include "base/error.h"
 
@@ -14,13 +15,16 @@ KvCache::KvCache(Exec& exec, const KvLayout& layout, int64_t n_blocks)
 void KvCache::fill() {
   // Bytes that make numbers of about 0.01 as float32 and bf16, and about 1.5 as e4m3, whose scales
   // are float32 again. One generator step gives the choice for eight bytes.
+  constexpr int64_t kPatternBytes = int64_t{1} << 24;
+  std::vector<uint64_t> pattern(static_cast<size_t>(std::min(kPatternBytes, buffer_.size_bytes())) /
+                                8);
   uint64_t state = 1;
-  std::byte* data = buffer_.data();
-  for (int64_t i = 0; i + 8 <= buffer_.size_bytes(); i += 8) {
+  for (uint64_t& bytes : pattern) {
     state = state * 6364136223846793005u + 1442695040888963407u;
-    const uint64_t bytes = 0x3c3c3c3c3c3c3c3cu | ((state >> 7) & 0x0101010101010101u);
-    std::memcpy(data + i, &bytes, sizeof(bytes));
+    bytes = 0x3c3c3c3c3c3c3c3cu | ((state >> 7) & 0x0101010101010101u);
   }
+  for (int64_t first = 0; first < buffer_.size_bytes(); first += kPatternBytes)
+    buffer_.upload(first, pattern.data(), std::min(kPatternBytes, buffer_.size_bytes() - first));
 }
 
 Tensor KvCache::pages(int64_t layer) const {

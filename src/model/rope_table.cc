@@ -91,13 +91,16 @@ RopeTables::RopeTables(Exec& exec, const ModelConfig& c, int64_t n_positions) {
   if (c.rope_scaling.type == RopeScalingType::kYarn)
     m = yarn_mscale(c.rope_scaling.factor, c.rope_scaling.mscale) /
         yarn_mscale(c.rope_scaling.factor, c.rope_scaling.mscale_all_dim);
+  std::vector<float> cos, sin;
   for (int64_t p = 0; p < n_positions; ++p) {
-    for (int64_t i = 0; i < half; ++i) {
-      const double angle = static_cast<double>(p) * freq[static_cast<size_t>(i)];
-      table_.cos.ptr<float>(p)[i] = static_cast<float>(std::cos(angle) * m);
-      table_.sin.ptr<float>(p)[i] = static_cast<float>(std::sin(angle) * m);
+    for (const double f : freq) {
+      const double angle = static_cast<double>(p) * f;
+      cos.push_back(static_cast<float>(std::cos(angle) * m));
+      sin.push_back(static_cast<float>(std::sin(angle) * m));
     }
   }
+  buffer_.upload(0, cos.data(), bytes);
+  buffer_.upload(bytes, sin.data(), bytes);
 }
 
 }  // namespace dsr

@@ -158,29 +158,41 @@ int64_t vector_buffer_bytes(const WeightSpec& spec) {
   return round_up(std::max(spec.part_total, spec.shape[0]) * size_bytes(DType::kF32), kAlignBytes);
 }
 
-Tensor view_of(const SourceTensor& t) { return Tensor::of(t.data, *t.dtype, Shape(t.shape)); }
+int64_t matrix_buffer_bytes(const SourceTensor& t) { return round_up(bytes_of(t), kAlignBytes); }
 
 }  // namespace
 
-LoadedWeights::LoadedWeights(Exec& exec, const ModelConfig& config, const WeightSource& source) {
+LoadedWeights::LoadedWeights(Exec& exec, const ModelConfig& config, const WeightSource& source)
+    : on_device_(exec.backend() == Backend::kCuda) {
   const bool with_mtp = has_mtp(config, source);
   Validator validator(config, source);
-  int64_t vector_bytes = 0;
+  int64_t vector_bytes = 0, matrix_bytes = 0;
   ModelWeights scratch;
   for_each_weight(config, with_mtp, scratch, [&](const WeightSpec& spec) {
     validator.check(spec);
     if (spec.role == WeightRole::kVector && spec.part_begin == 0)
       vector_bytes += vector_buffer_bytes(spec);
+    const SourceTensor* t = source.find(spec.name);
+    if (t == nullptr || spec.role == WeightRole::kVector || spec.role == WeightRole::kUnused)
+      return;
+    matrix_bytes += matrix_buffer_bytes(*t);
+    if (t->dtype == DType::kF8E4M3)
+      if (const SourceTensor* s = source.find(spec.name + "_scale_inv"); s != nullptr && s->dtype)
+        matrix_bytes += matrix_buffer_bytes(*s);
   });
   validator.finish();
 
   vectors_ = Buffer(exec, MemoryKind::kWeights, vector_bytes);
+  if (on_device_) {
+    matrices_ = Buffer(exec, MemoryKind::kWeights, matrix_bytes);
+    if (!exec.dry_run()) widened_.resize(static_cast<size_t>(vectors_.size_bytes()));
+  }
   for_each_weight(config, with_mtp, weights_, [&](const WeightSpec& spec) {
     if (spec.role == WeightRole::kUnused) return;
     const SourceTensor& t = *source.find(spec.name);
     source_bytes_ += bytes_of(t);
     if (spec.role == WeightRole::kTable) {
-      *spec.tensor = view_of(t);
+      *spec.tensor = place(t);
     } else if (spec.role == WeightRole::kVector) {
       place_vector(spec, t);
     } else {
@@ -188,6 +200,19 @@ LoadedWeights::LoadedWeights(Exec& exec, const ModelConfig& config, const Weight
     }
   });
   if (config.tie_word_embeddings) weights_.lm_head.segments = {{weights_.embed_tokens, {}}};
+  if (!on_device_ || exec.dry_run()) return;
+  vectors_.upload(0, widened_.data(), vectors_.size_bytes());
+  widened_ = {};
+  exec.cuda().upload_all(copies_);
+  copies_ = {};
+}
+
+Tensor LoadedWeights::place(const SourceTensor& t, const std::string& fp8_name) {
+  if (!on_device_) return Tensor::of(t.data, *t.dtype, Shape(t.shape));
+  std::byte* to = matrices_.data() == nullptr ? nullptr : matrices_.data() + matrices_used_;
+  matrices_used_ += matrix_buffer_bytes(t);
+  if (to != nullptr) copies_.push_back({to, t.data, bytes_of(t), fp8_name});
+  return Tensor::of(to, *t.dtype, Shape(t.shape));
 }
 
 void LoadedWeights::place_vector(const WeightSpec& spec, const SourceTensor& t) {
@@ -198,19 +223,25 @@ void LoadedWeights::place_vector(const WeightSpec& spec, const SourceTensor& t) 
     vectors_used_ += vector_buffer_bytes(spec);
   }
   if (spec.tensor->data == nullptr) return;
-  float* values = spec.tensor->ptr<float>(spec.part_begin);
+  auto* values = spec.tensor->ptr<float>(spec.part_begin);
+  if (on_device_)  // the same place in the host's copy
+    values = reinterpret_cast<float*>(widened_.data() +
+                                      (reinterpret_cast<std::byte*>(values) - vectors_.data()));
   to_f32(*t.dtype, t.data, values, spec.shape[0]);
   check_vector_values(spec.name, t, values);
 }
 
 void LoadedWeights::place_matrix(const WeightSpec& spec, const SourceTensor& t,
                                  const WeightSource& source) {
-  WeightSegment segment{view_of(t), {}, t.no_nan};
-  if (t.dtype == DType::kF8E4M3) {
+  const bool fp8 = t.dtype == DType::kF8E4M3;
+  const std::string fp8_name =
+      fp8 && !t.no_nan ? str(escaped(spec.name), " (file ", escaped(t.file), ")") : "";
+  WeightSegment segment{place(t, fp8_name), {}, t.no_nan};
+  if (fp8) {
     const std::string scale_name = spec.name + "_scale_inv";
     const SourceTensor& s = *source.find(scale_name);
     if (s.data != nullptr) check_scale_values(scale_name, s, s.shape[1]);
-    segment.scales = view_of(s);
+    segment.scales = place(s);
     source_bytes_ += bytes_of(s);
   }
   spec.weight->segments.push_back(segment);

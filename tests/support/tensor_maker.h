@@ -8,6 +8,8 @@
 
 #include "base/math.h"
 #include "base/rng.h"
+#include "device/cuda_context.h"
+#include "device/memory.h"
 #include "tensor/quant.h"
 #include "tensor/tensor.h"
 
@@ -48,13 +50,23 @@ class TensorMaker {
 
   PhiloxStream random_;
   std::vector<std::unique_ptr<std::byte[]>> storage_;
+  std::vector<PinnedMemory> pinned_;  // instead, where there is a GPU
+  bool has_gpu_ = !cuda_devices().empty();
 };
 
 inline Tensor TensorMaker::empty(DType dtype, const Shape& shape) {
   const auto bytes = static_cast<size_t>(shape.elements() * size_bytes(dtype));
-  storage_.push_back(std::make_unique<std::byte[]>(bytes + 1));  // not null where it is empty
-  std::memset(storage_.back().get(), 0xff, bytes + 1);
-  return Tensor::of(storage_.back().get(), dtype, shape);
+  std::byte* data = nullptr;
+  if (has_gpu_) {
+    // Not null where it is empty, and rounded up as every Buffer is: kernels may read whole words.
+    pinned_.emplace_back(round_up(static_cast<int64_t>(bytes) + 1, kAlignBytes));
+    data = pinned_.back().data();
+  } else {
+    storage_.push_back(std::make_unique<std::byte[]>(bytes + 1));
+    data = storage_.back().get();
+  }
+  std::memset(data, 0xff, bytes + 1);
+  return Tensor::of(data, dtype, shape);
 }
 
 inline Tensor TensorMaker::fill(DType dtype, const Shape& shape,

@@ -165,5 +165,20 @@ TEST(DTypeTest, NamesAndSizes) {
   EXPECT_FALSE(is_float(DType::kF8E4M3));
 }
 
+TEST(DTypeTest, CountsNanCodes) {
+  std::vector<std::byte> all(256);
+  for (size_t c = 0; c < 256; ++c) all[c] = static_cast<std::byte>(c);
+  int64_t nan = 0;
+  for (int c = 0; c < 256; ++c) nan += std::isnan(e4m3_to_f32(static_cast<uint8_t>(c))) ? 1 : 0;
+  EXPECT_EQ(count_e4m3_nan(all.data(), 256), nan);
+  EXPECT_EQ(count_e4m3_nan(all.data(), 0), 0);
+  for (const int64_t n : {1, 254, 255, 256, 510, 511, 1000}) {
+    std::vector<std::byte> codes(static_cast<size_t>(n), std::byte{0xff});
+    EXPECT_EQ(count_e4m3_nan(codes.data(), n), n);
+    codes.back() = std::byte{0x7e};
+    EXPECT_EQ(count_e4m3_nan(codes.data(), n), n - 1);
+  }
+}
+
 }  // namespace
 }  // namespace dsr

@@ -266,8 +266,10 @@ class Models(CliTest):
         self.assertEqual(self.run_cli("-p", "hi", "--show-prompt", "-q", model=None).stderr, b"")
 
     def test_devices(self):
-        for device in ["cuda", "cuda:0", "tpu"]:
-            self.assertIn("reference", self.failure("-p", "hi", "--device", device, code=5))
+        self.assertIn("reference", self.failure("-p", "hi", "--device", "tpu", code=2))
+        if not os.path.exists("/dev/nvidia0"):
+            for device in ["cuda", "cuda:0"]:
+                self.assertIn("cuda: ", self.failure("-p", "hi", "--device", device, code=5))
         for device in ["auto", "cpu", "reference"]:
             self.output("-p", "hi", "-n", "1", "--device", device)
         self.output("-p", "hi", "-n", "1", "-t", "3", "--cpu-level", "portable")

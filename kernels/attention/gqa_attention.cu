@@ -1,0 +1,110 @@
+// gqa_attention on CUDA. Definition and shapes: ops/gqa.h.
+//
+// Two kernels: the tiled one for heads of 128 as bf16, the plain one for the rest.
+#include "attention/plain_attention.cuh"
+#include "attention/rope.cuh"
+#include "attention/tiled_attention.cuh"
+#include "common/rows.cuh"
+#include "ops/gqa.h"
+
+namespace dsr::cuda {
+namespace {
+
+// One token's key and value of one head in each format.
+struct GqaRows {
+  CacheType type;
+  int G, d;
+  int64_t half_bytes;
+  RopeRows rope;
+
+  struct Row {
+    CacheType type;
+    const std::byte *keys, *values;
+    float key_scale, value_scale;
+
+    __device__ float element(const std::byte* data, float scale, int i) const {
+      if (type == CacheType::kF32) return reinterpret_cast<const float*>(data)[i];
+      if (type == CacheType::kBF16) return to_float(reinterpret_cast<const bf16*>(data)[i]);
+      return to_float(reinterpret_cast<const e4m3*>(data)[i]) * scale;
+    }
+    __device__ float key(int i) const { return element(keys, key_scale, i); }
+    __device__ float value(int i) const { return element(values, value_scale, i); }
+  };
+  __device__ Row row(const std::byte* page, int kv_head, int in_page) const {
+    const int r = kv_head * static_cast<int>(kPageTokens) + in_page;
+    const int bytes = type == CacheType::kF32 ? 4 : type == CacheType::kBF16 ? 2 : 1;
+    const std::byte* keys = page + static_cast<int64_t>(r) * d * bytes;
+    Row out{type, keys, keys + half_bytes, 1, 1};
+    if (type == CacheType::kFP8) {
+      const std::byte* scales = page + G * kPageTokens * d;
+      out.key_scale = reinterpret_cast<const float*>(scales)[r];
+      out.value_scale = reinterpret_cast<const float*>(scales + half_bytes)[r];
+    }
+    return out;
+  }
+  __device__ void rotate(float* q, int position) const {
+    rope_half_split(q, rope, position, static_cast<int>(threadIdx.x), kPlainThreads);
+  }
+};
+
+bool is_tiled(const GqaAttentionArgs& a) {
+  const GqaPageFormat& f = a.cache.format;
+  return f.type == CacheType::kBF16 && f.head_dim == GqaShape::kKeyWidth && rows_allow_16(a.q) &&
+         rows_allow_16(a.out);
+}
+
+}  // namespace
+
+void gqa_attention(Exec& exec, const GqaAttentionArgs& a) {
+  const GqaPageFormat& f = a.cache.format;
+  const int64_t T = a.q.shape[0], H = a.q.shape[1], S = a.block_table.shape[0];
+  const Arena::Scope scope(exec.scratch());
+  const Partials partials = take_partials(exec, S, a.block_table.shape[1], H, f.head_dim);
+  const PagedBatch batch = {a.positions.ptr<int32_t>(), a.cu_seqlens_q.ptr<int32_t>(),
+                            a.block_table.ptr<int32_t>(), a.block_table.strides[0]};
+  const float scale_log2 = a.softmax_scale * 1.44269504088896341f;
+  if (is_tiled(a)) {
+    tiled_attention<GqaShape>(exec, "gqa_attention",
+                              {.out = a.out.ptr<bf16>(),
+                               .out_token_stride = a.out.strides[0],
+                               .out_head_stride = a.out.strides[1],
+                               .q = a.q.ptr<bf16>(),
+                               .q_token_stride = a.q.strides[0],
+                               .q_head_stride = a.q.strides[1],
+                               .cos = a.rope.cos.ptr<float>(),
+                               .sin = a.rope.sin.ptr<float>(),
+                               .pages = a.cache.pages.ptr<std::byte>(),
+                               .page_bytes = f.page_bytes(),
+                               .batch = batch,
+                               .partials = partials,
+                               .heads_per_kv_head = narrow(H / f.n_kv_heads),
+                               .scale_log2 = scale_log2},
+                              T, S, f.n_kv_heads);
+  } else {
+    plain_attention(
+        exec, "gqa_attention",
+        {.out = a.out.ptr<bf16>(),
+         .out_token_stride = a.out.strides[0],
+         .out_head_stride = a.out.strides[1],
+         .q = a.q.ptr<bf16>(),
+         .q_token_stride = a.q.strides[0],
+         .q_head_stride = a.q.strides[1],
+         .pages = a.cache.pages.ptr<std::byte>(),
+         .page_bytes = f.page_bytes(),
+         .batch = batch,
+         .partials = partials,
+         .heads_per_kv_head = narrow(H / f.n_kv_heads),
+         .key_width = narrow(f.head_dim),
+         .value_width = narrow(f.head_dim),
+         .scale_log2 = scale_log2},
+        GqaRows{f.type,
+                narrow(f.n_kv_heads),
+                narrow(f.head_dim),
+                f.page_bytes() / 2,
+                {a.rope.cos.ptr<float>(), a.rope.sin.ptr<float>(), narrow(a.rope.cos.shape[1])}},
+        T, S, H);
+  }
+  merge_splits(exec, "gqa_attention: merge", a.out, partials, batch, S);
+}
+
+}  // namespace dsr::cuda

@@ -1,0 +1,84 @@
+// linear, swiglu and mla_value on CUDA: which kernel takes a call. Definitions and shapes:
+// ops/linear.h, ops/mla.h.
+//
+//   weight and x readable in 16-byte chunks    T <= 64   skinny: every weight byte read once
+//                                              T > 64    tiled: on tensor cores in tiles
+//   anything else                              plain
+//
+// So the order over K of a decode row does not depend on T while T <= 64.
+#include "gemm/linear_kernels.h"
+#include "ops/mla.h"
+
+namespace dsr::cuda {
+namespace {
+
+DenseProduct product(const Tensor& out, const Tensor& x, const DenseWeight& w) {
+  const int64_t T = x.shape[0], width = x.shape[x.rank() - 1];
+  return {.w = w,
+          .x = x.ptr<std::byte>(),
+          .x_stride_bytes = x.strides[0] * 2,
+          .x_group_bytes = x.rank() == 3 ? x.strides[1] * 2 : 0,
+          .out = out.data,
+          .out_stride = out.strides[0],
+          .bias = nullptr,
+          .n_tokens = narrow(T),
+          .out_f32 = out.dtype == DType::kF32,
+          .touch_x = T * width * 2 <= kTouchBytes};
+}
+
+}  // namespace
+
+bool x_allows_16(const Tensor& x) {
+  if (reinterpret_cast<uintptr_t>(x.data) % 16 != 0) return false;
+  for (int i = 0; i + 1 < x.rank(); ++i)
+    if (x.strides[static_cast<size_t>(i)] % 8 != 0) return false;
+  return x.shape[0] * x.strides[0] * 2 < (int64_t{1} << 32);  // offsets are 32 bits
+}
+
+void linear(Exec& exec, const LinearArgs& a) {
+  const int64_t K = a.x.shape[1];
+  std::span<const WeightSegment> rest(a.w.segments);
+  int64_t column = 0;
+  while (!rest.empty()) {
+    int n_taken = 0;
+    const auto w = x_allows_16(a.x) ? dense_weight(rest, a.w.quant, K, n_taken) : std::nullopt;
+    if (!w) n_taken = 1;
+    int64_t rows = 0;
+    for (const WeightSegment& s : rest.first(static_cast<size_t>(n_taken))) rows += s.data.shape[0];
+    const Tensor out = columns(a.out, column, rows);
+    const Tensor bias = a.bias.rank() > 0 ? columns(a.bias, column, rows) : Tensor{};
+    if (rows > 0 && w) {
+      DenseProduct p = product(out, a.x, *w);
+      if (bias.rank() > 0) p.bias = bias.ptr<float>();
+      (a.x.shape[0] <= kMaxDecodeTokens ? skinny_linear : tiled_linear)(exec, "linear", p);
+    } else if (rows > 0) {
+      plain_linear(exec,
+                   {.out = out, .x = a.x, .w = Weight{{rest.front()}, a.w.quant}, .bias = bias});
+    }
+    rest = rest.subspan(static_cast<size_t>(n_taken));
+    column += rows;
+  }
+}
+
+void swiglu(Exec& exec, const SwigluArgs& a) {
+  if (a.out.shape[1] == 0) return;
+  const auto w = x_allows_16(a.x) ? paired_weight(a.gate_up, a.x.shape[1]) : std::nullopt;
+  if (!w) return plain_swiglu(exec, a);
+  (a.x.shape[0] <= kMaxDecodeTokens ? skinny_swiglu : tiled_swiglu)(exec, "swiglu",
+                                                                    product(a.out, a.x, *w));
+}
+
+void mla_value(Exec& exec, const MlaValueArgs& a) {
+  const int64_t v_head_dim = a.out.shape[2];
+  const RowGroups heads = {.n_groups = a.out.shape[1],
+                           .group_rows = a.qk_nope_head_dim + v_head_dim,
+                           .first_row = a.qk_nope_head_dim,
+                           .rows = v_head_dim};
+  const bool readable = x_allows_16(a.latent) && a.out.strides[1] == v_head_dim;
+  const auto w = readable ? grouped_weight(a.kv_b_proj, a.latent.shape[2], heads) : std::nullopt;
+  if (!w) return plain_grouped(exec, a.out, a.latent, a.kv_b_proj, heads);
+  (a.out.shape[0] <= kMaxDecodeTokens ? skinny_linear : tiled_linear)(exec, "mla_value",
+                                                                      product(a.out, a.latent, *w));
+}
+
+}  // namespace dsr::cuda

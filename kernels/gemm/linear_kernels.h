@@ -1,0 +1,47 @@
+// The kernels behind linear, swiglu and mla_value, and what they are given.
+#pragma once
+
+#include "common/launch.h"
+#include "gemm/dense_weight.h"
+#include "ops/linear.h"
+
+namespace dsr::cuda {
+
+// As many tokens as the decode kernels take; the GEMMs take more.
+inline constexpr int64_t kMaxDecodeTokens = 64;
+
+// Of L1, beside two blocks' rings of weights: more activations than these would evict each other.
+inline constexpr int64_t kTouchBytes = 64 * 1024;
+
+// out[t, columns of the unit's rows] = w x[t] + bias, or silu(gate x[t]) * (up x[t]).
+struct DenseProduct {
+  DenseWeight w;
+  const std::byte* x;  // bf16
+  int64_t x_stride_bytes;
+  int64_t x_group_bytes;  // from one group's activations of a token to the next's
+  void* out;
+  int64_t out_stride;  // elements
+  const float* bias;   // or null
+  int n_tokens;
+  bool out_f32;
+  bool touch_x;  // x fits in L1
+};
+
+// 1..64 tokens: kernels/gemm/skinny.cuh.
+void skinny_linear(Exec& exec, const char* op, const DenseProduct& p);
+void skinny_swiglu(Exec& exec, const char* op, const DenseProduct& p);
+// Any number of tokens, fast from 64: kernels/gemm/tiled.cuh.
+void tiled_linear(Exec& exec, const char* op, const DenseProduct& p);
+void tiled_swiglu(Exec& exec, const char* op, const DenseProduct& p);
+
+// Whether `x` can be read in chunks of 16 bytes.
+bool x_allows_16(const Tensor& x);
+
+// Any weight and any alignment, at the speed of plain loops: kernels/gemm/plain.cu.
+void plain_linear(Exec& exec, const LinearArgs& a);
+void plain_swiglu(Exec& exec, const SwigluArgs& a);
+// out[t, h] = rows [first_row, first_row + rows) of group h, times x[t, h].
+void plain_grouped(Exec& exec, const Tensor& out, const Tensor& x, const Weight& w,
+                   const RowGroups& groups);
+
+}  // namespace dsr::cuda

@@ -1,0 +1,50 @@
+// The kernels behind moe_experts, and what they are given.
+#pragma once
+
+#include "common/types.cuh"
+#include "moe/expert_weights.h"
+
+namespace dsr::cuda {
+
+inline constexpr int kMaxExperts = 1024;
+
+// A pair is (token, its k-th expert), numbered token * K + k.
+struct ExpertsCall {
+  DenseLayout gate_up, down;  // of every expert's segments; not for the plain kernels
+  ExpertWeights weights;
+  const std::byte* x;  // [T, D] bf16
+  int64_t x_stride_bytes;
+  const int* ids;       // [T, K], ascending in each row
+  const float* chosen;  // [T, K], the weights of the pairs
+  int64_t ids_stride, chosen_stride;
+  bf16*
+      hidden;  // [T * K, F]: silu(gate x) * (up x); decode: of pair p, else of the p-th sorted pair
+  const bf16* addend;  // [T, D], or null
+  int64_t addend_stride;
+  void* out;  // [T, D]
+  int64_t out_stride;
+  int T, D, F, E, K;
+  bool out_f32, touch_x;
+};
+
+// 1..64 tokens: every weight of a wanted expert is read once.
+void skinny_gate_up(Exec& exec, const ExpertsCall& c);
+void skinny_down(Exec& exec, const ExpertsCall& c);
+
+// Many tokens.
+struct ExpertPlan {
+  int* sorted;       // [T * K]: pairs by expert
+  int* tile_expert;  // [max_tiles]
+  int* tile_first;   // [max_tiles]: of its pairs, in `sorted`
+  int* tile_pairs;   // [max_tiles]: how many, at most 64
+  int* n_tiles;
+  float* products;  // [T * K, D]: down h of every pair
+};
+int64_t max_expert_tiles(int64_t T, int64_t K, int64_t E);
+void tiled_experts(Exec& exec, const ExpertsCall& c, const ExpertPlan& plan);
+
+// Any weight, any alignment.
+void plain_experts(Exec& exec, const ExpertsCall& c, const QuantScheme& gate_up,
+                   const QuantScheme& down);
+
+}  // namespace dsr::cuda

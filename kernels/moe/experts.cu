@@ -1,0 +1,116 @@
+// moe_experts on CUDA: which kernels take a call. Definition and shapes: ops/moe.h.
+//
+//   weights and x readable in 16-byte chunks   T <= 64   skinny_gate_up, skinny_down
+//                                              T > 64    tiled_experts, some thousand tokens a time
+//   anything else                              plain_experts
+//
+// So the bits of a decode row do not depend on T while T <= 64.
+#include <algorithm>
+
+#include "gemm/linear_kernels.h"
+#include "moe/expert_kernels.h"
+
+namespace dsr::cuda {
+namespace {
+
+// Of float32 products of pairs, at a time: a prompt of a large model goes through in parts.
+constexpr int64_t kProductBytes = int64_t{256} << 20;
+constexpr int64_t kMaxPlainTokens = 65535;  // a grid's second dimension
+
+// The tokens of a call that go through at a time. A function of shapes.
+int64_t tokens_at_once(int64_t T, int64_t K, int64_t D) {
+  const int64_t fit = kProductBytes / (K * D * 4) / 64 * 64;
+  return std::clamp<int64_t>(T, 1, std::max<int64_t>(fit, kMaxDecodeTokens));
+}
+
+struct Scratch {
+  Tensor table, hidden;
+  Tensor sorted, tiles, products;  // of tiled_experts
+};
+
+Scratch take_scratch(Arena& arena, const MoeExpertsArgs& a, int64_t n_tokens, bool tiled) {
+  const int64_t pairs = n_tokens * a.expert_ids.shape[1], D = a.x.shape[1], F = a.down.columns();
+  const auto E = static_cast<int64_t>(a.down.segments.size());
+  Scratch s;
+  s.table = arena.tensor(DType::kU8, {expert_table_bytes(a)});
+  s.hidden = arena.activation({pairs, F});
+  if (!tiled) return s;
+  s.sorted = arena.tensor(DType::kI32, {pairs});
+  s.tiles =
+      arena.tensor(DType::kI32, {3 * max_expert_tiles(n_tokens, a.expert_ids.shape[1], E) + 1});
+  s.products = arena.tensor(DType::kF32, {pairs, D});
+  return s;
+}
+
+ExpertPlan plan_in(const Scratch& s) {
+  const int64_t n = s.tiles.shape[0] / 3;
+  int* tiles = s.tiles.ptr<int>();
+  return {.sorted = s.sorted.ptr<int>(),
+          .tile_expert = tiles + 1,
+          .tile_first = tiles + 1 + n,
+          .tile_pairs = tiles + 1 + 2 * n,
+          .n_tiles = tiles,
+          .products = s.products.ptr<float>()};
+}
+
+// Tokens [first, first + n) of the call.
+ExpertsCall part(const MoeExpertsArgs& a, int64_t first, int64_t n, const Scratch& s) {
+  const bool has_addend = a.addend.rank() > 0;
+  return {.gate_up = {},
+          .down = {},
+          .weights = {},
+          .x = a.x.ptr<std::byte>(first),
+          .x_stride_bytes = a.x.strides[0] * 2,
+          .ids = a.expert_ids.ptr<int>(first),
+          .chosen = a.expert_weights.ptr<float>(first),
+          .ids_stride = a.expert_ids.strides[0],
+          .chosen_stride = a.expert_weights.strides[0],
+          .hidden = s.hidden.ptr<bf16>(),
+          .addend = has_addend ? a.addend.ptr<bf16>(first) : nullptr,
+          .addend_stride = has_addend ? a.addend.strides[0] : 0,
+          .out = a.out.at(first),
+          .out_stride = a.out.strides[0],
+          .T = narrow(n),
+          .D = narrow(a.x.shape[1]),
+          .F = narrow(a.down.columns()),
+          .E = narrow(static_cast<int64_t>(a.down.segments.size())),
+          .K = narrow(a.expert_ids.shape[1]),
+          .out_f32 = a.out.dtype == DType::kF32,
+          .touch_x = n * a.x.shape[1] * 2 <= kTouchBytes};
+}
+
+}  // namespace
+
+void moe_experts(Exec& exec, const MoeExpertsArgs& a) {
+  const int64_t T = a.x.shape[0], D = a.x.shape[1], F = a.down.columns();
+  const int64_t K = a.expert_ids.shape[1], E = static_cast<int64_t>(a.down.segments.size());
+  const auto gate_up = dense_layout(a.gate_up.segments, a.gate_up.quant, D);
+  const auto down = dense_layout(a.down.segments, a.down.quant, F);
+  const bool fast = gate_up && down && x_allows_16(a.x) && E <= kMaxExperts;
+  const bool tiled = fast && T > kMaxDecodeTokens;
+  const int64_t at_once =
+      tiled ? tokens_at_once(T, K, D) : std::min(T, fast ? kMaxDecodeTokens : kMaxPlainTokens);
+
+  const Arena::Scope scope(exec.scratch());
+  const Scratch s = take_scratch(exec.scratch(), a, at_once, tiled);
+  if (exec.dry_run()) return;
+  const ExpertWeights weights = expert_weights(exec, a, s.table, !fast);
+  for (int64_t first = 0; first < T; first += at_once) {
+    ExpertsCall c = part(a, first, std::min(at_once, T - first), s);
+    c.weights = weights;
+    if (!fast) {
+      plain_experts(exec, c, a.gate_up.quant, a.down.quant);
+      continue;
+    }
+    c.gate_up = *gate_up;
+    c.down = *down;
+    if (tiled) {
+      tiled_experts(exec, c, plan_in(s));
+    } else {
+      skinny_gate_up(exec, c);
+      skinny_down(exec, c);
+    }
+  }
+}
+
+}  // namespace dsr::cuda
