@@ -55,6 +55,17 @@ def seeds():
                 + [b"\2\3" + "".join(corpus[k]).encode() for k in ("code", "spaces", "marks", "emoji", "controls")],
         "chat": [bytes([n, n % 3]) + b"\0be brief\0\1hi\0\2<think>a</think>b\0\1" + "".join(MARKS).encode()
                  for n in range(8)] + [b"\0\0\0" + b'[{"name":"f","parameters":{"a":[1]}}]\0\1hi\0'],
+        "batch_line": [
+            b"\0\0" + b'\xef\xbb\xbf{"custom_id":"a","url":"/v1/chat/completions","body":{"messages":'
+            b'[{"role":"user","content":[{"type":"text","text":"hi"}]}],"stop":["a"],"logit_bias":{"5":1}}}\r\n'
+            b'{"prompt":[1,2],"n":2,"seed":7,"logprobs":1,"temperature":0.5,"max_tokens":3}\n\n{"prompt":"\\ud83d"}',
+            b"\1\0one\n\ntwo\n", b"\2\1one\nstill\n\r\n\ntwo"],
+        "chat_session": [json.dumps({
+            "deepseek_run_session": 1, "model": {"name": "m", "fingerprint": "f"},
+            "chat_format": "deepseek-v3", "settings": ["temp=0.5"], "messages": [
+                {"role": "system", "content": "s"}, {"role": "user", "content": "hi"},
+                {"role": "assistant", "content": "<think>a</think>b", "finish_reason": "stop", "tags": [0, 8]},
+            ]}, indent=2).encode()],
         "pattern": [p.encode() + b"\0a1 \xe4\xbd\xa0\n\xff" for p in (
             r"\p{N}{1,3}", r"\s?[a-z]+", r"\w+|[^\w\s]|\s+$|x*", r"(?i:'s|'t)|[^\r\n\p{L}\p{N}]?\p{L}+", "(a+)+$")],
         "command_line": [b"\0".join([file, variable, *line.split()]) for file, variable, line in (
