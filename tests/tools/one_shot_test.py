@@ -180,7 +180,7 @@ class Answers(CliTest):
         self.assertEqual(self.output(*force(EOS), "-p", "hi"), "\n")
 
     def test_verbose(self):
-        text = self.run_cli(*say("a", "-p", "hi", "-n", "1", "-v", "-s", "77")).stderr.decode()
+        text = self.run_cli(*say("a", "-p", "hi", "-n", "1", "-v", "-s", "77", "--device", "cpu")).stderr.decode()
         self.assertRegex(text, r"^seed 77\nweights .*\nprompt ")
         self.assertEqual(self.run_cli(*say("a", "-p", "hi", "-n", "1", "-q", "-v")).stderr, b"")
 

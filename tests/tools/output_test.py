@@ -260,7 +260,7 @@ class Signals(CliTest):
 
     def test_text_that_was_held_back_is_flushed(self):
         # All of the answer may still become the stop string.
-        process = self.start("--stop", "a" * 100_000 + "b", "-v")
+        process = self.start("--stop", "a" * 100_000 + "b", "-v", "--device", "cpu")
         self.assertTrue(process.stderr.readline().startswith(b"seed"))
         time.sleep(0.3)
         process.send_signal(signal.SIGINT)
@@ -269,7 +269,7 @@ class Signals(CliTest):
         self.assertRegex(out, rb"^a+\n$")
 
     def test_json_is_whole(self):
-        process = self.start("--format", "json", "-v")
+        process = self.start("--format", "json", "-v", "--device", "cpu")
         self.assertTrue(process.stderr.readline().startswith(b"seed"))
         time.sleep(0.3)
         process.send_signal(signal.SIGINT)
@@ -282,7 +282,7 @@ class Signals(CliTest):
     def test_a_long_prompt_is_not_waited_for(self):
         (SCRATCH / "long.txt").write_text("x" * 60_000)
         # One step for all of it: seconds in which nothing looks at the signal.
-        process = self.start("-v", "--chunk", "60K", prompt=("-f", str(SCRATCH / "long.txt")))
+        process = self.start("-v", "--device", "cpu", "--chunk", "60K", prompt=("-f", str(SCRATCH / "long.txt")))
         self.assertTrue(process.stderr.readline().startswith(b"seed"))
         time.sleep(0.1)
         start = time.monotonic()

@@ -133,11 +133,11 @@ class Devices(CliTest):
 
     def test_what_is_asked_for_and_is_not_there(self):
         for env in self.PLACES[:2]:
-            for device in ["cuda", "cuda:0", "cuda:0,1"]:
+            for device in ["cuda", "cuda:0"]:
                 self.failure("-p", "hi", "--device", device, code=5, env=env)
         for device in ["cuda:", "cuda:x", "cuda:-1", "cuda:0,", "cuda:99999999999999999999", "", "tpu",
                        "CPU", "cpu ", "\x1b[2J"]:
-            run = self.run_cli("-p", "hi", "--device", device, code=5, env=self.PLACES[0])
+            run = self.run_cli("-p", "hi", "--device", device, code=2, env=self.PLACES[0])
             self.assertEqual(run.stdout, b"")
             self.assertNotRegex(run.stderr.decode(), CONTROL)
 
@@ -297,7 +297,7 @@ class Places(CliTest):
     def test_messages_are_short(self):
         for args, code in [(["-f", "x" * 100_000], 2), (["-p", "hi", "-o", "y/" * 50_000], 6),
                            (["--" + "z" * 100_000], 2), (["-p", "hi", "--temp", "1" * 100_000 + "x"], 2),
-                           (["-p", "hi", "--device", "d" * 100_000], 5),
+                           (["-p", "hi", "--device", "d" * 100_000], 2),
                            (["-p", "hi", "--chat-format", "f" * 100_000], 2),
                            (["-p", "hi", "--config", "c" * 100_000], 2)]:
             self.assertLess(len(self.failure(*args, code=code)), 1000)
