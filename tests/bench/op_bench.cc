@@ -34,7 +34,7 @@ constexpr QuantScheme kBlocks{128, 128};
 class Pool {
  public:
   Pool(Exec& exec, DType dtype, int64_t bytes)
-      : exec_(exec), dtype_(dtype), buffer_(exec, MemoryKind::kWeights, bytes) {
+      : dtype_(dtype), buffer_(exec, MemoryKind::kWeights, bytes) {
     PhiloxStream random(5, 1);
     std::vector<std::byte> pattern(static_cast<size_t>(std::min(bytes, kPatternBytes)));
     const auto n = static_cast<int64_t>(pattern.size()) / size_bytes(dtype);
@@ -60,7 +60,6 @@ class Pool {
   }
 
  private:
-  Exec& exec_;
   DType dtype_;
   Buffer buffer_;
   int64_t used_ = 0;
