@@ -19,12 +19,6 @@ int64_t bytes_of(const SourceTensor& t) {
   return n;
 }
 
-bool has_nan(const std::byte* codes, int64_t n) {
-  int found = 0;
-  for (int64_t i = 0; i < n; ++i) found |= (codes[i] & std::byte{0x7f}) == std::byte{0x7f} ? 1 : 0;
-  return found != 0;
-}
-
 }  // namespace
 
 ReadSource::ReadSource(const WeightSource& from) : names_(from.names()) {
@@ -46,7 +40,7 @@ ReadSource::ReadSource(const WeightSource& from) : names_(from.names()) {
       const int64_t n = bytes_of(t);
       if (n > 0) std::memcpy(to, t.data, static_cast<size_t>(n));
       t.data = to;
-      t.no_nan = t.dtype == DType::kF8E4M3 && !has_nan(to, n);
+      t.no_nan = t.dtype == DType::kF8E4M3 && count_e4m3_nan(to, n) == 0;
     }
   };
   std::vector<std::future<void>> others;
