@@ -23,6 +23,14 @@ std::vector<int32_t> first_ids(const std::string& name, size_t n = kTokens) {
   return ids;
 }
 
+// Every chunk dequantises all weights again on reference: by ones and threes that is minutes under
+// sanitizers, and no other code.
+#ifdef DSR_SANITIZED
+constexpr int64_t kChunks[] = {7, 64};
+#else
+constexpr int64_t kChunks[] = {1, 3, 7, 64};
+#endif
+
 class Invariance : public testing::TestWithParam<GoldenOn> {
  protected:
   const TinyCheckpoint checkpoint_{GetParam().name};
@@ -41,7 +49,7 @@ INSTANTIATE_TEST_SUITE_P(Tiny, Invariance, testing::ValuesIn(all_goldens_on_host
 TEST_P(Invariance, OfChunking) {
   ReferenceModel whole = model(), chunked = model();
   const std::vector<float> want = whole.logits(ids_);
-  for (const int64_t chunk : {1, 3, 7, 64}) EXPECT_EQ(chunked.logits(ids_, chunk), want) << chunk;
+  for (const int64_t chunk : kChunks) EXPECT_EQ(chunked.logits(ids_, chunk), want) << chunk;
 }
 
 TEST_P(Invariance, OfPages) {
@@ -135,8 +143,7 @@ TEST(MtpInvariance, OfChunkingAndWhatMemoryHeld) {
   ReferenceModel whole(checkpoint.config(), checkpoint);
   ReferenceModel chunked(checkpoint.config(), checkpoint, {.poison = true});
   const std::vector<float> want = whole.mtp_logits(ids);
-  for (const int64_t chunk : {1, 3, 7, 64})
-    EXPECT_EQ(chunked.mtp_logits(ids, chunk), want) << chunk;
+  for (const int64_t chunk : kChunks) EXPECT_EQ(chunked.mtp_logits(ids, chunk), want) << chunk;
 }
 
 TEST(MtpInvariance, DryRunCountsTheArena) {
