@@ -12,7 +12,7 @@ import time
 import unittest
 from pathlib import Path
 
-from cli import BINARY, MODEL, SCRATCH, TINY, CliTest, environment, needs_tiny, say
+from cli import BINARY, MODEL, SANITIZED, SCRATCH, TINY, CliTest, environment, needs_tiny, say
 from pty_chat import PASTE, PtyChat
 from random_model import EOS, write_model
 
@@ -262,7 +262,10 @@ class Pastes(ReplTest):
         return c.ask("/show")
 
     def test_a_bracketed_paste_waits_for_enter(self):
-        for ending in ["\r", "\n", "\r\n"]:
+        # A slow program is between two lines when some of the paste arrives; the terminal then makes a
+        # line break of the CR already, and CR LF are two.
+        endings = ["\r", "\n"] if SANITIZED else ["\r", "\n", "\r\n"]
+        for ending in endings:
             with self.chat("-n", "4", "-c", "2K") as c:
                 c.prompt()
                 c.send(PASTE.format(ending.join(self.LINES)))
