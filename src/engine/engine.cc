@@ -27,7 +27,7 @@ constexpr int64_t kMaxChunk = 1 << 16;
 struct DeviceChoice {
   Backend backend = Backend::kCpu;
   int cuda_device = 0;
-  std::string note;  // why auto took the cpu although the program could use a GPU
+  std::string note = {};  // why auto took the cpu although the program could use a GPU
 };
 
 DeviceChoice choose_device(const std::string& device) {
