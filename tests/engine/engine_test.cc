@@ -200,9 +200,10 @@ TEST_F(EngineTest, RefusesOptionsAndRequestsByName) {
       Engine::create(o);
     });
   };
-  if (cuda_devices().empty())
+  if (cuda_devices().empty()) {
     EXPECT_EQ(with([](EngineOptions& o) { o.device = "cuda"; }),
               std::pair(ErrorKind::kDevice, "cuda: " + cuda_absence()));
+  }
   for (const std::string device : {"tpu", "cuda:", "cuda:-1", "cuda:1x", "cuda0"})
     EXPECT_EQ(
         with([&](EngineOptions& o) { o.device = device; }),
