@@ -64,6 +64,7 @@ Runner::Runner(const RunnerOptions& options, const ModelConfig& config, const We
       kv_(exec_, model_.kv_layout(options.cache_type), options.limits.n_blocks),
       batch_(place_batch()) {
   plan_scratch();
+  if (options.debug_nan) exec_.check_finite();
 }
 
 Runner::BatchBuffers Runner::place_batch() {
@@ -176,7 +177,8 @@ void Runner::run(const HostBatch& h, const std::function<void()>& work) {
   // Log-probabilities read the logits afterwards, which a replay does not name.
   const bool decode = h.token_ids.size() == n && h.sample_rows.size() == n && n <= kGraphSeqs &&
                       h.log_prob_rows.empty();
-  if (exec_.backend() == Backend::kCuda && options_.decode_graphs && decode)
+  const bool recorded = options_.decode_graphs && !options_.debug_nan && decode;
+  if (exec_.backend() == Backend::kCuda && recorded)
     graphs_.run(exec_.cuda(), static_cast<int64_t>(n), work);
   else
     work();

@@ -131,6 +131,19 @@ TEST_P(GqaWriteKvTest, OtherTypesAreItsEncodingAndNothingElseIsTouched) {
   }
 }
 
+TEST_P(GqaWriteKvTest, WhatIsNotFiniteInTheCacheIsNamed) {
+  for (const CacheType type : kTypes) {
+    const GqaWriteKvArgs a = inputs(kRagged, 5);
+    const float nan = NAN;
+    from_f32(activation(), &nan, a.v.at(3, 1, 4), 1);  // behind 2 x 10 keys and 10 values
+    exec.check_finite();
+    exec.enter("model.layers", 7);
+    EXPECT_EQ(error_of([&] { write(a, type, kRagged); }, ErrorKind::kNonFinite),
+              "model.layers.7, op 1, gqa_write_kv: cache[3, 34] is nan (40 numbers a row; all that "
+              "was written before is finite)");
+  }
+}
+
 TEST_P(GqaWriteKvTest, NoTokensAndWrongArguments) {
   GqaWriteKvArgs a = inputs(kRagged, 3);
   a.cache = empty_cache(CacheType::kF32, kRagged, 2);
