@@ -136,6 +136,8 @@ void CudaContext::upload_pinned(void* to, const void* from, int64_t bytes) {
              bytes, " bytes");
 }
 
-void CudaContext::synchronize() { CUDA_CHECK(cudaStreamSynchronize(stream_)); }
+void CudaContext::synchronize() {
+  CUDA_CHECK(cudaStreamSynchronize(stream_), "a kernel before; --debug-nan names its layer and op");
+}
 
 }  // namespace dsr

@@ -55,9 +55,15 @@ void FiniteCheck::enter(const char* place, int64_t index) {
   n_ops_ = 0;
 }
 
-void FiniteCheck::begin(const char* op) {
+void FiniteCheck::begin(Exec& exec, const char* op) {
   op_ = op;
   ++n_ops_;
+  if (exec.backend() != Backend::kCuda) return;
+  try {
+    exec.cuda().synchronize();
+  } catch (const Error& e) {
+    fail(e.kind(), here(), e.what());
+  }
 }
 
 std::string FiniteCheck::here() const {

@@ -16,10 +16,11 @@ class FiniteCheck {
  public:
   // The ops that follow belong to `place`, as a checkpoint calls it, or to its entry `index`.
   void enter(const char* place, int64_t index);
-  // What is looked at next was written by this op.
-  void begin(const char* op);
+  // This op was called; what is looked at next was written by it. Waits for it: an error of the
+  // device is thrown again behind "PLACE, op N, OP: ".
+  void begin(Exec& exec, const char* op);
 
-  // Waits for the op. Throws Error(kNonFinite) "PLACE, op N, OP: WHAT[row, column] is nan (...)"
+  // Throws Error(kNonFinite) "PLACE, op N, OP: WHAT[row, column] is nan (...)"
   // for the first element, in row-major order, that is not finite.
   void look(Exec& exec, const char* what, const Tensor& t) const;
   // The same of a row whose numbers are on the host already.

@@ -16,7 +16,7 @@ template <typename Args>
 void check_outputs(Exec& exec, const char* op, const Args& a) {
   FiniteCheck* check = exec.finite_check();
   if (check == nullptr) return;
-  check->begin(op);
+  check->begin(exec, op);
   if constexpr (requires { a.residual; }) check->look(exec, "residual", a.residual);
   if constexpr (requires { a.out; }) check->look(exec, "out", a.out);
   if constexpr (requires { a.expert_weights; })

@@ -17,7 +17,7 @@ class FiniteCheckTest : public testing::Test {
  protected:
   FiniteCheckTest() {
     check_.enter("model.layers", 3);
-    check_.begin("linear");
+    check_.begin(exec_, "linear");
   }
   std::string error(const Tensor& t) {
     return error_of([&] { check_.look(exec_, "out", t); }, ErrorKind::kNonFinite);
@@ -36,10 +36,10 @@ TEST_F(FiniteCheckTest, NamesTheFirstInRowMajorOrder) {
 }
 
 TEST_F(FiniteCheckTest, CountsTheOpsOfAPlace) {
-  check_.begin("rms_norm");
+  check_.begin(exec_, "rms_norm");
   EXPECT_EQ(error(make_.f32({1}, {NAN})).find("model.layers.3, op 2, rms_norm: out[0] is nan"), 0u);
   check_.enter("lm_head", -1);
-  check_.begin("linear");
+  check_.begin(exec_, "linear");
   EXPECT_EQ(error(make_.f32({1}, {kInf})).find("lm_head, op 1, linear: out[0] is inf"), 0u);
 }
 
