@@ -80,6 +80,7 @@ CudaContext::CudaContext(const CudaOptions& options, bool dry_run) : device_(opt
     fail(ErrorKind::kDevice, "cuda:", device_, " is a GPU of compute capability ", device_arch / 10,
          ".", device_arch % 10, ", 8.0 or newer is needed");
   arch_ = usable_arch(device_arch, options.arch);
+  dependent_launch_ = options.dependent_launch && arch_ >= 90;
   n_sms_ = attribute(cudaDevAttrMultiProcessorCount, device_);
   shared_bytes_per_block_ = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device_);
   shared_bytes_per_sm_ = attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, device_);

@@ -15,6 +15,8 @@ namespace dsr {
 struct CudaOptions {
   int device = 0;
   int arch = 0;  // 80: only code that an A100 could run; 0 or more: the best there is
+  // Kernels may begin while the one before them ends, where the GPU can; changes no bit.
+  bool dependent_launch = true;
 };
 
 struct CudaDevice {
@@ -77,6 +79,8 @@ class CudaContext {
   int device() const { return device_; }
   // 80 or 90: the newest instructions a kernel may use, and all that a choice of kernel looks at.
   int arch() const { return arch_; }
+  // Whether kernels are launched as programmatic dependents.
+  bool dependent_launch() const { return dependent_launch_; }
   int n_sms() const { return n_sms_; }
   int64_t shared_bytes_per_block() const { return shared_bytes_per_block_; }  // opt-in
   int64_t shared_bytes_per_sm() const { return shared_bytes_per_sm_; }
@@ -103,6 +107,7 @@ class CudaContext {
  private:
   int device_ = 0;
   int arch_ = 0;
+  bool dependent_launch_ = false;
   int n_sms_ = 0;
   int64_t shared_bytes_per_block_ = 0;
   int64_t shared_bytes_per_sm_ = 0;

@@ -19,14 +19,15 @@ void check_outputs(Exec& exec, const char* op, const Args& a) {
   check->begin(exec, op);
   if constexpr (requires { a.residual; }) check->look(exec, "residual", a.residual);
   if constexpr (requires { a.out; }) check->look(exec, "out", a.out);
+  if constexpr (requires { a.routed.out; }) check->look(exec, "out", a.routed.out);
   if constexpr (requires { a.expert_weights; })
     check->look(exec, "expert_weights", a.expert_weights);
   if constexpr (requires { check_written(exec, a.cache, a.slots); })
     check_written(exec, a.cache, a.slots);
   // `logits`: sample and log_probs write what they draw and find, and have flags of their own.
   static_assert(
-      requires { a.out; } || requires { a.expert_weights; } || requires { a.slots; } ||
-          requires { a.logits; },
+      requires { a.out; } || requires { a.routed.out; } || requires { a.expert_weights; } ||
+          requires { a.slots; } || requires { a.logits; },
       "an op that writes something else: name it here");
 }
 
