@@ -28,10 +28,6 @@ Exec::Exec(Backend backend, bool dry_run, DType activation_dtype)
       activation_dtype_(activation_dtype),
       scratch_(activation_dtype, dry_run) {}
 
-void Exec::check_finite() {
-  if (!dry_run_) finite_check_ = std::make_unique<FiniteCheck>();
-}
-
 void Exec::upload(void* to, const void* from, int64_t bytes) {
   if (backend_ == Backend::kCuda) return cuda_->upload(to, from, bytes);
   if (bytes > 0) std::memcpy(to, from, static_cast<size_t>(bytes));

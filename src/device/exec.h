@@ -7,8 +7,8 @@
 #include "device/arena.h"
 #include "device/cpu_context.h"
 #include "device/cuda_context.h"
-#include "device/finite_check.h"
 #include "device/memory.h"
+#include "device/op_watcher.h"
 #include "tensor/dtype.h"
 
 namespace dsr {
@@ -53,14 +53,15 @@ class Exec {
   void download(void* to, const void* from, int64_t bytes);
   void fill(void* data, int byte, int64_t bytes);
 
-  // From now on what ops write is looked at as soon as it is written: slow, and nothing that is
-  // recorded into a graph. A dry run has nothing to look at.
-  void check_finite();
-  // Null unless told so.
-  FiniteCheck* finite_check() { return finite_check_.get(); }
+  // From now on ops are watched. A dry run has nothing to show.
+  void watch(std::unique_ptr<OpWatcher> watcher) {
+    if (!dry_run_) watcher_ = std::move(watcher);
+  }
+  // Null unless ops are watched.
+  OpWatcher* watcher() { return watcher_.get(); }
   // Where in the model the ops that follow belong: a name of the checkpoint, and its entry.
   void enter(const char* place, int64_t index = -1) {
-    if (finite_check_ != nullptr) finite_check_->enter(place, index);
+    if (watcher_ != nullptr) watcher_->enter(place, index);
   }
 
   // For op tests: the reference run on the activation type of another backend.
@@ -78,7 +79,7 @@ class Exec {
   std::unique_ptr<CudaContext> cuda_;  // null on other backends; before scratch_, which it frees
   Arena scratch_;
   std::unique_ptr<CpuContext> cpu_;  // null on other backends
-  std::unique_ptr<FiniteCheck> finite_check_;
+  std::unique_ptr<OpWatcher> watcher_;
 };
 
 }  // namespace dsr

@@ -71,8 +71,8 @@ std::string FiniteCheck::here() const {
   return str(place_, entry, ", op ", n_ops_, ", ", op_, ": ");
 }
 
-void FiniteCheck::look(Exec& exec, const char* what, const Tensor& t) const {
-  if (t.shape.elements() == 0) return;
+void FiniteCheck::look(Exec& exec, const char* what, const Tensor& t) {
+  if (t.shape.elements() == 0 || !is_float(t.dtype)) return;
   const std::vector<float> values = values_of(exec, t);
   const auto first = std::find_if(values.begin(), values.end(), is_broken);
   if (first == values.end()) return;
@@ -81,7 +81,7 @@ void FiniteCheck::look(Exec& exec, const char* what, const Tensor& t) const {
        " of ", values.size(), " numbers are not finite; all that was written before is)");
 }
 
-void FiniteCheck::look(const char* what, int64_t row, const std::vector<float>& values) const {
+void FiniteCheck::look(const char* what, int64_t row, const std::vector<float>& values) {
   const auto first = std::find_if(values.begin(), values.end(), is_broken);
   if (first == values.end()) return;
   fail(ErrorKind::kNonFinite, here(), what, "[", row, ", ", first - values.begin(), "] is ",

@@ -5,26 +5,19 @@
 #include <string>
 #include <vector>
 
-#include "tensor/tensor.h"
+#include "device/op_watcher.h"
 
 namespace dsr {
 
-class Exec;
-
-// One per Exec that was told to look. It knows where in the model the op is that it looks at.
-class FiniteCheck {
+class FiniteCheck : public OpWatcher {
  public:
-  // The ops that follow belong to `place`, as a checkpoint calls it, or to its entry `index`.
-  void enter(const char* place, int64_t index);
-  // This op was called; what is looked at next was written by it. Waits for it: an error of the
-  // device is thrown again behind "PLACE, op N, OP: ".
-  void begin(Exec& exec, const char* op);
-
-  // Throws Error(kNonFinite) "PLACE, op N, OP: WHAT[row, column] is nan (...)"
-  // for the first element, in row-major order, that is not finite.
-  void look(Exec& exec, const char* what, const Tensor& t) const;
-  // The same of a row whose numbers are on the host already.
-  void look(const char* what, int64_t row, const std::vector<float>& values) const;
+  void enter(const char* place, int64_t index) override;
+  // An error of the device is thrown again behind "PLACE, op N, OP: ".
+  void begin(Exec& exec, const char* op) override;
+  // Throws Error(kNonFinite) "PLACE, op N, OP: WHAT[row, column] is nan (...)" for the first
+  // element, in row-major order, that is not finite.
+  void look(Exec& exec, const char* what, const Tensor& t) override;
+  void look(const char* what, int64_t row, const std::vector<float>& values) override;
 
  private:
   // "PLACE, op N, OP: "

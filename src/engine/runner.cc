@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "device/finite_check.h"
 #include "engine/memory_plan.h"
 #include "ops/log_probs.h"
 #include "sampling/sampler_state.h"
@@ -64,7 +65,7 @@ Runner::Runner(const RunnerOptions& options, const ModelConfig& config, const We
       kv_(exec_, model_.kv_layout(options.cache_type), options.limits.n_blocks),
       batch_(place_batch()) {
   plan_scratch();
-  if (options.debug_nan) exec_.check_finite();
+  if (options.debug_nan) exec_.watch(std::make_unique<FiniteCheck>());
 }
 
 Runner::BatchBuffers Runner::place_batch() {

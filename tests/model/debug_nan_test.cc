@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "device/finite_check.h"
 #include "support/expect_error.h"
 #include "support/golden.h"
 #include "support/reference_model.h"
@@ -28,7 +29,7 @@ class DebugNan : public testing::TestWithParam<Backend> {
     from_f32(*t.dtype, &value, &bytes[static_cast<size_t>(at)], 1);
     checkpoint.set(tensor, t.dtype_name, t.shape, bytes);
     ReferenceModel model(checkpoint.config(), checkpoint, {.backend = GetParam()});
-    model.exec().check_finite();
+    model.exec().watch(std::make_unique<FiniteCheck>());
     const std::vector<int32_t> ids = Golden::load(golden).input_ids;
     return error_of([&] { model.logits(std::span(ids).first(9)); }, ErrorKind::kNonFinite);
   }
@@ -50,7 +51,7 @@ TEST_P(DebugNan, AWholeModelIsFinite) {
     ReferenceModel model(checkpoint.config(), checkpoint, {.backend = GetParam()});
     const std::vector<int32_t> ids = Golden::load(golden).input_ids;
     const std::vector<float> plain = model.logits(std::span(ids).first(9));
-    model.exec().check_finite();
+    model.exec().watch(std::make_unique<FiniteCheck>());
     EXPECT_EQ(model.logits(std::span(ids).first(9)), plain) << golden;
   }
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "device/finite_check.h"
 #include "ops/formulas.h"
 #include "support/backends_under_test.h"
 #include "support/expect_error.h"
@@ -159,7 +160,7 @@ TEST_P(MlaWriteKvTest, WhatIsNotFiniteInTheCacheIsNamed) {
     Written w = inputs(kRagged, 5);
     const float nan = NAN;
     from_f32(activation(), &nan, columns(w.kv_a, kRagged.C + 1, 1).at(3), 1);  // to be rotated
-    exec.check_finite();
+    exec.watch(std::make_unique<FiniteCheck>());
     exec.enter("model.layers", 7);
     EXPECT_EQ(error_of([&] { write(w, type, kRagged); }, ErrorKind::kNonFinite),
               "model.layers.7, op 1, mla_write_kv: cache[3, 130] is nan (136 numbers a row; all "

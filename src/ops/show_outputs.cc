@@ -1,4 +1,4 @@
-#include "ops/check_outputs.h"
+#include "ops/show_outputs.h"
 
 #include <vector>
 
@@ -13,7 +13,7 @@ std::vector<int64_t> slots_of(Exec& exec, const Tensor& slots) {
 
 }  // namespace
 
-void check_written(Exec& exec, const MlaCacheView& cache, const Tensor& slots) {
+void show_written(Exec& exec, const MlaCacheView& cache, const Tensor& slots) {
   const MlaRowFormat& f = cache.format;
   std::vector<std::byte> row(static_cast<size_t>(f.row_bytes()));
   std::vector<float> values(static_cast<size_t>(f.kv_lora_rank + f.qk_rope_head_dim));
@@ -21,11 +21,11 @@ void check_written(Exec& exec, const MlaCacheView& cache, const Tensor& slots) {
   for (const int64_t slot : slots_of(exec, slots)) {
     exec.download(row.data(), cache.pages.ptr<std::byte>() + slot * f.row_bytes(), f.row_bytes());
     f.decode(row.data(), values.data(), values.data() + f.kv_lora_rank);
-    exec.finite_check()->look("cache", token++, values);
+    exec.watcher()->look("cache", token++, values);
   }
 }
 
-void check_written(Exec& exec, const GqaCacheView& cache, const Tensor& slots) {
+void show_written(Exec& exec, const GqaCacheView& cache, const Tensor& slots) {
   const GqaPageFormat& f = cache.format;
   std::vector<std::byte> page(static_cast<size_t>(f.page_bytes()));
   std::vector<float> values(static_cast<size_t>(2 * f.n_kv_heads * f.head_dim));  // keys, values
@@ -39,7 +39,7 @@ void check_written(Exec& exec, const GqaCacheView& cache, const Tensor& slots) {
       f.decode_value(page.data(), h, offset,
                      &values[static_cast<size_t>((f.n_kv_heads + h) * f.head_dim)]);
     }
-    exec.finite_check()->look("cache", token++, values);
+    exec.watcher()->look("cache", token++, values);
   }
 }
 
