@@ -17,7 +17,6 @@ Needs torch, transformers, tokenizers and numpy.
 """
 
 import argparse
-import copy
 import json
 import subprocess
 import sys
@@ -70,6 +69,7 @@ class Binary:
 def transformers_logits(model: Path, rows: list[list[int]], device: str) -> tuple[np.ndarray, np.ndarray]:
     """In float32 and in bf16."""
     import torch
+    from golden_models import in_bf16
     from make_tiny_goldens import Reference
     torch.set_float32_matmul_precision("highest")
     reference = Reference(model)
@@ -78,13 +78,7 @@ def transformers_logits(model: Path, rows: list[list[int]], device: str) -> tupl
     exact.config.num_hidden_layers = exact.model.config.num_hidden_layers = reference.layers
     exact.config._experts_implementation = exact.model.config._experts_implementation = "eager"
     exact = exact.to(device).eval()
-    rounded = copy.deepcopy(exact).to(torch.bfloat16)
-    # As from_pretrained leaves them: rotary frequencies and the router's correction bias in float32.
-    buffers = dict(exact.named_buffers(remove_duplicate=False))
-    for name, module in rounded.named_modules(remove_duplicate=False):
-        for leaf, value in module._buffers.items():
-            if value is not None:
-                module._buffers[leaf] = buffers[f"{name}.{leaf}" if name else leaf]
+    rounded = in_bf16(exact)
 
     @torch.no_grad()
     def logits(m) -> np.ndarray:
