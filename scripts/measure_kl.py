@@ -125,6 +125,8 @@ def main() -> int:
     parser.add_argument("--length", type=int, default=1024, help="tokens of a row")
     parser.add_argument("--device", default="cuda", help="of ours; and of torch, where it is cuda")
     parser.add_argument("--jobs", type=int, default=9, help="rows of the reference at a time")
+    parser.add_argument("--arg", action="append", default=[], metavar="ARG",
+                        help="one more argument for ours, as --arg=--cuda-arch --arg=80")
     parser.add_argument("--json", type=Path, help="write the figures there too")
     args = parser.parse_args()
     places = [ROOT / "shared", ROOT.parent / "shared"]
@@ -136,8 +138,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="dsr-kl-") as scratch:
         binary = Binary(args.binary, args.model, Path(scratch))
         exact = binary.logits(rows, "--device", "reference", jobs=args.jobs)
-        ours = {"prompt": binary.logits(rows, "--device", args.device),
-                "decode": binary.logits(rows, "--device", args.device, "--chunk", "1")}
+        on_device = ("--device", args.device, *args.arg)
+        ours = {"prompt": binary.logits(rows, *on_device),
+                "decode": binary.logits(rows, *on_device, "--chunk", "1")}
     their_exact, theirs = transformers_logits(args.model, rows, args.device.split(":")[0])
 
     error = ((exact - their_exact).astype(np.float64)**2).sum() / (their_exact.astype(np.float64)**2).sum()

@@ -1,6 +1,6 @@
-// Whole models on a GPU, over sequences of three pages; how their errors compare with transformers'
-// in bf16 is in bf16_golden_test.cc, over windows without a flip. Here, what rounding activations to bf16 costs is measured, not assumed: the
-// reference backend on bf16 rounds wherever the definitions store an activation.
+// Whole models on a GPU, over sequences of three pages. What rounding activations to bf16 costs is
+// measured, not assumed: the reference backend on bf16 rounds wherever the definitions store an
+// activation. (How errors compare with transformers' is in bf16_golden_test.cc.)
 #include <gtest/gtest.h>
 
 #include <algorithm>
