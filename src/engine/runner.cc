@@ -227,12 +227,14 @@ StepResult Runner::step(const HostBatch& h) {
     ops::sample(exec_, batch.sample);
   });
   if (h.sample_rows.empty()) return {};
-  const int64_t n = batch_.drawn.shape[1];
-  std::vector<int32_t> drawn(static_cast<size_t>(2 * n));
-  exec_.download(drawn.data(), batch_.drawn.data, batch_.drawn.size_bytes());
+  std::byte* on_host = host_side(batch_.drawn);  // pinned: a copy to other memory is staged
+  if (on_host != batch_.drawn.data)
+    exec_.download(on_host, batch_.drawn.data, batch_.drawn.size_bytes());
+  const auto* drawn = reinterpret_cast<const int32_t*>(on_host);
+  const int32_t* non_finite = drawn + batch_.drawn.shape[1];
   StepResult result;
   for (size_t r = 0; r < h.sample_rows.size(); ++r)
-    result.tokens.push_back(drawn[r + static_cast<size_t>(n)] != 0 ? -1 : drawn[r]);
+    result.tokens.push_back(non_finite[r] != 0 ? -1 : drawn[r]);
   if (!h.log_prob_rows.empty()) result.log_probs = log_probs(h, batch.sample);
   return result;
 }
