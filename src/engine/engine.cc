@@ -254,6 +254,7 @@ class Engine::Impl {
                   .chunk = o.chunk,
                   .cache_tokens = o.cache_tokens},
                  config_, planned_source);
+    planned.runner.debug_nan = o.debug_nan;
     const bool on_host = device_.backend != Backend::kCuda;
     planned.plan.weights_on_disk = checkpoint_.has_value() && on_host;
     planned.plan.weights_may_exceed = checkpoint_ && on_host && o.load_mode == "mmap";
