@@ -98,9 +98,10 @@ TEST(CudaLoad, NanCodesAreFoundAsTheyPass) {
                     static_cast<size_t>(codes.shape[0] * codes.shape[1]));
   bytes[bytes.size() / 2] = '\xff';
   checkpoint.set(name, codes.dtype_name, codes.shape, bytes);
-  const std::string error = error_of([&] {
+  const auto load = [&] {
     const ReferenceModel model(checkpoint.config(), checkpoint, {.backend = Backend::kCuda});
-  });
+  };
+  const std::string error = error_of(load, ErrorKind::kNonFinite);
   EXPECT_EQ(error.find(name + " (file "), 0u) << error;
   EXPECT_NE(error.find("FP8 values are NaN"), std::string::npos) << error;
 }
