@@ -149,12 +149,12 @@ struct Row {
   }
 };
 
-// visit(id, logit) of this thread's ids that may be drawn, ids ascending. Four loads of 16 bytes
+// visit(id, logit) of this thread's ids that may be drawn, ids ascending. Three loads of 16 bytes
 // are in flight where the row allows it: one block reads the row alone, and what it waits for is
-// latency.
+// latency. Four do not fit 64 registers.
 template <typename Visit>
 __device__ __forceinline__ void for_each_logit(const Row& row, const Visit& visit) {
-  constexpr int kLoads = 4;
+  constexpr int kLoads = 3;
   if (row.V % 4 != 0 || reinterpret_cast<uintptr_t>(row.logits) % 16 != 0) {
     for (int id = threadIdx.x; id < row.V; id += kThreads)
       if (row.is_allowed(id)) visit(id, row.logits[id]);
