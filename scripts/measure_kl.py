@@ -17,6 +17,7 @@ Needs torch, transformers, tokenizers and numpy.
 """
 
 import argparse
+import itertools
 import json
 import subprocess
 import sys
@@ -31,6 +32,7 @@ MAX_RATIO = 1.1
 MAX_NMSE = 1e-9  # of the reference backend against transformers, both float32
 BLOCK = 64  # positions that are drawn together
 DRAWS = 10_000
+GPU_JOBS = 3  # rows at a time on the device: most of a row is the program's start, or its launches
 
 
 def held_out_rows(model: Path, corpus: Path, rows: int, length: int) -> list[list[int]]:
@@ -48,11 +50,12 @@ class Binary:
     """deepseek-run logits."""
 
     def __init__(self, binary: str, model: Path, scratch: Path):
-        self.binary, self.model, self.scratch, self.calls = binary, model, scratch, 0
+        self.binary, self.model, self.scratch = binary, model, scratch
+        self.calls = itertools.count()  # rows are computed side by side
 
     def row(self, row: list[int], flags: tuple[str, ...]) -> np.ndarray:
-        self.calls += 1
-        ids, out = (self.scratch / f"{self.calls}{suffix}" for suffix in (".ids", ".npy"))
+        call = next(self.calls)
+        ids, out = (self.scratch / f"{call}{suffix}" for suffix in (".ids", ".npy"))
         ids.write_text(",".join(map(str, row)))
         subprocess.run([self.binary, "logits", "-m", str(self.model), "--prompt-ids", f"@{ids}", "-o",
                         str(out), "-q", "-c", str(len(row)), *flags], check=True)
@@ -139,8 +142,8 @@ def main() -> int:
         binary = Binary(args.binary, args.model, Path(scratch))
         exact = binary.logits(rows, "--device", "reference", jobs=args.jobs)
         on_device = ("--device", args.device, *args.arg)
-        ours = {"prompt": binary.logits(rows, *on_device),
-                "decode": binary.logits(rows, *on_device, "--chunk", "1")}
+        ours = {"prompt": binary.logits(rows, *on_device, jobs=GPU_JOBS),
+                "decode": binary.logits(rows, *on_device, "--chunk", "1", jobs=GPU_JOBS)}
     their_exact, theirs = transformers_logits(args.model, rows, args.device.split(":")[0])
 
     error = ((exact - their_exact).astype(np.float64)**2).sum() / (their_exact.astype(np.float64)**2).sum()

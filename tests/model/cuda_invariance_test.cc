@@ -23,10 +23,12 @@ class CudaInvariance : public testing::TestWithParam<std::string> {
     ids_.resize(std::min<size_t>(ids_.size(), 150));  // in three pages
   }
 
-  ReferenceModel model(int64_t n_blocks = 8, const CudaOptions& cuda = {}) const {
+  ReferenceModel model(int64_t n_blocks = 8, const CudaOptions& cuda = {},
+                       bool poison = false) const {
     return ReferenceModel(checkpoint_.config(), checkpoint_,
                           {.n_blocks = n_blocks,
                            .cache_type = CacheType::kBF16,
+                           .poison = poison,
                            .backend = Backend::kCuda,
                            .cuda = cuda});
   }
@@ -96,22 +98,30 @@ TEST_P(CudaInvariance, OfADecodeRowsNeighboursAndSlot) {
   }
 }
 
-// One graph, replayed at growing depths, beside the same steps launched.
+// One graph, replayed at growing depths, beside the same steps launched. In the poisoned one every
+// replay begins with scratch that is NaN: filling it is recorded too.
 TEST_P(CudaInvariance, OfGraphs) {
-  constexpr int64_t kSequences = 5, kSteps = 20;
-  for (const bool dependent : {true, false}) {
-    ReferenceModel launched = model(kSequences * kBlocksEach, {.dependent_launch = dependent});
-    ReferenceModel replayed = model(kSequences * kBlocksEach, {.dependent_launch = dependent});
+  constexpr int64_t kSequences = 5, kSteps = 20, kAgain = 200;
+  for (const bool poison : {false, true}) {
+    ReferenceModel launched = model(kSequences * kBlocksEach);
+    ReferenceModel replayed =
+        model(kSequences * kBlocksEach, {.dependent_launch = !poison}, poison);
     const auto depth = [](int64_t s) { return 20 + 25 * s; };  // to 120; steps cross pages
     for (int64_t s = 0; s < kSequences; ++s) {
       const std::vector<SequencePart> prompt = {part(s, 0, depth(s))};
       EXPECT_EQ(replayed.step(prompt).logits, launched.step(prompt).logits);
     }
+    std::vector<SequencePart> parts;
+    std::vector<float> want;
     for (int64_t step = 0; step < kSteps; ++step) {
-      std::vector<SequencePart> parts;
+      parts.clear();
       for (int64_t s = 0; s < kSequences; ++s) parts.push_back(part(s, depth(s) + step, 1));
-      EXPECT_EQ(replayed.replay(parts), launched.step(parts).logits) << "step " << step;
+      want = launched.step(parts).logits;
+      EXPECT_EQ(replayed.replay(parts), want) << "step " << step << ", poison " << poison;
     }
+    int64_t different = 0;
+    for (int64_t i = 0; i < kAgain; ++i) different += replayed.replay(parts) == want ? 0 : 1;
+    EXPECT_EQ(different, 0) << "of " << kAgain << " times the last step, poison " << poison;
   }
 }
 
