@@ -1,5 +1,7 @@
 #include "ops/cpu/attention.h"
 
+#include "ops/cpu/row_streams.h"
+
 namespace dsr::cpu {
 
 std::vector<int64_t> sequence_of_tokens(const Tensor& cu_seqlens_q, int64_t T) {
@@ -29,13 +31,14 @@ void PagedAttention::add_scores(const HeadGroup& g, const PageRows& rows, int64_
   a.tokens = g.heads;
   a.columns = g.key_columns;
   a.out = scores;
-  for (int64_t s = 0; s < n; s += kDotRows) {
+  const RowStreams streams(n);
+  for (int64_t step = 0; step < streams.steps(); ++step) {
     for (int64_t r = 0; r < kDotRows; ++r)
-      a.rows[r] = rows.keys + std::min(s + r, n - 1) * rows.key_stride;
+      a.rows[r] = rows.keys + streams.row(r, step) * rows.key_stride;
     loops_.dots_f32(a);
-    for (int64_t r = 0; r < std::min(kDotRows, n - s); ++r)
+    for (int64_t r = 0; r < kDotRows; ++r)
       for (int64_t h = 0; h < g.heads; ++h)
-        p_[h][s + r] = scores[r * kDotTokens + h] * g.softmax_scale;
+        p_[h][streams.row(r, step)] = scores[r * kDotTokens + h] * g.softmax_scale;
   }
 }
 

@@ -4,6 +4,7 @@
 #include <limits>
 #include <vector>
 
+#include "ops/cpu/row_streams.h"
 #include "ops/cpu/tiles.h"
 
 namespace dsr::cpu {
@@ -67,24 +68,26 @@ void stored_rows(const InnerLoops& loops, const Dots& d, const float* const* x) 
   a.columns = d.segment.data.shape[1];
   a.out = sums;
   const int64_t calls = ceil_div(d.tokens, kDotTokens);
-  for (int64_t row = 0; row < d.rows; row += kDotRows) {
-    const int64_t n = std::min(kDotRows, d.rows - row);
-    float* out = d.out + row * d.row_stride;
+  const RowStreams streams(d.rows);
+  for (int64_t step = 0; step < streams.steps(); ++step) {
     for (int64_t r = 0; r < kDotRows; ++r)
-      a.rows[r] = row_at(d.segment, d.first_row + row + std::min(r, n - 1));
+      a.rows[r] = row_at(d.segment, d.first_row + streams.row(r, step));
     for (int64_t i = 0; i < calls; ++i) {  // in parts of about the same size
       const int64_t first = d.tokens * i / calls, end = d.tokens * (i + 1) / calls;
       a.tokens = end - first;
       std::copy(x + first, x + end, a.x);
       call(loops, d.segment.data.dtype, a);
-      for (int64_t r = 0; r < n; ++r)
+      for (int64_t r = 0; r < kDotRows; ++r) {
+        float* out = d.out + streams.row(r, step) * d.row_stride;
         for (int64_t t = first; t < end; ++t)
-          out[r * d.row_stride + t * d.token_stride] = sums[r * kDotTokens + t - first];
+          out[t * d.token_stride] = sums[r * kDotTokens + t - first];
+      }
     }
-    for (int64_t r = 0; e4m3 && r < n; ++r) {
+    for (int64_t r = 0; e4m3 && r < kDotRows; ++r) {
       if (!has_nan(loops, d.segment, static_cast<const std::byte*>(a.rows[r]))) continue;
+      float* out = d.out + streams.row(r, step) * d.row_stride;
       for (int64_t t = 0; t < d.tokens; ++t)
-        out[r * d.row_stride + t * d.token_stride] = std::numeric_limits<float>::quiet_NaN();
+        out[t * d.token_stride] = std::numeric_limits<float>::quiet_NaN();
     }
   }
 }

@@ -61,6 +61,10 @@ typename V::Reg load_part(const void* p, int64_t n) {
 
 // --- few tokens: weights straight from memory ---------------------------------------------------
 
+// How far ahead of a row's place its bytes are asked for, into the first- and the second-level
+// cache: measured as the best with four streams of FP8 and of bf16 (README.md).
+constexpr int64_t kNearBytes = 1024, kFarBytes = 3072;
+
 // The sums of R rows and T tokens, from the rows `row` and tokens `token` of a call on.
 template <class V, class W, int R, int T>
 struct Sums {
@@ -105,13 +109,14 @@ struct Sums {
 
   void run() {
     constexpr bool kPairs = R * T + 2 * R + 2 <= V::kRegs;
-    // The rows that the next call wants: the hardware does not see so far ahead.
-    const int64_t ahead = kDotRows * a.columns;
     int64_t k = 0;
     for (; k + 64 <= a.columns; k += 64) {
       for (int r = 0; r < R; ++r)
-        for (int64_t line = 0; line < W::kBytes; ++line)
-          __builtin_prefetch(at<W>(a.rows[row + r], k + ahead) + 64 * line);
+        for (int64_t line = 0; line < W::kBytes; ++line) {
+          const uint8_t* p = at<W>(a.rows[row + r], k) + 64 * line;
+          __builtin_prefetch(p + kNearBytes, 0, 3);
+          __builtin_prefetch(p + kFarBytes, 0, 2);
+        }
       if constexpr (kPairs) {
         step_pair(k);
         step_pair(k + 2 * kLanes);
