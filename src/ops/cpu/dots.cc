@@ -10,9 +10,8 @@
 namespace dsr::cpu {
 namespace {
 
-// From this many tokens on, weights are turned into float32 once for all: below, decoding them
-// again for each kDotTokens is at most twice the work.
-constexpr int64_t kTileFrom = 13;
+// From this many tokens on, weights are turned into float32 once for all.
+constexpr int64_t kTileFrom = kDotTokens + 1;
 
 // Scaled activations that are held at once: 9 tokens of 7168, 32 of 2048.
 constexpr int64_t kScaled = 1 << 16;
@@ -50,10 +49,6 @@ bool is_read_in_place(const Tensor& rows) {
   return rows.dtype == DType::kBF16 || rows.dtype == DType::kF32;
 }
 
-bool has_nan(const InnerLoops& loops, const WeightSegment& s, const std::byte* row) {
-  return !s.no_nan && loops.has_e4m3_nan(reinterpret_cast<const uint8_t*>(row), s.data.shape[1]);
-}
-
 void call(const InnerLoops& loops, DType dtype, const DotArgs& a) {
   if (dtype == DType::kF8E4M3) return loops.dots_e4m3(a);
   if (dtype == DType::kBF16) return loops.dots_bf16(a);
@@ -62,32 +57,36 @@ void call(const InnerLoops& loops, DType dtype, const DotArgs& a) {
 
 // Rows as they are stored with the activations `x`, which are d.x or scaled.
 void stored_rows(const InnerLoops& loops, const Dots& d, const float* const* x) {
-  const bool e4m3 = d.segment.data.dtype == DType::kF8E4M3;
-  float sums[kDotRows * kDotTokens];
-  DotArgs a{};
-  a.columns = d.segment.data.shape[1];
-  a.out = sums;
-  const int64_t calls = ceil_div(d.tokens, kDotTokens);
   const RowStreams streams(d.rows);
-  for (int64_t step = 0; step < streams.steps(); ++step) {
-    for (int64_t r = 0; r < kDotRows; ++r)
-      a.rows[r] = row_at(d.segment, d.first_row + streams.row(r, step));
-    for (int64_t i = 0; i < calls; ++i) {  // in parts of about the same size
-      const int64_t first = d.tokens * i / calls, end = d.tokens * (i + 1) / calls;
-      a.tokens = end - first;
-      std::copy(x + first, x + end, a.x);
-      call(loops, d.segment.data.dtype, a);
-      for (int64_t r = 0; r < kDotRows; ++r) {
-        float* out = d.out + streams.row(r, step) * d.row_stride;
-        for (int64_t t = first; t < end; ++t)
-          out[t * d.token_stride] = sums[r * kDotTokens + t - first];
-      }
-    }
-    for (int64_t r = 0; e4m3 && r < kDotRows; ++r) {
-      if (!has_nan(loops, d.segment, static_cast<const std::byte*>(a.rows[r]))) continue;
-      float* out = d.out + streams.row(r, step) * d.row_stride;
+  const Tensor& data = d.segment.data;
+  DotArgs a{};
+  a.row_bytes = data.strides[0] * size_bytes(data.dtype);
+  a.steps = streams.steps();
+  const std::byte* first = row_at(d.segment, d.first_row);
+  const std::byte* next =
+      d.next != nullptr ? static_cast<const std::byte*>(d.next) : first + d.rows * a.row_bytes;
+  for (int64_t r = 0; r < kDotRows; ++r) {
+    a.rows[r] = first + streams.first(r) * a.row_bytes;
+    a.next[r] = next + streams.first(r) * a.row_bytes;
+    a.out[r] = d.out + streams.first(r) * d.row_stride;
+  }
+  std::copy_n(x, d.tokens, a.x);
+  a.tokens = d.tokens;
+  a.columns = data.shape[1];
+  a.row_stride = d.row_stride;
+  a.token_stride = d.token_stride;
+  a.end = a.steps;
+  if (data.dtype != DType::kF8E4M3 || d.segment.no_nan) return call(loops, data.dtype, a);
+  for (int64_t step = 0; step < a.steps; ++step) {  // looked at while they are in the cache
+    a.begin = step;
+    a.end = step + 1;
+    call(loops, data.dtype, a);
+    for (int64_t r = 0; r < kDotRows; ++r) {
+      const auto* row = static_cast<const std::byte*>(a.rows[r]) + step * a.row_bytes;
+      if (!loops.has_e4m3_nan(reinterpret_cast<const uint8_t*>(row), a.columns)) continue;
+      float* out = a.out[r] + step * a.row_stride;
       for (int64_t t = 0; t < d.tokens; ++t)
-        out[t * d.token_stride] = std::numeric_limits<float>::quiet_NaN();
+        out[t * a.token_stride] = std::numeric_limits<float>::quiet_NaN();
     }
   }
 }
@@ -211,8 +210,17 @@ void dots(CpuContext& cpu, const Dots& d) {
 }
 
 float dot(const InnerLoops& loops, const float* a, const float* b, int64_t n) {
-  float sums[kDotRows * kDotTokens];
-  loops.dots_f32({.rows = {a, a, a, a}, .x = {b}, .tokens = 1, .columns = n, .out = sums});
+  float sums[kDotRows];
+  DotArgs args{};
+  for (int64_t r = 0; r < kDotRows; ++r) {
+    args.rows[r] = args.next[r] = a;
+    args.out[r] = sums + r;
+  }
+  args.steps = args.end = 1;
+  args.x[0] = b;
+  args.tokens = 1;
+  args.columns = n;
+  loops.dots_f32(args);
   return sums[0];
 }
 

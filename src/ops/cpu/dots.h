@@ -16,6 +16,8 @@ struct Dots {
   int64_t tokens;
   float* out;                        // out[r * row_stride + t * token_stride]
   int64_t row_stride, token_stride;  // in floats
+  // As many rows that will be wanted after these; nullptr: the following ones.
+  const void* next = nullptr;
 };
 
 // Reads each weight once where there are few tokens, and turns tiles of them into float32 where

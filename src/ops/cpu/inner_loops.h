@@ -17,9 +17,9 @@ namespace dsr::cpu {
 
 inline constexpr int64_t kLanes = 16;
 
-// dots_*: what they compute at once.
+// dots_*: streams of rows that they read at once, and the most tokens.
 inline constexpr int64_t kDotRows = 4;
-inline constexpr int64_t kDotTokens = 6;
+inline constexpr int64_t kDotTokens = 12;
 
 // tile: rows and tokens of a tile, and the columns of it that are held as float32.
 inline constexpr int64_t kTileRows = 128;
@@ -28,11 +28,16 @@ inline constexpr int64_t kTileColumns = 512;
 inline constexpr int64_t kTileRowRound = 4, kTileTokenRound = 6;  // what they are rounded up to
 
 struct DotArgs {
-  const void* rows[kDotRows];  // of weights, one may stand in several places
+  const void* rows[kDotRows];  // of weights: the first of each stream
+  const void* next[kDotRows];  // what is read after the streams: asked for towards their end
+  int64_t row_bytes;           // from one row of a stream to the next
+  int64_t steps;               // rows of a stream
+  int64_t begin, end;          // those of them that this call takes
   const float* x[kDotTokens];  // of activations; e4m3: scaled
   int64_t tokens;              // 1..kDotTokens
   int64_t columns;             // K
-  float* out;                  // [kDotRows][kDotTokens]
+  float* out[kDotRows];        // of each stream: [step * row_stride + token * token_stride]
+  int64_t row_stride, token_stride;
 };
 
 struct TileArgs {
@@ -45,8 +50,8 @@ struct TileArgs {
 };
 
 struct InnerLoops {
-  // out[r][t] = rows[r] . x[t], for weights read once as they are stored; of e4m3 the 2^-8 of their
-  // values. A NaN among e4m3 codes goes unnoticed: see has_e4m3_nan.
+  // out = row . x for weights read once as they are stored; of e4m3 the 2^-8 of their values. A NaN
+  // among e4m3 codes goes unnoticed: see has_e4m3_nan.
   void (*dots_e4m3)(const DotArgs& a);
   void (*dots_bf16)(const DotArgs& a);
   void (*dots_f32)(const DotArgs& a);
