@@ -59,8 +59,8 @@ void mla_attention(Exec& exec, const MlaAttentionArgs& a) {
   const std::vector<int64_t> sequence = sequence_of_tokens(a.cu_seqlens_q, T);
   // Tokens alternate between threads: the later ones of a prompt see more.
   const int64_t n_parts = exec.cpu().threads();
-  const bool alone = seen_tokens(a.positions) * H * (width + C) < 2 * kGrainProducts;
-  exec.cpu().parallel(n_parts, alone ? n_parts : 1, [&](int64_t begin, int64_t end) {
+  const int64_t products = seen_tokens(a.positions) * H * (width + C);
+  exec.cpu().parallel(n_parts, grain(products / n_parts), [&](int64_t begin, int64_t end) {
     PagedAttention attention(loops);
     std::vector<float> decoded;
     if (f.type != CacheType::kF32) decoded.resize(static_cast<size_t>(kPageTokens * width));
