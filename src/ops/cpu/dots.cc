@@ -20,29 +20,6 @@ const std::byte* row_at(const WeightSegment& s, int64_t row) {
   return static_cast<const std::byte*>(s.data.at(row));
 }
 
-// The scales of a row's blocks as aligned float32.
-class RowScales {
- public:
-  RowScales(const WeightSegment& s, const QuantScheme& q, int64_t row) {
-    const int64_t n = s.scales.shape[1];
-    float* to = here_;
-    if (n > kHere) {
-      more_.resize(static_cast<size_t>(n));
-      to = more_.data();
-    }
-    to_f32(s.scales.dtype, s.scales.at(row / q.block_rows), to, n);
-    values_ = to;
-  }
-  RowScales(const RowScales&) = delete;
-  const float* values() const { return values_; }
-
- private:
-  static constexpr int64_t kHere = 192;  // 24576 columns in blocks of 128
-  float here_[kHere];
-  std::vector<float> more_;
-  const float* values_;
-};
-
 // Rows that the inner loops read as they are stored.
 bool is_read_in_place(const Tensor& rows) {
   if (rows.dtype == DType::kF8E4M3) return rows.shape[1] <= kScaled;
@@ -121,17 +98,6 @@ struct Tile {
 
 // Zeros behind n columns up to the next multiple of 16.
 void pad(float* row, int64_t n) { std::fill(row + n, row + round_up(n, kLanes), 0.0f); }
-
-// Weights without their scales.
-void decode_unscaled(const InnerLoops& loops, const WeightSegment& s, const QuantScheme& q,
-                     int64_t row, int64_t first, int64_t n, float* out) {
-  if (s.data.dtype != DType::kF8E4M3) return decode_row(loops, s, q, row, first, n, out);
-  const auto* codes = reinterpret_cast<const uint8_t*>(row_at(s, row)) + first;
-  loops.decode_e4m3(codes, n, out);
-  if (s.no_nan || !loops.has_e4m3_nan(codes, n)) return;
-  for (int64_t i = 0; i < n; ++i)
-    if ((codes[i] & 0x7f) == 0x7f) out[i] = std::numeric_limits<float>::quiet_NaN();
-}
 
 // Columns [k0, k0 + columns) of the rows and of tokens [t0, t0 + tokens).
 struct TilePart {
@@ -224,17 +190,17 @@ float dot(const InnerLoops& loops, const float* a, const float* b, int64_t n) {
   return sums[0];
 }
 
-void decode_row(const InnerLoops& loops, const WeightSegment& s, const QuantScheme& q, int64_t row,
-                int64_t first, int64_t n, float* out) {
+void decode_unscaled(const InnerLoops& loops, const WeightSegment& s, const QuantScheme& q,
+                     int64_t row, int64_t first, int64_t n, float* out) {
   const std::byte* data = row_at(s, row);
   if (s.data.dtype == DType::kBF16)
     return loops.decode_bf16(reinterpret_cast<const uint16_t*>(data) + first, n, out);
+  if (s.data.dtype != DType::kF8E4M3) return dequantize_row(s, q, row, first, n, out);
   const auto* codes = reinterpret_cast<const uint8_t*>(data) + first;
-  if (s.data.dtype != DType::kF8E4M3 || (!s.no_nan && loops.has_e4m3_nan(codes, n)))
-    return dequantize_row(s, q, row, first, n, out);
-  const RowScales scales(s, q, row);
   loops.decode_e4m3(codes, n, out);
-  loops.scale(out, scales.values(), q.block_columns, first, n, out);
+  if (s.no_nan || !loops.has_e4m3_nan(codes, n)) return;
+  for (int64_t i = 0; i < n; ++i)
+    if ((codes[i] & 0x7f) == 0x7f) out[i] = std::numeric_limits<float>::quiet_NaN();
 }
 
 }  // namespace dsr::cpu

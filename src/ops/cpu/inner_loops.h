@@ -49,6 +49,8 @@ struct TileArgs {
   float* lanes;          // [rows][kTileTokens][16]
 };
 
+inline constexpr int64_t kAddColumns = 32;  // add_*_rows: what they take at once
+
 struct InnerLoops {
   // out = row . x for weights read once as they are stored; of e4m3 the 2^-8 of their values. A NaN
   // among e4m3 codes goes unnoticed: see has_e4m3_nan.
@@ -79,6 +81,20 @@ struct InnerLoops {
     int64_t sum_stride, columns;
   };
   void (*add_weighted_rows)(const Weighted& a);
+
+  // sum[t][c] = fma(x[block of c][t][s], rows[s][c], sum[t][c]) for s = 0, 1, ... n - 1, of weights
+  // as they are stored; of e4m3 the 2^-8 of their values.
+  struct StoredRows {
+    const void* rows;
+    int64_t row_bytes, n;
+    int64_t columns, block_columns;  // multiples of kAddColumns
+    const float* x;                  // [block of columns][tokens][n]
+    int64_t tokens;
+    float* sum;
+    int64_t sum_stride;
+  };
+  void (*add_e4m3_rows)(const StoredRows& a);
+  void (*add_bf16_rows)(const StoredRows& a);
 };
 
 const InnerLoops& inner_loops_portable();

@@ -323,6 +323,25 @@ void add_weighted_rows(const InnerLoops::Weighted& a) {
   }
 }
 
+template <class V, class W>
+void add_stored_rows(const InnerLoops::StoredRows& a) {
+  constexpr int64_t kAheadBytes = 4096;  // rows follow each other in memory
+  for (int64_t s = 0; s < a.n; ++s) {
+    const auto* row = static_cast<const uint8_t*>(a.rows) + s * a.row_bytes;
+    for (int64_t c = 0; c < a.columns; c += kAddColumns) {
+      __builtin_prefetch(at<W>(row, c) + kAheadBytes);
+      typename V::Reg w[2];
+      W::load_pair(at<W>(row, c), w[0], w[1]);
+      for (int64_t t = 0; t < a.tokens; ++t) {
+        const typename V::Reg x = V::broadcast(a.x[(c / a.block_columns * a.tokens + t) * a.n + s]);
+        float* sum = a.sum + t * a.sum_stride + c;
+        V::store(sum, V::fma(x, w[0], V::load(sum)));
+        V::store(sum + kLanes, V::fma(x, w[1], V::load(sum + kLanes)));
+      }
+    }
+  }
+}
+
 template <class V>
 constexpr InnerLoops table() {
   static_assert(kDotRows % V::rows_for(1) == 0 && kDotRows % V::rows_for(V::kTokens) == 0);
@@ -337,7 +356,9 @@ constexpr InnerLoops table() {
           .has_e4m3_nan = has_e4m3_nan<V>,
           .tile = tile<V>,
           .reduce = reduce<V>,
-          .add_weighted_rows = add_weighted_rows<V>};
+          .add_weighted_rows = add_weighted_rows<V>,
+          .add_e4m3_rows = add_stored_rows<V, E4M3<V>>,
+          .add_bf16_rows = add_stored_rows<V, Bf16<V>>};
 }
 
 }  // namespace dsr::cpu::loops
