@@ -55,10 +55,13 @@ void ops::moe_with_shared(Exec& exec, const MoeWithSharedArgs& a) {
   expect_weight(kOp, "shared_gate_up", a.shared_gate_up, 2 * F, D);
   expect_weight(kOp, "shared_down", a.shared_down, D, F);
   if (a.routed.x.shape[0] == 0) return;
-  DSR_DISPATCH_WITH_SCRATCH(exec, moe_with_shared, a);
+  DSR_DISPATCH_NOW(exec, moe_with_shared, a);  // it takes scratch on every backend
 }
 
 void compose_moe_with_shared(Exec& exec, const MoeWithSharedArgs& a, const MoeParts& parts) {
+  // What would run in a dry run: every op of cuda, and on cpu the one that takes scratch.
+  const bool all = !exec.dry_run() || exec.backend() == Backend::kCuda;
+  const bool takes_scratch = all || exec.backend() == Backend::kCpu;
   const Arena::Scope scope(exec.scratch());
   const Tensor& x = a.routed.x;
   MoeExpertsArgs experts = a.routed;
@@ -66,10 +69,12 @@ void compose_moe_with_shared(Exec& exec, const MoeWithSharedArgs& a, const MoePa
   {
     const Arena::Scope hidden_scope(exec.scratch());
     const Tensor hidden = exec.scratch().activation({x.shape[0], a.shared_down.columns()});
-    parts.swiglu(exec, {.out = hidden, .x = x, .gate_up = a.shared_gate_up});
-    parts.linear(exec, {.out = experts.addend, .x = hidden, .w = a.shared_down, .bias = {}});
+    if (all) {
+      parts.swiglu(exec, {.out = hidden, .x = x, .gate_up = a.shared_gate_up});
+      parts.linear(exec, {.out = experts.addend, .x = hidden, .w = a.shared_down, .bias = {}});
+    }
   }
-  parts.experts(exec, experts);
+  if (takes_scratch) parts.experts(exec, experts);
 }
 
 }  // namespace dsr
