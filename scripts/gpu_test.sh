@@ -3,11 +3,11 @@
 # Every test that needs a GPU, on this machine's:  scripts/gpu_test.sh [BUILD_DIR [LOG_DIR]]
 #
 # BUILD_DIR holds a build (default: build/release) of deepseek-run, ops_test, sample_test,
-# model_cuda_test and engine_cuda_test. In one of the preset cuda80 all kernels are the Ampere code, as
-# PTX; --cuda-arch 80 before BUILD_DIR runs the program, in the parts that do, with the variants that
-# an A100 could run. Each part has its own time limit and log; the last lines say which failed. Exit
-# status 1 if any did. compute-sanitizer is used where it is. PARTS="soak kl" in the environment: only
-# these.
+# model_cuda_test and engine_cuda_test. In one of the preset cuda80 all kernels are the Ampere code,
+# as PTX; --cuda-arch 80 before BUILD_DIR runs the program, in the parts that do, with the variants
+# that an A100 could run. Each part has its own time limit and log; the last lines say which failed.
+# Exit status 1 if any did. compute-sanitizer is used where it is. PARTS="soak kl" in the
+# environment: only these.
 set -uo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)

@@ -116,8 +116,9 @@ def ratio_interval(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float, 
 
 def describe(name: str, k: np.ndarray, exact: np.ndarray, other: np.ndarray) -> None:
     same = (exact.argmax(-1) == other.argmax(-1)).mean()
-    print(f"{name:7} KL mean {k.mean():.3e}  median {np.median(k):.3e}  99 % {np.quantile(k, 0.99):.3e}  "
-          f"largest {k.max():.3e}  same first choice {100 * same:.2f} %")
+    print(f"{name:7} KL mean {k.mean():.3e}  median {np.median(k):.3e}  "
+          f"99 % {np.quantile(k, 0.99):.3e}  largest {k.max():.3e}  "
+          f"same first choice {100 * same:.2f} %")
 
 
 def main() -> int:
@@ -150,8 +151,10 @@ def main() -> int:
     their_exact, theirs = transformers_logits(args.model, rows, args.device.split(":")[0],
                                              args.experts)
 
-    error = ((exact - their_exact).astype(np.float64)**2).sum() / (their_exact.astype(np.float64)**2).sum()
-    print(f"{len(exact)} positions of held-out text; reference against transformers in float32: NMSE {error:.1e}")
+    difference = (exact - their_exact).astype(np.float64)
+    error = (difference**2).sum() / (their_exact.astype(np.float64)**2).sum()
+    print(f"{len(exact)} positions of held-out text; reference against transformers in float32: "
+          f"NMSE {error:.1e}")
     good = error <= MAX_NMSE
     their_kl = kl(exact, theirs)
     describe("hf", their_kl, exact, theirs)
