@@ -4,8 +4,8 @@
 #
 # Random weights in the shapes of released models, prefill and decode by depth and batch. Rows go to
 # OUTPUT.csv (default: standard output) behind the model and the type of its weights. Rows of the
-# Ampere code (a build of the preset cuda80 in build/cuda80, or --cuda-arch 80) have it in the model's
-# name: "deepseek-v2-lite cuda80", "... arch80". They are fewer.
+# Ampere code (a build of the preset cuda80 in build/cuda80, or --cuda-arch 80) say so behind the
+# model's name: "deepseek-v2-lite cuda80", "deepseek-v2-lite arch80". They are fewer.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
