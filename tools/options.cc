@@ -149,7 +149,7 @@ const std::array kRows = {
         [](Options& o, Text v) { o.bench.generates = parse_ints("-n", v, 0, kMaxInt); }},
     Row{kBench, "Rows", "-d", "N,N", "depth: tokens in the cache before, made up (default: 0)",
         [](Options& o, Text v) { o.bench.depths = parse_ints("-d", v, 0, kMaxInt); }},
-    Row{kBench, "Rows", "-B", "N,N", "sequences at a time (default: 1)",
+    Row{kBench, "Rows", "-B", "N,N", "sequences at a time (default: 1; with --serve-like 32)",
         [](Options& o, Text v) { o.bench.batches = parse_ints("-B", v, 1, 1024); }},
     Row{kBench, "Rows", "-r", "N", "repetitions (default: 5)",
         [](Options& o, Text v) { o.bench.repetitions = parse_int("-r", v, 1, 1000); }},
@@ -253,6 +253,13 @@ const std::array kRows = {
     Row{kPerplexity, "Prompt", "--stride", "N",
         "tokens from one window of -c to the next (default: half of -c, at most 4096)",
         [](Options& o, Text v) { o.stride = parse_int("--stride", v, 1, kMaxInt); }},
+    Row{kBench, "Rows", "--serve-like", "R,R",
+        "requests of -p and -n tokens that arrive at random, R a second; inf: all at once",
+        [](Options& o, Text v) { o.bench.serve_rates = parse_reals("--serve-like", v); }},
+    Row{kBench, "Rows", "--requests", "N", "of --serve-like, each repetition (default: 64)",
+        [](Options& o, Text v) {
+          o.bench.serve_requests = parse_int("--requests", v, 1, 1 << 20);
+        }},
     Row{kBench, "Rows", "--compare", "FILE",
         "an earlier report in json; exit code 9: slower by more than the noise",
         [](Options& o, Text v) { o.bench.compare = v; }, From::kCommandLine},
