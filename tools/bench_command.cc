@@ -16,11 +16,16 @@ constexpr int kRegression = 9;
 int run_bench(const Options& options) {
   BenchOptions bench = options.bench;
   bench.engine = engine_options(options, "", nullptr);
-  if (options.random_weights == options.card.empty())
+  const bool table_of_card = bench.memory_table && !options.card.empty();
+  if (options.random_weights == options.card.empty() && !table_of_card)
     throw Error(ErrorKind::kUsage, "--random-weights and --card FILE go together");
+  if (!options.gpus.empty() && !bench.memory_table)
+    throw Error(ErrorKind::kUsage, "--gpus is of --memory-table: bench measures this machine");
   if (options.random_weights && !options.model.empty())
     throw Error(ErrorKind::kUsage, "bench takes -m or --random-weights, not both");
-  if (options.random_weights)
+  bench.gpus = options.gpus;
+  bench.planned_only = !options.random_weights && !options.card.empty();
+  if (!options.card.empty())
     bench.engine.random =
         RandomModel{.card = options.card, .weights = options.weights, .layers = options.layers};
   else if (!options.weights.empty() || options.layers > 0)

@@ -109,7 +109,7 @@ const std::array kRows = {
         "type of the weights (default: as released)", [](Options& o, Text v) { o.weights = v; }},
     Row{kMake | kBench, "Model", "--layers", "N", "how many of the layers (default: all)",
         [](Options& o, Text v) { o.layers = parse_int("--layers", v, 1, 1024); }},
-    Row{kPlan, "Model", "--gpus", "NxNAME",
+    Row{kPlan | kBench, "Model", "--gpus", "NxNAME",
         "such as 8xA100-80 (default: the memory of this machine)",
         [](Options& o, Text v) { o.gpus = v; }},
     Row{kBatch, "Model", "--max-seqs", "N",
@@ -260,6 +260,9 @@ const std::array kRows = {
         [](Options& o, Text v) {
           o.bench.serve_requests = parse_int("--requests", v, 1, 1 << 20);
         }},
+    Row{kBench, "Rows", "--memory-table", nullptr,
+        "memory by batch size and sequence length; of a card alone, or for GPUs: planned",
+        [](Options& o, Text) { o.bench.memory_table = true; }},
     Row{kBench, "Rows", "--compare", "FILE",
         "an earlier report in json; exit code 9: slower by more than the noise",
         [](Options& o, Text v) { o.bench.compare = v; }, From::kCommandLine},

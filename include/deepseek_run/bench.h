@@ -23,6 +23,11 @@ struct BenchOptions {
   // Requests that arrive at random, so many a second; infinity: all at once. Empty: no serving.
   std::vector<double> serve_rates = {};
   int64_t serve_requests = 64;  // of a repetition
+  // Instead of rows: memory by batch size (batches; empty: 1 to 16) and sequence length, as planned
+  // and, unless planned_only, as measured.
+  bool memory_table = false;
+  bool planned_only = false;
+  std::string gpus = {};  // "1xA100-40": planned for these instead of this machine
   int64_t repetitions = 5;
   int64_t warmup = 1;  // runs before that are not counted
   BenchFormat format = BenchFormat::kMarkdown;

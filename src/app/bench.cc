@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "app/bench_compare.h"
+#include "app/bench_memory.h"
 #include "app/bench_report.h"
 #include "app/bench_serve.h"
 #include "app/bench_work.h"
@@ -12,6 +13,7 @@
 #include "base/error.h"
 #include "base/rng.h"
 #include "base/timer.h"
+#include "engine/device_choice.h"
 #include "io/checkpoint.h"
 #include "model/card.h"
 #include "model/declared_source.h"
@@ -178,7 +180,8 @@ BenchFindings findings_of(const BenchOptions& o, Engine& engine, const BenchWork
           .architecture = info.architecture,
           .weights = name(released_format(work.config)),
           .device = info.device,
-          .cache_type = o.engine.cache_type,
+          .cache_type =
+              name(cache_type_of(o.engine.cache_type, choose_device(o.engine.device).backend)),
           .load_mode = info.load_mode,
           .processor = peaks.gpu.empty() ? field_of("/proc/cpuinfo", "model name") : peaks.gpu,
           .start_mhz = clock_mhz(),
@@ -188,9 +191,17 @@ BenchFindings findings_of(const BenchOptions& o, Engine& engine, const BenchWork
           .rows = {}};
 }
 
+BenchReport run_memory_table(const BenchOptions& o) {
+  if (!o.compare.empty()) fail_usage("--memory-table has nothing to --compare");
+  const std::optional<MemoryTable> table = memory_table(o);
+  if (!table) return {};
+  return {.text = memory_table_text(*table, o.format), .complete = true};
+}
+
 }  // namespace
 
 BenchReport run_bench(const BenchOptions& options) {
+  if (options.memory_table) return run_memory_table(options);
   BenchOptions o = options;
   if (o.batches.empty()) o.batches = {o.serve_rates.empty() ? 1 : kServedAtATime};
   check(o);

@@ -1,5 +1,6 @@
 #include "app/machine.h"
 
+#include <malloc.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -48,6 +49,13 @@ double process_seconds() {
 
 int64_t peak_memory_bytes() {
   return static_cast<int64_t>(number_of("/proc/self/status", "VmHWM")) * 1024;
+}
+
+void give_memory_back() {
+#ifdef __GLIBC__
+  ::mallopt(M_MMAP_THRESHOLD, 1 << 20);  // set once, it no longer grows with what is freed
+  ::malloc_trim(0);
+#endif
 }
 
 void reset_peak_memory() { std::ofstream("/proc/self/clear_refs") << "5"; }

@@ -20,5 +20,8 @@ double process_seconds();
 // Pages of mapped files count as far as they were touched.
 int64_t peak_memory_bytes();
 void reset_peak_memory();
+// From now on large memory that is freed goes back to the system at once, so that what was resident
+// before does not count again. Slower for whoever frees often.
+void give_memory_back();
 
 }  // namespace dsr
