@@ -58,6 +58,7 @@ class Bench {
     }
     return timer.seconds();
   }
+  Engine& engine() const { return engine_; }
 
  private:
   // A prompt of the row's length, or the one token that a decode step starts from.
@@ -95,7 +96,7 @@ std::optional<BenchRow> measure(const BenchOptions& o, Bench& bench, const Bench
     if (!seconds) return std::nullopt;
     if (i >= o.warmup) row.seconds.push_back(*seconds);
   }
-  row.peak_memory_bytes = peak_memory_bytes();
+  row.peak_memory_bytes = taken_memory_bytes(bench.engine());
   // Step i of n reads depth + i keys, its own among them.
   const double context = static_cast<double>(c.depth) + static_cast<double>(c.n + 1) / 2;
   if (c.decode)
@@ -140,7 +141,7 @@ std::optional<std::vector<ServeRow>> measure_served(const BenchOptions& o, Engin
       if (!requests) return std::nullopt;
       if (i >= o.warmup) row.repetitions.push_back(*std::move(requests));
     }
-    row.peak_memory_bytes = peak_memory_bytes();
+    row.peak_memory_bytes = taken_memory_bytes(engine);
   }
   return out;
 }

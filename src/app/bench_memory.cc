@@ -90,8 +90,7 @@ class Table {
       engine->step();
       stopped_ = o_.keep_going && !o_.keep_going();
     }
-    const int64_t of_gpu = engine->device_bytes_used();
-    return of_gpu > 0 ? of_gpu : peak_memory_bytes();
+    return taken_memory_bytes(*engine);
   }
 
   const BenchOptions& o_;

@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "app/format.h"
+#include "app/machine.h"
 #include "base/error.h"
 #include "base/timer.h"
 
@@ -163,6 +164,11 @@ Request random_request(PhiloxStream& ids, int64_t vocab_size, int64_t prompt, in
   r.sampling.loop_guard = false;  // random weights have nothing to say
   r.sampling.temperature = 0;
   return r;
+}
+
+int64_t taken_memory_bytes(Engine& engine) {
+  const int64_t of_gpu = engine.device_bytes_used();
+  return of_gpu > 0 ? of_gpu : peak_memory_bytes();
 }
 
 std::optional<std::vector<ServedRequest>> serve(Engine& engine, const ServeRun& run) {

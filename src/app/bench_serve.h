@@ -71,4 +71,8 @@ struct ServeRun {
 // keep_going ended it.
 std::optional<std::vector<ServedRequest>> serve(Engine& engine, const ServeRun& run);
 
+// What a row takes at the most: of a GPU's memory, or on the host of the process since
+// reset_peak_memory.
+int64_t taken_memory_bytes(Engine& engine);
+
 }  // namespace dsr

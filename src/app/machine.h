@@ -16,8 +16,8 @@ double clock_mhz();
 // Seconds since the kernel started this process, in steps of 0.01; 0 if unknown.
 double process_seconds();
 
-// The most memory the process has had since reset_peak_memory, or ever where Linux refuses that.
-// Pages of mapped files count as far as they were touched.
+// Of this process, not of a GPU: the most memory it has had since reset_peak_memory, or ever where
+// Linux refuses that. Pages of mapped files count as far as they were touched.
 int64_t peak_memory_bytes();
 void reset_peak_memory();
 // From now on large memory that is freed goes back to the system at once, so that what was resident
