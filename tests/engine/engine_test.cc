@@ -230,6 +230,29 @@ TEST_F(EngineTest, RefusesOptionsAndRequestsByName) {
   EXPECT_EQ(error_of([&] { e->submit(request({}, 1)); }).second, "prompt is empty");
 }
 
+// The scale that is NaN is found when weights are loaded, and not before.
+TEST(EngineRefusalTest, WhatDoesNotFitIsRefusedBeforeAWeightIsRead) {
+  TinyCheckpoint checkpoint("v3-fp8");
+  const std::string scale = "model.layers.1.self_attn.kv_a_proj_with_mqa.weight_scale_inv";
+  checkpoint.set(scale, "F32", checkpoint.find(scale)->shape,
+                 std::string(checkpoint.bytes(scale).size(), '\xff'));
+  const TempDir dir;
+  checkpoint.write(dir.string());
+  const auto refusal = [&](int64_t cache_tokens) {
+    return error_of([&] {
+      EngineOptions o;
+      o.model_dir = dir.string();
+      o.cache_tokens = cache_tokens;
+      Engine::create(o);
+    });
+  };
+  EXPECT_EQ(refusal(0).first, ErrorKind::kModel);
+  const auto [kind, text] = refusal(int64_t{1} << 36);
+  EXPECT_EQ(kind, ErrorKind::kDoesNotFit);
+  EXPECT_EQ(static_cast<int>(kind), 4) << "the exit code";
+  EXPECT_EQ(text.find("not enough memory on "), 0u) << text;
+}
+
 TEST_F(EngineTest, MappedAndReadWeightsAnswerAlike) {
   EngineOptions o;
   o.model_dir = directory_.path();
