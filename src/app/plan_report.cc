@@ -51,7 +51,7 @@ std::string parts_table(const PlanFindings& f) {
   const GpuPlan& g = f.on_gpus;
   add("kv cache", "", g.kv_cache_bytes);
   add("activations", "", g.activation_bytes);
-  add("reserve", "", g.reserve_bytes);
+  add("workspaces, driver", "", g.reserve_bytes);
   add("total", "", g.total_bytes());
   add("limit (95 %)", "", g.limit_bytes());
   return table(columns, rows);
