@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Checks which floor of the house includes what, and names every offending line.
+"""Checks which floor of the house includes what, and that nobody drops what a call of CUDA returns;
+names every offending line.
 
     python3 scripts/check_layers.py [ROOT]
 
@@ -54,6 +55,12 @@ NOT_IN_REF = re.compile(r"(thread|mutex|shared_mutex|atomic|future|condition_var
                         r"barrier|latch|semaphore|stop_token|omp\.h|pthread\.h|\w+intrin\.h|"
                         r"arm_neon\.h|cpuid\.h|experimental/simd)$|ops/cpu/|"
                         r"device/(cuda|nccl|thread)_")
+
+# A call of the CUDA runtime as a statement of its own: nobody looks at what it returns. What cleans
+# up may: there is nobody left to tell. (cudaGetErrorString gives text.)
+DROPPED = re.compile(r"\s*(?:\(void\)|static_cast<void>\()?(cuda[A-Z]\w*)\(")
+CLEANS_UP = re.compile(r"cudaGetLastError|cudaGetErrorString|cuda\w*Destroy|cudaFree(Host|Async)?$|cudaStreamEndCapture")
+LAUNCH = re.compile(r"<<<")
 
 INCLUDE = re.compile(r'^\s*#\s*(?:include|include_next|import)\s*([<"])([^>"]+)[>"]')
 SOURCES = {".h", ".hpp", ".cc", ".cpp", ".c", ".cu", ".cuh", ".inc"}
@@ -122,14 +129,29 @@ def library_problem(path, floor, name):
     return None
 
 
+def cuda_problem(path, line):
+    if not re.match(r"kernels/|src/device/(cuda|nccl)_", path):
+        return None
+    code = line.split("//")[0]
+    call = DROPPED.match(code)
+    if call and not CLEANS_UP.match(call.group(1)):
+        return f"what {call.group(1)} returns is dropped; CUDA_CHECK looks at it"
+    if LAUNCH.search(code):
+        return "kernels are launched by launch(), which checks and names them"
+    return None
+
+
 def check_file(root, path):
-    """Yields 'path:line: text: rule' for every include that breaks a rule."""
+    """Yields 'path:line: text: rule' for every line that breaks a rule."""
     floor = floor_of_file(path)
     if floor not in FLOORS:
         yield f"{path}:1: src/{floor} is not a floor; scripts/check_layers.py lists them"
         return
     text = (root / path).read_text(encoding="utf-8", errors="replace")
     for number, line in enumerate(without_block_comments(text).splitlines(), 1):
+        problem = cuda_problem(path, line)
+        if problem:
+            yield f"{path}:{number}: {line.strip()}: {problem}"
         match = INCLUDE.match(line)
         if not match:
             continue

@@ -6,6 +6,7 @@ of PyTorch, written after models.md section 5, in the place of LlamaForCausalLM'
 layers; attention, norms, embedding and head stay transformers' Llama.
 """
 
+import copy
 import json
 import math
 
@@ -27,12 +28,12 @@ CLASSES = {
 }
 
 
-def hf_config(config: dict, **changes):
+def hf_config(config: dict, attention: str = "eager", **changes):
     """The config as transformers reads it; weights are dequantised before it sees them."""
     skipped = ("quantization_config", "architectures", "auto_map", "torch_dtype", "model_type")
     kept = {k: v for k, v in config.items() if k not in skipped and not k.startswith("_")}
     kept = json.loads(json.dumps(kept)) | changes  # transformers edits rope_scaling in place
-    out = CLASSES[architecture(config)][0](**kept, attn_implementation="eager", dtype="float32")
+    out = CLASSES[architecture(config)][0](**kept, attn_implementation=attention, dtype="float32")
     out._experts_implementation = "eager"
     return out
 
@@ -46,7 +47,7 @@ class MoeGate(nn.Module):
         self.weight = nn.Parameter(torch.empty(c["n_routed_experts"], c["hidden_size"]))
 
     def forward(self, x):
-        logits = linear(x, self.weight)
+        logits = linear(x.float(), self.weight.float())
         weights, chosen = logits.softmax(-1).topk(self.top_k)
         return logits, weights, chosen
 
@@ -75,11 +76,11 @@ class Moe(nn.Module):
     def forward(self, hidden):
         x = hidden.flatten(0, -2)
         _, weights, chosen = self.gate(x)
-        y = torch.zeros_like(x)
+        y = torch.zeros_like(x, dtype=torch.float32)
         for e, expert in enumerate(self.experts):
             token, k = torch.where(chosen == e)
             y[token] += weights[token, k, None] * expert(x[token])
-        return (y + self.shared_experts(x)).view_as(hidden)
+        return (y + self.shared_experts(x)).to(x.dtype).view_as(hidden)
 
 
 def deepseek_moe(model: LlamaForCausalLM, c: dict) -> None:
@@ -104,8 +105,8 @@ def hf_state(config: dict, weights: dict) -> dict:
     return out
 
 
-def load_model(spec: Spec, state: dict):
-    model = CLASSES[architecture(spec.config)][1](hf_config(spec.config)).eval()
+def load_model(spec: Spec, state: dict, attention: str = "eager"):
+    model = CLASSES[architecture(spec.config)][1](hf_config(spec.config, attention)).eval()
     if architecture(spec.config) == "Deepseek":
         deepseek_moe(model, spec.config)
         model.eval()
@@ -116,6 +117,18 @@ def load_model(spec: Spec, state: dict):
         main["lm_head.weight"] = main["model.embed_tokens.weight"]
     model.load_state_dict(main, strict=True)
     return model
+
+
+def in_bf16(model):
+    """A copy as from_pretrained leaves it: buffers (rotary frequencies, the router's correction
+    bias) in float32."""
+    rounded = copy.deepcopy(model).to(torch.bfloat16)
+    buffers = dict(model.named_buffers(remove_duplicate=False))
+    for name, module in rounded.named_modules(remove_duplicate=False):
+        for leaf, value in module._buffers.items():
+            if value is not None:
+                module._buffers[leaf] = buffers[f"{name}.{leaf}" if name else leaf]
+    return rounded
 
 
 class Margins:
@@ -134,10 +147,12 @@ class Margins:
             if is_moe_layer(config, i):
                 layer.mlp.gate.register_forward_hook(self)
 
+    def choice(self, router, outputs):
+        """What decides, [T, E]. Softmax keeps the order of its logits: V2 chooses by them."""
+        return outputs[0].sigmoid() + router.e_score_correction_bias if self.v3 else outputs[0]
+
     def __call__(self, router, inputs, outputs):
-        # Softmax keeps the order of its logits: V2 chooses by them.
-        choice = (outputs[0].sigmoid() + router.e_score_correction_bias if self.v3
-                  else outputs[0])
+        choice = self.choice(router, outputs)
         grouped = choice.view(len(choice), self.n_group, -1)
         scores = grouped.topk(2 if self.v3 else 1, dim=-1)[0].sum(-1)
         if self.n_group > self.topk_group:
@@ -153,3 +168,25 @@ class Margins:
         # Where masking with 0 would have chosen otherwise: a chosen score is negative.
         if self.v3 and self.n_group > self.topk_group:
             self.zero_mask += int((best[:, self.top_k - 1] < 0).sum())
+
+
+class Routes(Margins):
+    """Watches every router: what decided, and which experts were chosen."""
+
+    def __init__(self, config: dict):
+        super().__init__(config)
+        self.layers = {}  # router -> [(choice [T, E], chosen [T, E] bool)] in the order of calls
+
+    def __call__(self, router, inputs, outputs):
+        choice = self.choice(router, outputs).float()
+        grouped = choice.view(len(choice), self.n_group, -1)
+        scores = grouped.topk(2 if self.v3 else 1, dim=-1)[0].sum(-1)
+        keep = torch.zeros_like(grouped, dtype=torch.bool)
+        keep.scatter_(1, scores.topk(self.topk_group)[1][..., None].expand(-1, -1, grouped.shape[-1]), True)
+        masked = grouped.masked_fill(~keep, -math.inf).flatten(1)
+        chosen = torch.zeros_like(masked, dtype=torch.bool).scatter_(1, masked.topk(self.top_k)[1], True)
+        self.layers.setdefault(router, []).append((choice.cpu(), chosen.cpu()))
+
+    def of_layers(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """(choice, chosen) of every MoE layer, in its order, all calls one after the other."""
+        return [tuple(torch.cat(part) for part in zip(*calls)) for calls in self.layers.values()]

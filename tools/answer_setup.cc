@@ -18,6 +18,7 @@ EngineOptions engine_options(const Options& options, const std::string& model_di
           .max_seqs = options.max_seqs > 0 ? options.max_seqs : options.n_samples,
           .chunk = options.chunk,
           .cache_type = options.cache_type,
+          .debug_nan = options.debug_nan,
           .tokenizer = tokenizer,
           .warn = warnings(options.quiet)};
 }

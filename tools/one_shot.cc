@@ -114,14 +114,20 @@ std::vector<Answer> print_text(const Options& options, Engine& engine, const Tok
   };
   TextPrinter one = new_printer();
   SamplesPrinter several(out, options.n_samples, new_printer);
-  std::vector<Answer> answers =
-      run_samples(engine, &tokenizer, request, options.n_samples, [&](const SamplePiece& p) {
-        if (options.n_samples == 1)
-          one.piece(p.piece);
-        else
-          several.piece(p);
-        return stop_signal() == 0;
-      });
+  const auto on_piece = [&](const SamplePiece& p) {
+    if (options.n_samples == 1)
+      one.piece(p.piece);
+    else
+      several.piece(p);
+    return stop_signal() == 0;
+  };
+  std::vector<Answer> answers;
+  try {
+    answers = run_samples(engine, &tokenizer, request, options.n_samples, on_piece);
+  } catch (const Error& e) {  // --debug-nan: the line of what was said before ends
+    if (e.kind() == ErrorKind::kNonFinite && options.n_samples == 1) one.end(FinishReason::kError);
+    throw;
+  }
   acknowledge_stop();
   if (options.n_samples == 1) one.end(answers.front().finish);
   out.close();

@@ -307,6 +307,10 @@ const std::array kRows = {
     Row{kAnswer, "Output", "--strict-tty", nullptr,
         "on a terminal show characters that reorder text or have no width",
         [](Options& o, Text) { o.strict_tty = true; }},
+    Row{kRuns | kBatch | kPerplexity, "Output", "--debug-nan", nullptr,
+        "look at what every op writes; the first number that is not finite\n"
+        "                              is an error that names its layer and op (slow)",
+        [](Options& o, Text) { o.debug_nan = true; }},
     Row{kAnswer, "Output", "--no-timings", nullptr, "no line of timings",
         [](Options& o, Text) { o.timings = false; }},
     Row{kAnswer, "Output", "-v,--verbose", nullptr,

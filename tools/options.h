@@ -77,6 +77,7 @@ struct Options {
   int64_t cuda_arch = 0;
   std::string load_mode = "auto";
   std::string cache_type = "auto";
+  bool debug_nan = false;
   int64_t ctx_size = 0;
   int64_t chunk = 512;
 

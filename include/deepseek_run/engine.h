@@ -49,7 +49,10 @@ struct EngineOptions {
   // Tokens that the cache holds, all sequences together. 0: as many as max_seqs sequences can have,
   // or what fits, but no less than one sequence needs.
   int64_t cache_tokens = 0;
-  std::string cache_type = "auto";       // auto (bf16 on GPUs, else f32) | f32 | bf16 | fp8
+  std::string cache_type = "auto";  // auto (bf16 on GPUs, else f32) | f32 | bf16 | fp8
+  // Looks at what every op writes: step() and logits() throw Error(kNonFinite) that names the first
+  // number that is not finite, its layer and its op. Slow.
+  bool debug_nan = false;
   const Tokenizer* tokenizer = nullptr;  // ids it has no entry for are never sampled; may be null
   WarningSink warn;
 };

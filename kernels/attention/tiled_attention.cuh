@@ -77,11 +77,15 @@ struct TiledWork {
   int begin, end;  // cached tokens
   int sequence;
   int split;  // -1: the result is final
+  // The token that this step adds to the cache, in decode: all before it were there already, so
+  // that they may be fetched while the kernels before still run. -1: nothing may.
+  int newest;
 };
 
+// Tokens base .. base + kTile into a stage, zeros past the end; `except` is left out.
 template <typename Shape>
 __device__ __forceinline__ void copy_tile(const TiledParams& p, const TiledWork& w, int base,
-                                          bf16* stage) {
+                                          bf16* stage, int except = -1) {
   using T = Tiled<Shape>;
   constexpr int kChunks = Shape::kKeyWidth / 8;  // of 16 bytes in a row
   const int32_t* table = p.batch.block_table + w.sequence * p.batch.block_table_stride;
@@ -96,10 +100,32 @@ __device__ __forceinline__ void copy_tile(const TiledParams& p, const TiledWork&
   for (int c = threadIdx.x; c < Shape::kTile * kChunks; c += kTiledThreads) {
     const int r = c / kChunks, column = c % kChunks * 8;
     const bool valid = base + r < w.end;
+    if (base + r == except) continue;
     copy_async_16(stage + r * T::kKeyStride + column, keys + r * Shape::kKeyWidth + column, valid);
     if constexpr (!Shape::kValuesInKeys)
       copy_async_16(stage + T::kKeyElements + r * T::kKeyStride + column,
                     values + r * Shape::kKeyWidth + column, valid);
+  }
+}
+
+// The one token that copy_tile left out.
+template <typename Shape>
+__device__ __forceinline__ void copy_token(const TiledParams& p, const TiledWork& w, int token,
+                                           int base, bf16* stage) {
+  using T = Tiled<Shape>;
+  constexpr int kChunks = Shape::kKeyWidth / 8;
+  const int32_t* table = p.batch.block_table + w.sequence * p.batch.block_table_stride;
+  const int in_page = token % static_cast<int>(kPageTokens);
+  const auto* page = reinterpret_cast<const bf16*>(
+      p.pages + table[token / static_cast<int>(kPageTokens)] * p.page_bytes);
+  const int row =
+      Shape::kValuesInKeys ? in_page : w.kv_head * static_cast<int>(kPageTokens) + in_page;
+  const bf16* key = page + row * Shape::kKeyWidth;
+  bf16* to = stage + (token - base) * T::kKeyStride;
+  for (int c = threadIdx.x; c < kChunks; c += kTiledThreads) {
+    copy_async_16(to + c * 8, key + c * 8);
+    if constexpr (!Shape::kValuesInKeys)
+      copy_async_16(to + T::kKeyElements + c * 8, key + p.page_bytes / 4 + c * 8);
   }
 }
 
@@ -159,18 +185,30 @@ __device__ void attend(const TiledParams& p, const TiledWork& w, bf16* stages, f
     row_end[i] = row_valid[i] ? min(row_position[i] + 1, w.end) : w.end;
   }
 
-  // The query, then the first tiles are on their way. The query goes through the last stage, which
-  // is not filled before everyone has come to the first tile.
+  // The first tiles and the query are on their way. The query goes through the last stage, which is
+  // not filled before everyone has come to the first tile.
   bf16* const query = stages + (Shape::kStages - 1) * T::kStageElements;
+  constexpr int kAhead = Shape::kStages - 1;
+#pragma unroll
+  for (int i = 0; i < kAhead && w.newest >= 0; ++i)
+    if (i < n_tiles)
+      copy_tile<Shape>(p, w, w.begin + i * Shape::kTile, stages + i * T::kStageElements, w.newest);
+  if (w.newest >= 0) {
+    wait_for_previous_kernel();
+    const int tile = (w.newest - w.begin) / Shape::kTile;
+    if (w.newest < w.end && tile < kAhead)
+      copy_token<Shape>(p, w, w.newest, w.begin + tile * Shape::kTile,
+                        stages + tile * T::kStageElements);
+  }
   copy_query<Shape>(p, w, query);
   commit_copies();
 #pragma unroll
-  for (int i = 0; i < Shape::kStages - 1; ++i) {
-    if (i < n_tiles)
+  for (int i = 0; i < kAhead; ++i) {
+    if (i < n_tiles && w.newest < 0)
       copy_tile<Shape>(p, w, w.begin + i * Shape::kTile, stages + i * T::kStageElements);
     commit_copies();
   }
-  wait_for_copies<Shape::kStages - 1>();
+  wait_for_copies<kAhead>();
   __syncthreads();
   uint32_t q[T::kKeySteps][4];
 #pragma unroll
@@ -310,7 +348,7 @@ __global__ __launch_bounds__(kTiledThreads) void tiled_attention_kernel(const Ti
   const int s = blockIdx.y;
   const QueryRange range = query_range(p.batch, s);
   const int first = range.first, n_queries = range.count;
-  wait_for_previous_kernel();
+  if (n_queries != 1) wait_for_previous_kernel();
 
   const int head_groups = (p.heads_per_kv_head + kRows - 1) / kRows;  // per KV head
   TiledWork w;
@@ -327,12 +365,14 @@ __global__ __launch_bounds__(kTiledThreads) void tiled_attention_kernel(const Ti
     w.n_tokens = 1;
     w.end = min(n, w.begin + width);
     w.split = n > width ? static_cast<int>(blockIdx.x) : -1;
+    w.newest = n - 1;
     attend<Shape>(p, w, stages, scores);
     return;
   }
   const int tokens_per_block = kRows / min(p.heads_per_kv_head, kRows);
   w.begin = 0;
   w.split = -1;
+  w.newest = -1;
   for (int i = static_cast<int>(blockIdx.x) * tokens_per_block; i < n_queries;
        i += static_cast<int>(gridDim.x) * tokens_per_block) {
     w.first_token = first + i;

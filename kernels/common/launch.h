@@ -39,7 +39,7 @@ void launch(Exec& exec, const char* kernel_name, const LaunchShape& shape,
   config.dynamicSmemBytes = static_cast<size_t>(shape.shared_bytes);
   config.stream = exec.stream();
   config.attrs = &dependent;
-  config.numAttrs = exec.cuda().arch() >= 90 ? 1 : 0;
+  config.numAttrs = exec.cuda().dependent_launch() ? 1 : 0;
   const cudaError_t error = cudaLaunchKernelEx(&config, kernel, Params(args)...);
   if (error != cudaSuccess) fail_launch(error);
 }

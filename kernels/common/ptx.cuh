@@ -8,12 +8,11 @@ namespace dsr::cuda {
 // --- programmatic dependent launch (sm_90) ------------------------------------------------------
 
 // Until here a kernel may touch weights only: what the kernel before it writes is visible after
-// this, and what it still reads may be overwritten. Call it in every thread of every kernel. A
-// kernel starts when the blocks of the one before have ended, before their memory is visible:
-// letting it start sooner (griddepcontrol.launch_dependents) cost more than it gave, see
-// kernels/README.md.
+// this, and what it still reads may be overwritten. Call it in every thread of every kernel. It
+// also lets the next kernel start, whose blocks then fetch weights beside this one.
 __device__ __forceinline__ void wait_for_previous_kernel() {
 #if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
@@ -48,6 +47,67 @@ __device__ __forceinline__ uint4 load_once(const void* p) {
                : "l"(p));
   return v;
 }
+
+#if __CUDA_ARCH__ >= 900
+// --- copies by the copy engine, and the barriers that they complete on (sm_90)
+// --------------------
+
+// `arrivals` complete a phase; a barrier is 8 bytes in shared memory. One thread, before
+// publish_barriers() and a __syncthreads().
+__device__ __forceinline__ void init_barrier(uint64_t* barrier, int arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)),
+               "r"(arrivals));
+}
+__device__ __forceinline__ void publish_barriers() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+__device__ __forceinline__ void arrive(uint64_t* barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier))
+               : "memory");
+}
+// Arrives, and lets the phase end only when so many bytes have been copied.
+__device__ __forceinline__ void arrive_expecting(uint64_t* barrier, uint32_t bytes) {
+  asm volatile(
+      "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)),
+      "r"(bytes)
+      : "memory");
+}
+// Arrives when all copy_async_* of this thread have arrived.
+__device__ __forceinline__ void arrive_after_copies(uint64_t* barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(barrier))
+               : "memory");
+}
+// Until the phase of this parity has ended; the one before the first counts as ended, parity 1.
+__device__ __forceinline__ void wait_barrier(uint64_t* barrier, uint32_t parity) {
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "wait_%=:\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+      "@!done bra wait_%=;\n"
+      "}\n" ::"r"(shared_address(barrier)),
+      "r"(parity)
+      : "memory");
+}
+// A multiple of 16 bytes, both sides aligned to 16.
+__device__ __forceinline__ void copy_bulk(void* shared, const void* global, uint32_t bytes,
+                                          uint64_t* barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+          "r"(shared_address(shared)),
+      "l"(global), "r"(bytes), "r"(shared_address(barrier))
+      : "memory");
+}
+// Barriers among so many threads of a block, by their number, 1 to 15; some may arrive only.
+template <int kBarrier, int kThreads>
+__device__ __forceinline__ void wait_for_threads() {
+  asm volatile("bar.sync %0, %1;" ::"n"(kBarrier), "n"(kThreads) : "memory");
+}
+template <int kBarrier, int kThreads>
+__device__ __forceinline__ void arrive_at_threads() {
+  asm volatile("bar.arrive %0, %1;" ::"n"(kBarrier), "n"(kThreads) : "memory");
+}
+#endif
 
 // --- matrix fragments ---------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ namespace {
 
 constexpr int64_t kStepBytes = 64;  // of a row: 16 bytes in each thread of a quad
 constexpr int64_t kUnitRows = 16, kPairedRows = 8;
-constexpr int64_t kScaleColumns = 64;  // e4m3 codes in a step
+constexpr int64_t kScaleColumns = 128;  // e4m3 codes in two steps, which share a scale
 
 const std::byte* bytes(const Tensor& t) { return static_cast<const std::byte*>(t.data); }
 bool aligned_16(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
@@ -46,7 +46,7 @@ std::optional<DenseLayout> dense_layout(std::span<const WeightSegment> segments,
                   .row_bytes = row_bytes,
                   .scale_row_bytes = 0};
   if (!fp8) return out;
-  const auto steps = static_cast<uint64_t>(quant.block_columns / kScaleColumns);
+  const auto steps = static_cast<uint64_t>(quant.block_columns / kStepBytes);
   if (quant.block_columns % kScaleColumns != 0 || !std::has_single_bit(steps) ||
       quant.block_rows % kPairedRows != 0 ||
       !std::has_single_bit(static_cast<uint64_t>(quant.block_rows)))

@@ -27,9 +27,11 @@ struct DenseProduct {
   bool touch_x;  // x fits in L1
 };
 
-// 1..64 tokens: kernels/gemm/skinny.cuh.
+// 1..64 tokens: kernels/gemm/skinny.cuh, and on sm_90 kernels/gemm/stream.cuh.
 void skinny_linear(Exec& exec, const char* op, const DenseProduct& p);
 void skinny_swiglu(Exec& exec, const char* op, const DenseProduct& p);
+void stream_linear(Exec& exec, const char* op, const DenseProduct& p);
+void stream_swiglu(Exec& exec, const char* op, const DenseProduct& p);
 // Any number of tokens, fast from 64: kernels/gemm/tiled.cuh.
 void tiled_linear(Exec& exec, const char* op, const DenseProduct& p);
 void tiled_swiglu(Exec& exec, const char* op, const DenseProduct& p);

@@ -8,6 +8,14 @@ namespace dsr::cuda {
 
 inline constexpr int kMaxExperts = 1024;
 
+// The shared experts, which every token goes to: one MLP of width F.
+struct SharedExperts {
+  DenseLayout down;  // gate and up lie like those of the routed experts
+  DenseSegment gate, up, down_rows;
+  bf16* hidden;  // [T, F]
+  int F;         // 0: none in this call
+};
+
 // A pair is (token, its k-th expert), numbered token * K + k.
 struct ExpertsCall {
   DenseLayout gate_up, down;  // of every expert's segments; not for the plain kernels
@@ -19,7 +27,8 @@ struct ExpertsCall {
   int64_t ids_stride, chosen_stride;
   bf16*
       hidden;  // [T * K, F]: silu(gate x) * (up x); decode: of pair p, else of the p-th sorted pair
-  const bf16* addend;  // [T, D], or null
+  SharedExperts shared;  // of the stream kernels
+  const bf16* addend;    // [T, D], or null
   int64_t addend_stride;
   void* out;  // [T, D]
   int64_t out_stride;
@@ -30,6 +39,10 @@ struct ExpertsCall {
 // 1..64 tokens: every weight of a wanted expert is read once.
 void skinny_gate_up(Exec& exec, const ExpertsCall& c);
 void skinny_down(Exec& exec, const ExpertsCall& c);
+
+// The same on sm_90, the shared experts with them.
+void stream_gate_up(Exec& exec, const ExpertsCall& c);
+void stream_down(Exec& exec, const ExpertsCall& c);
 
 // Many tokens.
 struct ExpertPlan {

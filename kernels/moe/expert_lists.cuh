@@ -1,8 +1,10 @@
-// Which experts are wanted, and by whom: made by every block for itself in shared memory, for at
-// most 64 tokens. The alternative, a kernel of its own, costs a launch in every layer.
+// Which experts are wanted, and by whom: made by threads of every block for itself in shared
+// memory, for at most 64 tokens. The alternative, a kernel of its own, costs a launch in every
+// layer.
 #pragma once
 
-#include "gemm/skinny.cuh"
+#include <algorithm>
+
 #include "moe/expert_kernels.h"
 
 namespace dsr::cuda {
@@ -18,28 +20,63 @@ struct ExpertLists {
 
 inline int64_t lists_bytes(int64_t T, int64_t K, int64_t E) {
   const int64_t n = T * K, shorts = E + E + 1 + 2 * n;
-  return n * 4 + (shorts + 1) / 2 * 4;
+  return (n + 1) * 4 + (shorts + 1) / 2 * 4;
 }
 
-// `temporary` holds 12 E + 8 bytes that are free until the block has returned from here.
-__device__ __forceinline__ ExpertLists make_lists(const ExpertsCall& c, std::byte* memory,
-                                                  std::byte* temporary) {
-  const int n = c.T * c.K, tid = static_cast<int>(threadIdx.x);
+// Where the lists of a call lie in `memory`; all but n_active.
+__device__ __forceinline__ ExpertLists place_lists(const ExpertsCall& c, std::byte* memory) {
+  const int n = c.T * c.K;
   ExpertLists l;
-  l.weight = reinterpret_cast<float*>(memory);
+  l.weight = reinterpret_cast<float*>(memory) + 1;
   l.pair = reinterpret_cast<int16_t*>(l.weight + n);
   l.token = l.pair + n;
   l.active = l.token + n;
   l.start = l.active + c.E;
+  return l;
+}
+// Lists that make_lists has made, for another thread of the block after a barrier.
+__device__ __forceinline__ ExpertLists lists_in(const ExpertsCall& c, std::byte* memory) {
+  ExpertLists l = place_lists(c, memory);
+  l.n_active = *reinterpret_cast<const int*>(memory);
+  return l;
+}
+
+// Masks and starts of the experts.
+__host__ __device__ constexpr int64_t lists_temporary_bytes(int64_t E) {
+  return (12 * E + 7) / 8 * 8;
+}
+
+// By kThreads threads, each with its `tid`; `barrier` is theirs, and the last thing is a barrier.
+// `temporary` holds lists_temporary_bytes(E) that are free until then.
+template <int kThreads, typename Barrier>
+__device__ __forceinline__ ExpertLists make_lists(const ExpertsCall& c, int tid, std::byte* memory,
+                                                  std::byte* temporary, const Barrier& barrier) {
+  const int n = c.T * c.K;
+  ExpertLists l = place_lists(c, memory);
+  if (c.T == 1) {  // its experts come in ascending order
+    for (int k = tid; k < c.K; k += kThreads) {
+      l.active[k] = static_cast<int16_t>(c.ids[k]);
+      l.start[k] = l.pair[k] = static_cast<int16_t>(k);
+      l.token[k] = 0;
+      l.weight[k] = c.chosen[k];
+    }
+    if (tid == 0) {
+      l.start[c.K] = static_cast<int16_t>(c.K);
+      *reinterpret_cast<int*>(memory) = c.K;
+    }
+    l.n_active = c.K;
+    barrier();
+    return l;
+  }
   auto* masks = reinterpret_cast<unsigned long long*>(temporary);  // [E]: a bit per token
-  int* n_active = reinterpret_cast<int*>(masks + c.E);
-  int* first = n_active + 2;  // [E]: where an expert's pairs start
+  int* first = reinterpret_cast<int*>(masks + c.E);  // [E]: where an expert's pairs start
+  int* n_active = reinterpret_cast<int*>(memory);
   const auto expert_of = [&](int p) { return c.ids[p / c.K * c.ids_stride + p % c.K]; };
 
-  for (int e = tid; e < c.E; e += kSkinnyThreads) masks[e] = 0;
-  __syncthreads();
-  for (int p = tid; p < n; p += kSkinnyThreads) atomicOr(&masks[expert_of(p)], 1ull << (p / c.K));
-  __syncthreads();
+  for (int e = tid; e < c.E; e += kThreads) masks[e] = 0;
+  barrier();
+  for (int p = tid; p < n; p += kThreads) atomicOr(&masks[expert_of(p)], 1ull << (p / c.K));
+  barrier();
   if (tid < 32) {  // a lane takes a run of experts; runs are joined by a scan
     const int per_lane = (c.E + 31) / 32, e0 = tid * per_lane, e1 = min(e0 + per_lane, c.E);
     int experts = 0, pairs = 0;
@@ -71,8 +108,8 @@ __device__ __forceinline__ ExpertLists make_lists(const ExpertsCall& c, std::byt
       pairs_before += __popcll(masks[e]);
     }
   }
-  __syncthreads();
-  for (int p = tid; p < n; p += kSkinnyThreads) {
+  barrier();
+  for (int p = tid; p < n; p += kThreads) {
     const int e = expert_of(p), t = p / c.K;
     const int at = first[e] + __popcll(masks[e] & ((1ull << t) - 1));
     l.pair[at] = static_cast<int16_t>(p);
@@ -80,24 +117,23 @@ __device__ __forceinline__ ExpertLists make_lists(const ExpertsCall& c, std::byt
     l.weight[at] = c.chosen[t * c.chosen_stride + p % c.K];
   }
   l.n_active = *n_active;
-  __syncthreads();
+  barrier();
   return l;
 }
 
-// The rows of activations of an active expert's tokens; `index` says which row a pair has.
-template <int kTiles, typename Index>
-__device__ __forceinline__ UnitTokens<kTiles> expert_tokens(const ExpertLists& l, int a, int lane,
-                                                            int64_t row_bytes, const Index& index) {
+// Fills in the rows of activations of an active expert's tokens; `index` says which row a pair has.
+// Past the last token it is the first one's again.
+template <int kTiles, typename Tokens, typename Index>
+__device__ __forceinline__ void find_tokens(const ExpertLists& l, int a, int lane,
+                                            int64_t row_bytes, const Index& index, Tokens& out) {
   const int start = l.start[a];
-  UnitTokens<kTiles> out;
   out.n = l.start[a + 1] - start;
 #pragma unroll
   for (int j = 0; j < kTiles; ++j) {
     const int i = j * 8 + lane / 4;
-    out.offset[j] =
-        i < out.n ? static_cast<uint32_t>(index(start + i)) * static_cast<uint32_t>(row_bytes) : 0;
+    out.offset[j] = static_cast<uint32_t>(index(start + (i < out.n ? i : 0))) *
+                    static_cast<uint32_t>(row_bytes);
   }
-  return out;
 }
 
 }  // namespace dsr::cuda

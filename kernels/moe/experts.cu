@@ -1,9 +1,13 @@
-// moe_experts on CUDA: which kernels take a call. Definition and shapes: ops/moe.h.
+// moe_experts and moe_with_shared on CUDA: which kernels take a call. Definitions and shapes:
+// ops/moe.h.
 //
-//   weights and x readable in 16-byte chunks   T <= 64   skinny_gate_up, skinny_down
+//   weights and x readable in 16-byte chunks   T <= 64   stream_* on sm_90, else skinny_gate_up,
+//                                                        skinny_down
 //                                              T > 64    tiled_experts, some thousand tokens a time
 //   anything else                              plain_experts
 //
+// The stream kernels take the shared experts with the routed ones; elsewhere moe_with_shared is
+// composed.
 // So the bits of a decode row do not depend on T while T <= 64.
 #include <algorithm>
 
@@ -66,6 +70,7 @@ ExpertsCall part(const MoeExpertsArgs& a, int64_t first, int64_t n, const Scratc
           .ids_stride = a.expert_ids.strides[0],
           .chosen_stride = a.expert_weights.strides[0],
           .hidden = s.hidden.ptr<bf16>(),
+          .shared = {},
           .addend = has_addend ? a.addend.ptr<bf16>(first) : nullptr,
           .addend_stride = has_addend ? a.addend.strides[0] : 0,
           .out = a.out.at(first),
@@ -106,11 +111,67 @@ void moe_experts(Exec& exec, const MoeExpertsArgs& a) {
     c.down = *down;
     if (tiled) {
       tiled_experts(exec, c, plan_in(s));
+    } else if (exec.cuda().arch() >= 90) {
+      stream_gate_up(exec, c);
+      stream_down(exec, c);
     } else {
       skinny_gate_up(exec, c);
       skinny_down(exec, c);
     }
   }
+}
+
+namespace {
+
+bool same_layout(const DenseLayout& a, const DenseLayout& b) {
+  return a.fp8 == b.fp8 && a.ue8m0 == b.ue8m0 && a.n_steps == b.n_steps &&
+         a.scale_step_shift == b.scale_step_shift && a.block_rows_shift == b.block_rows_shift;
+}
+
+// How the stream kernels see the shared experts, without their scratch; nothing where they cannot
+// read them together with the routed ones.
+std::optional<SharedExperts> shared_experts(const MoeWithSharedArgs& a) {
+  const MoeExpertsArgs& r = a.routed;
+  const int64_t D = r.x.shape[1], F = a.shared_down.columns();
+  const auto gate_up = paired_weight(a.shared_gate_up, D);
+  const auto routed_gate_up = dense_layout(r.gate_up.segments, r.gate_up.quant, D);
+  const auto routed_down = dense_layout(r.down.segments, r.down.quant, r.down.columns());
+  int n_taken = 0;
+  const auto down = dense_weight(a.shared_down.segments, a.shared_down.quant, F, n_taken);
+  if (!gate_up || !routed_gate_up || !routed_down || !down || down->n_segments != 1 ||
+      !same_layout(gate_up->layout, *routed_gate_up) || down->layout.fp8 != routed_down->fp8 ||
+      down->layout.ue8m0 != routed_down->ue8m0)
+    return std::nullopt;
+  return SharedExperts{.down = down->layout,
+                       .gate = gate_up->segments[0],
+                       .up = gate_up->segments[1],
+                       .down_rows = down->segments[0],
+                       .hidden = nullptr,
+                       .F = narrow(F)};
+}
+
+}  // namespace
+
+void moe_with_shared(Exec& exec, const MoeWithSharedArgs& a) {
+  const MoeExpertsArgs& r = a.routed;
+  const int64_t T = r.x.shape[0], E = static_cast<int64_t>(r.down.segments.size());
+  auto shared = shared_experts(a);
+  if (exec.cuda().arch() < 90 || T > kMaxDecodeTokens || E > kMaxExperts || !shared ||
+      !x_allows_16(r.x))
+    return compose_moe_with_shared(exec, a,
+                                   {.swiglu = swiglu, .linear = linear, .experts = moe_experts});
+  const Arena::Scope scope(exec.scratch());
+  const Tensor hidden = exec.scratch().activation({T, shared->F});
+  const Scratch s = take_scratch(exec.scratch(), r, T, /*tiled=*/false);
+  if (exec.dry_run()) return;
+  ExpertsCall c = part(r, 0, T, s);
+  c.weights = expert_weights(exec, r, s.table, /*always=*/false);
+  c.gate_up = *dense_layout(r.gate_up.segments, r.gate_up.quant, r.x.shape[1]);
+  c.down = *dense_layout(r.down.segments, r.down.quant, r.down.columns());
+  shared->hidden = hidden.ptr<bf16>();
+  c.shared = *shared;
+  stream_gate_up(exec, c);
+  stream_down(exec, c);
 }
 
 }  // namespace dsr::cuda

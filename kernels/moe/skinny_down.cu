@@ -6,6 +6,7 @@
 //           adds its own slice of K, weighed, to its own sums of every token; the eight slices are
 //           added once, at the end of the tile.
 // Traffic   the down weights of every wanted expert, once.
+#include "gemm/skinny.cuh"
 #include "moe/expert_lists.cuh"
 #include "moe/expert_rows.cuh"
 
@@ -28,8 +29,11 @@ class DownJob {
     return down_rows(c_, lists_.active[unit - tile * lists_.n_active], first_tile_ + tile, lane);
   }
   __device__ __forceinline__ UnitTokens<kTiles> tokens(int unit, int lane) const {
-    return expert_tokens<kTiles>(lists_, unit - tile_of(unit) * lists_.n_active, lane,
-                                 int64_t{c_.F} * 2, [&](int i) { return lists_.pair[i]; });
+    UnitTokens<kTiles> out;
+    find_tokens<kTiles>(
+        lists_, unit - tile_of(unit) * lists_.n_active, lane, int64_t{c_.F} * 2,
+        [&](int i) { return lists_.pair[i]; }, out);
+    return out;
   }
   __device__ __forceinline__ void finish(int unit, const float (&acc)[kTiles][4]) {
     const int tile = tile_of(unit), a = unit - tile * lists_.n_active;
@@ -97,8 +101,9 @@ __global__ __launch_bounds__(kSkinnyThreads,
   auto& ring = *reinterpret_cast<WeightRing*>(shared);
   auto* sums = reinterpret_cast<float*>(&ring + 1);
   wait_for_previous_kernel();
-  const ExpertLists lists = make_lists(c, reinterpret_cast<std::byte*>(sums) + sums_bytes<kTiles>(),
-                                       reinterpret_cast<std::byte*>(&ring));
+  const ExpertLists lists = make_lists<kSkinnyThreads>(
+      c, static_cast<int>(threadIdx.x), reinterpret_cast<std::byte*>(sums) + sums_bytes<kTiles>(),
+      reinterpret_cast<std::byte*>(&ring), [] { __syncthreads(); });
   const int64_t n = (c.D + 15) / 16, b = blockIdx.x;
   const int first = static_cast<int>(b * n / gridDim.x);
   const int end = static_cast<int>((b + 1) * n / gridDim.x);

@@ -7,6 +7,7 @@
 // Traffic   the gate and up weights of every wanted expert, once.
 #include <algorithm>
 
+#include "gemm/skinny.cuh"
 #include "moe/expert_lists.cuh"
 #include "moe/expert_rows.cuh"
 
@@ -30,8 +31,11 @@ class GateUpJob {
     return gate_up_rows(c_, lists_.active[a], unit - a * per_expert_, lane);
   }
   __device__ __forceinline__ UnitTokens<kTiles> tokens(int unit, int lane) const {
-    return expert_tokens<kTiles>(lists_, unit / per_expert_, lane, c_.x_stride_bytes,
-                                 [&](int i) { return lists_.token[i]; });
+    UnitTokens<kTiles> out;
+    find_tokens<kTiles>(
+        lists_, unit / per_expert_, lane, c_.x_stride_bytes, [&](int i) { return lists_.token[i]; },
+        out);
+    return out;
   }
   __device__ __forceinline__ void finish(int unit, const float (&acc)[kTiles][4]) {
     const int a = unit / per_expert_, first_row = (unit - a * per_expert_) * 8;
@@ -69,8 +73,9 @@ __global__ __launch_bounds__(kSkinnyThreads,
   auto& ring = *reinterpret_cast<WeightRing*>(shared);
   auto* sums = reinterpret_cast<float*>(&ring + 1);
   wait_for_previous_kernel();  // which weights are wanted is what it wrote
-  const ExpertLists lists = make_lists(c, reinterpret_cast<std::byte*>(sums) + kSumsBytes<kTiles>,
-                                       reinterpret_cast<std::byte*>(&ring));
+  const ExpertLists lists = make_lists<kSkinnyThreads>(
+      c, static_cast<int>(threadIdx.x), reinterpret_cast<std::byte*>(sums) + kSumsBytes<kTiles>,
+      reinterpret_cast<std::byte*>(&ring), [] { __syncthreads(); });
   GateUpJob<kTiles> job(c, lists, sums);
   const int64_t n = job.n_units(), b = blockIdx.x;
   go_through_units<W, kTiles>(job, ring, c.x, c.touch_x, static_cast<int>(b * n / gridDim.x),

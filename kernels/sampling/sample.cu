@@ -1,12 +1,14 @@
 // sample on CUDA. Definition and stages: ops/sample.h.
 //
-// Mapping   one block per row, every stage inside it. top_k and top_p each keep a prefix of the
-//           order (logit descending, id ascending); the last kept element is found by a histogram
-//           of the distance from the best, then by bisection inside one bin. Weights of top_p are
-//           integers (2^-28 of the best's), so that their sums have no order.
-// Traffic   a row of logits read once if greedy, twice otherwise, and up to five times with cuts.
-// Philox runs
-//           only where the largest possible number could win.
+// Mapping   two kernels. `scan` shares a row out to blocks of 4,096 ids: each keeps its logits in
+//           registers, edits them, and names the best of its part, or the draw's winner. `choose`
+//           has one block per row. Without cuts it compares the parts' best; with cuts it goes on:
+//           top_k and top_p each keep a prefix of the order (logit descending, id ascending), whose
+//           last element is found by a histogram of the distance from the best, then by bisection
+//           inside one bin. Weights of top_p are integers (2^-28 of the best's), so that their sums
+//           have no order. What is drawn is a largest value at a lowest id: no order either.
+// Traffic   a row of logits read once without cuts, up to four times more with them, by one block.
+//           Philox runs only where the largest possible number could win.
 #include "ops/sample.h"
 
 #include "base/math.h"
@@ -18,8 +20,11 @@
 namespace dsr::cuda {
 namespace {
 
-constexpr int kThreads = 1024;
+constexpr int kThreads = 1024;  // of choose
 constexpr int kWarps = kThreads / 32;
+constexpr int kScanThreads = 256;
+constexpr int kScanLoads = 4;  // of 16 bytes, all in flight
+constexpr int kScanIds = kScanThreads * kScanLoads * 4;
 constexpr int kBins = 1024;
 constexpr float kBinsPerUnit = 32;   // so the bins cover 32 units of logit / temperature
 constexpr float kMassOne = 0x1p28f;  // the best's weight
@@ -28,6 +33,14 @@ constexpr uint32_t kLowMask = (1u << kLowBits) - 1;
 constexpr int64_t kMaxIds = (int64_t{1} << 18) - 1;
 constexpr float kLargestGumbel = 16.7f;  // -log(-log(1 - 2^-24)) = 16.64
 static_assert(kBins == kThreads, "one thread clears one bin");
+static_assert(kMaxIds <= int64_t{kThreads} * kScanIds, "one thread of choose reads one part");
+
+// What scan knows of a part of a row.
+struct __align__(16) Part {
+  float value;  // logit / temperature; with Gumbel's number where there are no cuts
+  int id;       // whose it is; -1: no id of the part may be drawn
+  int finite;   // whether all logits as the model gave them are
+};
 
 struct SampleParams {
   int32_t* token_ids;   // [R]
@@ -39,10 +52,19 @@ struct SampleParams {
   const int32_t* history;
   const int32_t* bias_ids;
   const float* bias_values;
-  float* edited;   // [R, V]: logits after penalties and biases
-  int32_t* lists;  // [R, V]: counts of earlier tokens, then ids of one bin
-  int V;
+  Part* parts;     // [R, n_parts]
+  float* edited;   // [R, V]: logits after penalties and biases, where both edits and cuts are
+  int32_t* lists;  // [R, V]: ids of one bin
+  int V, n_parts;
 };
+
+__device__ __forceinline__ bool has_edits(const SampleRow& row) {
+  return row.history_end > row.history_begin || row.bias_end > row.bias_begin;
+}
+__device__ __forceinline__ bool has_cuts(const SampleRow& row, int V) {
+  return row.temperature > 0 &&
+         ((row.top_k > 0 && row.top_k < V) || row.top_p < 1 || row.min_p > 0);
+}
 
 struct Best {
   float value;
@@ -73,16 +95,18 @@ __device__ uint64_t block_total(uint64_t v, Shared& sh) {
   for (int w = 0; w < kWarps; ++w) total += sh.sums[w];
   return total;
 }
-__device__ Best block_best(Best b, Shared& sh) {
+template <int kCount>
+__device__ Best block_best(Best b, Best (&of_warps)[kCount]) {
 #pragma unroll
   for (int offset = 16; offset > 0; offset /= 2)
     b = better(b, {__shfl_xor_sync(0xffffffffu, b.value, offset),
                    __shfl_xor_sync(0xffffffffu, b.id, offset)});
   __syncthreads();
-  if (threadIdx.x % 32 == 0) sh.best[threadIdx.x / 32] = b;
+  if (threadIdx.x % 32 == 0) of_warps[threadIdx.x / 32] = b;
   __syncthreads();
   Best out = {0, -1};
-  for (int w = 0; w < kWarps; ++w) out = better(out, sh.best[w]);
+#pragma unroll
+  for (int w = 0; w < kCount; ++w) out = better(out, of_warps[w]);
   return out;
 }
 
@@ -125,17 +149,15 @@ struct Row {
   }
 };
 
-// visit(id, logit) of this thread's ids that may be drawn, ids ascending; see(logit) of all. Four
-// loads of 16 bytes are in flight where the row allows it: one block reads the row alone, and what
-// it waits for is latency.
-template <typename Visit, typename See>
-__device__ __forceinline__ void for_each_logit(const Row& row, const Visit& visit, const See& see) {
-  constexpr int kLoads = 4;
+// visit(id, logit) of this thread's ids that may be drawn, ids ascending. Three loads of 16 bytes
+// are in flight where the row allows it: one block reads the row alone, and what it waits for is
+// latency. Four do not fit 64 registers.
+template <typename Visit>
+__device__ __forceinline__ void for_each_logit(const Row& row, const Visit& visit) {
+  constexpr int kLoads = 3;
   if (row.V % 4 != 0 || reinterpret_cast<uintptr_t>(row.logits) % 16 != 0) {
-    for (int id = threadIdx.x; id < row.V; id += kThreads) {
-      see(row.logits[id]);
+    for (int id = threadIdx.x; id < row.V; id += kThreads)
       if (row.is_allowed(id)) visit(id, row.logits[id]);
-    }
     return;
   }
   const auto* from = reinterpret_cast<const float4*>(row.logits);
@@ -156,16 +178,10 @@ __device__ __forceinline__ void for_each_logit(const Row& row, const Visit& visi
       if (i >= n) break;
       const float each[4] = {v[k].x, v[k].y, v[k].z, v[k].w};
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        see(each[j]);
+      for (int j = 0; j < 4; ++j)
         if ((allowed[k] >> j & 1u) != 0) visit(4 * i + j, each[j]);
-      }
     }
   }
-}
-template <typename Visit>
-__device__ __forceinline__ void for_each_logit(const Row& row, const Visit& visit) {
-  for_each_logit(row, visit, [](float) {});
 }
 
 enum class Weigh { kCount, kMass };
@@ -257,39 +273,6 @@ __device__ void cut(Row& row, Weigh what, double share, int32_t* list, Shared& s
   row.last_id = id_bound;
 }
 
-// Penalties, then biases, on the row's copy of the logits.
-__device__ void edit(const SampleParams& p, const SampleRow& row, float* logits, int32_t* counts) {
-  for (int i = row.history_begin + threadIdx.x; i < row.history_end; i += kThreads) {
-    const int id = p.history[i];
-    if (id >= 0 && id < p.V) atomicAdd(&counts[id], 1);
-  }
-  __syncthreads();
-  for (int i = row.history_begin + threadIdx.x; i < row.history_end; i += kThreads) {
-    const int id = p.history[i];
-    if (id < 0 || id >= p.V) continue;
-    const int times = atomicExch(&counts[id], 0);
-    if (times == 0) continue;  // another thread has this id
-    const float logit =
-        logits[id] > 0 ? logits[id] / row.repetition_penalty : logits[id] * row.repetition_penalty;
-    const float penalty = __fadd_rn(row.presence_penalty,
-                                    __fmul_rn(row.frequency_penalty, static_cast<float>(times)));
-    logits[id] = __fsub_rn(logit, penalty);
-  }
-  __syncthreads();
-  // The first entry of an id adds all of them, in order.
-  for (int i = row.bias_begin + threadIdx.x; i < row.bias_end; i += kThreads) {
-    const int id = p.bias_ids[i];
-    bool first = id >= 0 && id < p.V;
-    for (int k = row.bias_begin; k < i && first; ++k) first = p.bias_ids[k] != id;
-    if (!first) continue;
-    float logit = logits[id];
-    for (int k = i; k < row.bias_end; ++k)
-      if (p.bias_ids[k] == id) logit = __fadd_rn(logit, p.bias_values[k]);
-    logits[id] = logit;
-  }
-  __syncthreads();
-}
-
 // The best of this thread's ids.
 __device__ __forceinline__ void keep_best(Best& best, float value, int id) {
   if (value > best.value || best.id < 0) best = {value, id};  // ids come in ascending order
@@ -304,51 +287,172 @@ __device__ Best draw(const Row& row, const SampleRow& params, Best likeliest, Sh
     if (params.min_p > 0 && row.likelihood(v) < params.min_p) return;
     keep_best(best, v + gumbel(params, id), id);
   });
-  return block_best(best, sh);
+  return block_best(best, sh.best);
 }
 
-__global__ __launch_bounds__(kThreads) void sample_kernel(const SampleParams p) {
-  __shared__ Shared sh;
+// --- scan ---------------------------------------------------------------------------------------
+
+struct ScanShared {
+  float logits[kScanIds];  // where they are edited
+  int times[kScanIds];     // that an id occurs in the penalties' window
+  Best best[kScanThreads / 32];
+};
+
+// A thread's logits of a part: in four runs of four.
+struct Slice {
+  int first;  // id of the first
+  float logits[kScanLoads][4];
+  uint32_t allowed[kScanLoads];  // bit j: run[j] may be drawn; only ids of the row are
+
+  __device__ __forceinline__ int id(int k, int j) const { return first + 4 * kScanThreads * k + j; }
+  template <typename Visit>
+  __device__ __forceinline__ void for_each(const Visit& visit) const {  // ids ascending
+#pragma unroll
+    for (int k = 0; k < kScanLoads; ++k)
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+        if ((allowed[k] >> j & 1u) != 0) visit(id(k, j), logits[k][j]);
+  }
+};
+
+// Reads the part; returns whether all of this thread's logits are finite.
+__device__ __forceinline__ bool load(Slice& slice, const float* logits, int V) {
+  const bool whole = V % 4 == 0 && reinterpret_cast<uintptr_t>(logits) % 16 == 0;
+#pragma unroll
+  for (int k = 0; k < kScanLoads; ++k) {
+    const int id = slice.id(k, 0);
+    if (whole) {
+      const float4 v = id < V ? *reinterpret_cast<const float4*>(logits + id) : float4{};
+      slice.logits[k][0] = v.x, slice.logits[k][1] = v.y;
+      slice.logits[k][2] = v.z, slice.logits[k][3] = v.w;
+    } else {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) slice.logits[k][j] = id + j < V ? logits[id + j] : 0;
+    }
+  }
+  bool finite = true;
+#pragma unroll
+  for (int k = 0; k < kScanLoads; ++k)
+#pragma unroll
+    for (int j = 0; j < 4; ++j) finite = finite && isfinite(slice.logits[k][j]);
+  return finite;
+}
+
+// Penalties, then biases, on the part's logits in shared memory, the first of which is `begin`'s.
+__device__ void edit(const SampleParams& p, const SampleRow& row, int begin, ScanShared& sh) {
+  const auto is_mine = [&](int id) { return id >= begin && id - begin < kScanIds && id < p.V; };
+  for (int i = threadIdx.x; i < kScanIds; i += kScanThreads) sh.times[i] = 0;
+  __syncthreads();
+  for (int i = row.history_begin + threadIdx.x; i < row.history_end; i += kScanThreads) {
+    const int id = p.history[i];
+    if (is_mine(id)) atomicAdd(&sh.times[id - begin], 1);
+  }
+  __syncthreads();
+  for (int i = threadIdx.x; i < kScanIds; i += kScanThreads) {
+    if (sh.times[i] == 0) continue;
+    const float before = sh.logits[i];
+    const float logit =
+        before > 0 ? before / row.repetition_penalty : before * row.repetition_penalty;
+    const float penalty = __fadd_rn(
+        row.presence_penalty, __fmul_rn(row.frequency_penalty, static_cast<float>(sh.times[i])));
+    sh.logits[i] = __fsub_rn(logit, penalty);
+  }
+  __syncthreads();
+  // The first entry of an id adds all of them, in order.
+  for (int i = row.bias_begin + threadIdx.x; i < row.bias_end; i += kScanThreads) {
+    const int id = p.bias_ids[i];
+    bool first = is_mine(id);
+    for (int k = row.bias_begin; k < i && first; ++k) first = p.bias_ids[k] != id;
+    if (!first) continue;
+    float logit = sh.logits[id - begin];
+    for (int k = i; k < row.bias_end; ++k)
+      if (p.bias_ids[k] == id) logit = __fadd_rn(logit, p.bias_values[k]);
+    sh.logits[id - begin] = logit;
+  }
+  __syncthreads();
+}
+
+__device__ void edit(const SampleParams& p, const SampleRow& row, int r, Slice& slice,
+                     ScanShared& sh) {
+  const int begin = blockIdx.x * kScanIds;
+#pragma unroll
+  for (int k = 0; k < kScanLoads; ++k)
+#pragma unroll
+    for (int j = 0; j < 4; ++j) sh.logits[slice.id(k, j) - begin] = slice.logits[k][j];
+  __syncthreads();
+  edit(p, row, begin, sh);
+  const bool kept = has_cuts(row, p.V);
+  float* edited = p.edited + static_cast<int64_t>(r) * p.V;
+#pragma unroll
+  for (int k = 0; k < kScanLoads; ++k)
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const int id = slice.id(k, j);
+      slice.logits[k][j] = sh.logits[id - begin];
+      if (kept && id < p.V) edited[id] = slice.logits[k][j];
+    }
+}
+
+// grid (parts, rows)
+__global__ __launch_bounds__(kScanThreads) void scan_kernel(const SampleParams p) {
+  __shared__ ScanShared sh;
+  const int r = blockIdx.y;
+  const SampleRow params = p.rows[r];  // the batch's own, as `allowed` is
+  Slice slice;
+  slice.first = blockIdx.x * kScanIds + 4 * threadIdx.x;
+#pragma unroll
+  for (int k = 0; k < kScanLoads; ++k) {
+    const int id = slice.id(k, 0);
+    slice.allowed[k] = id < p.V ? p.allowed[id / 32] >> (id % 32) & 15u : 0;
+    if (id + 4 > p.V && id < p.V) slice.allowed[k] &= (1u << (p.V - id)) - 1;
+  }
   wait_for_previous_kernel();
+  const bool finite = __syncthreads_and(load(slice, p.logits + r * p.logits_stride, p.V)) != 0;
+  if (has_edits(params)) edit(p, params, r, slice, sh);
+
+  const auto scaled = [&](float logit) {
+    return params.temperature > 0 ? logit / params.temperature : logit;
+  };
+  Best best = {0, -1};
+  slice.for_each([&](int id, float logit) { keep_best(best, scaled(logit), id); });
+  best = block_best(best, sh.best);
+  if (params.temperature > 0 && best.id >= 0 && !has_cuts(params, p.V)) {
+    const float bound = best.value + gumbel(params, best.id);
+    best = {0, -1};
+    slice.for_each([&](int id, float logit) {
+      const float v = scaled(logit);
+      if (v + kLargestGumbel >= bound) keep_best(best, v + gumbel(params, id), id);
+    });
+    best = block_best(best, sh.best);
+  }
+  if (threadIdx.x == 0) p.parts[r * p.n_parts + blockIdx.x] = {best.value, best.id, finite ? 1 : 0};
+}
+
+// --- choose -------------------------------------------------------------------------------------
+
+__global__ __launch_bounds__(kThreads) void choose_kernel(const SampleParams p) {
+  __shared__ Shared sh;
   const int r = blockIdx.x;
   const SampleRow params = p.rows[r];
-  const float* logits = p.logits + r * p.logits_stride;
-  float* edited = p.edited + static_cast<int64_t>(r) * p.V;
-  int32_t* list = p.lists + static_cast<int64_t>(r) * p.V;
-  const bool edits =
-      params.history_end > params.history_begin || params.bias_end > params.bias_begin;
-  Row row{logits, p.allowed, p.V, params.temperature, 0};
-  bool finite = true;
-  Best best = {0, -1};
-  for_each_logit(
-      row, [&](int id, float logit) { keep_best(best, row.scaled(logit), id); },
-      [&](float logit) { finite = finite && isfinite(logit); });
-  if (edits) {
-    for (int i = threadIdx.x; i < p.V; i += kThreads) {
-      edited[i] = logits[i];
-      list[i] = 0;
-    }
-  }
-  finite = __syncthreads_and(finite) != 0;
-  int token = -1;
-  if (finite) {
-    if (edits) {
-      edit(p, params, edited, list);
-      row.logits = edited;
-      best = {0, -1};
-      for_each_logit(row, [&](int id, float logit) { keep_best(best, row.scaled(logit), id); });
-    }
-    best = block_best(best, sh);
-    if (params.temperature > 0 && best.id >= 0) {
-      row.best = best.value;
-      if (params.top_k > 0 && params.top_k < p.V) cut(row, Weigh::kCount, params.top_k, list, sh);
-      if (params.top_p < 1) cut(row, Weigh::kMass, static_cast<double>(params.top_p), list, sh);
-      best = draw(row, params, best, sh);
-    }
-    token = best.id;
+  wait_for_previous_kernel();
+  Part mine = {0, -1, 1};
+  if (threadIdx.x < p.n_parts) mine = p.parts[r * p.n_parts + threadIdx.x];
+  const bool finite = __syncthreads_and(mine.finite) != 0;
+  Best best = block_best({mine.value, mine.id}, sh.best);
+  if (finite && best.id >= 0 && has_cuts(params, p.V)) {
+    const int64_t begin = static_cast<int64_t>(r) * p.V;
+    Row row{.logits = has_edits(params) ? p.edited + begin : p.logits + r * p.logits_stride,
+            .allowed = p.allowed,
+            .V = p.V,
+            .temperature = params.temperature,
+            .best = best.value};
+    int32_t* list = p.lists + begin;
+    if (params.top_k > 0 && params.top_k < p.V) cut(row, Weigh::kCount, params.top_k, list, sh);
+    if (params.top_p < 1) cut(row, Weigh::kMass, static_cast<double>(params.top_p), list, sh);
+    best = draw(row, params, best, sh);
   }
   if (threadIdx.x == 0) {
-    p.token_ids[r] = token;
+    p.token_ids[r] = finite ? best.id : -1;
     p.non_finite[r] = finite ? 0 : 1;
   }
 }
@@ -360,23 +464,29 @@ void sample(Exec& exec, const SampleArgs& a) {
   if (V > kMaxIds)
     fail(ErrorKind::kDevice, "sample: a vocabulary of ", with_commas(V), " on CUDA, at most ",
          with_commas(kMaxIds));
+  const int64_t n_parts = ceil_div(V, int64_t{kScanIds});
   const Arena::Scope scope(exec.scratch());
+  const Tensor parts = exec.scratch().tensor(DType::kU8, {R, n_parts, int64_t{sizeof(Part)}});
   const Tensor edited = exec.scratch().tensor(DType::kF32, {R, V});
   const Tensor lists = exec.scratch().tensor(DType::kI32, {R, V});
-  launch(exec, "sample", {.grid = dim3(static_cast<unsigned>(R)), .threads = kThreads},
-         sample_kernel,
-         SampleParams{.token_ids = a.token_ids.ptr<int32_t>(),
-                      .non_finite = a.non_finite.ptr<int32_t>(),
-                      .logits = a.logits.ptr<float>(),
-                      .logits_stride = a.logits.strides[0],
-                      .rows = static_cast<const SampleRow*>(a.rows.data),
-                      .allowed = a.allowed.ptr<uint32_t>(),
-                      .history = a.history.ptr<int32_t>(),
-                      .bias_ids = a.bias_ids.ptr<int32_t>(),
-                      .bias_values = a.bias_values.ptr<float>(),
-                      .edited = edited.ptr<float>(),
-                      .lists = lists.ptr<int32_t>(),
-                      .V = narrow(V)});
+  const SampleParams params{.token_ids = a.token_ids.ptr<int32_t>(),
+                            .non_finite = a.non_finite.ptr<int32_t>(),
+                            .logits = a.logits.ptr<float>(),
+                            .logits_stride = a.logits.strides[0],
+                            .rows = static_cast<const SampleRow*>(a.rows.data),
+                            .allowed = a.allowed.ptr<uint32_t>(),
+                            .history = a.history.ptr<int32_t>(),
+                            .bias_ids = a.bias_ids.ptr<int32_t>(),
+                            .bias_values = a.bias_values.ptr<float>(),
+                            .parts = static_cast<Part*>(parts.data),
+                            .edited = edited.ptr<float>(),
+                            .lists = lists.ptr<int32_t>(),
+                            .V = narrow(V),
+                            .n_parts = narrow(n_parts)};
+  const dim3 grid(static_cast<unsigned>(n_parts), static_cast<unsigned>(R));
+  launch(exec, "sample scan", {.grid = grid, .threads = kScanThreads}, scan_kernel, params);
+  launch(exec, "sample choose", {.grid = dim3(static_cast<unsigned>(R)), .threads = kThreads},
+         choose_kernel, params);
 }
 
 }  // namespace dsr::cuda

@@ -80,6 +80,7 @@ CudaContext::CudaContext(const CudaOptions& options, bool dry_run) : device_(opt
     fail(ErrorKind::kDevice, "cuda:", device_, " is a GPU of compute capability ", device_arch / 10,
          ".", device_arch % 10, ", 8.0 or newer is needed");
   arch_ = usable_arch(device_arch, options.arch);
+  dependent_launch_ = options.dependent_launch && arch_ >= 90;
   n_sms_ = attribute(cudaDevAttrMultiProcessorCount, device_);
   shared_bytes_per_block_ = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device_);
   shared_bytes_per_sm_ = attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, device_);
@@ -136,6 +137,8 @@ void CudaContext::upload_pinned(void* to, const void* from, int64_t bytes) {
              bytes, " bytes");
 }
 
-void CudaContext::synchronize() { CUDA_CHECK(cudaStreamSynchronize(stream_)); }
+void CudaContext::synchronize() {
+  CUDA_CHECK(cudaStreamSynchronize(stream_), "a kernel before; --debug-nan names its layer and op");
+}
 
 }  // namespace dsr

@@ -15,6 +15,8 @@ namespace dsr {
 struct CudaOptions {
   int device = 0;
   int arch = 0;  // 80: only code that an A100 could run; 0 or more: the best there is
+  // Kernels may begin while the one before them ends, where the GPU can; changes no bit.
+  bool dependent_launch = true;
 };
 
 struct CudaDevice {
@@ -37,6 +39,15 @@ struct HostRange {
   int64_t bytes = 0;
   // Of FP8 codes: what an error calls them where some are NaN. The kernels make 480 of those.
   std::string fp8_name = {};
+};
+
+// How ranges are shared out on their way to the device. A thread copies 7 GB/s out of the page
+// cache (Xeon 6; mapped or read() alike), the bus takes 25 to 55. Small pieces: pinning memory
+// takes time, and what a thread has just written is still in the host's caches when the GPU fetches
+// it.
+struct UploadShape {
+  int max_threads = 16;  // no more than the host has
+  int64_t piece_bytes = int64_t{2} << 20;
 };
 
 // Host memory that the GPU reads while the host goes on; move-only.
@@ -68,6 +79,8 @@ class CudaContext {
   int device() const { return device_; }
   // 80 or 90: the newest instructions a kernel may use, and all that a choice of kernel looks at.
   int arch() const { return arch_; }
+  // Whether kernels are launched as programmatic dependents.
+  bool dependent_launch() const { return dependent_launch_; }
   int n_sms() const { return n_sms_; }
   int64_t shared_bytes_per_block() const { return shared_bytes_per_block_; }  // opt-in
   int64_t shared_bytes_per_sm() const { return shared_bytes_per_sm_; }
@@ -87,13 +100,14 @@ class CudaContext {
   // `from` is pinned and left alone until synchronize(), or a download, returns.
   void upload_pinned(void* to, const void* from, int64_t bytes);
   // Many ranges, by several threads through a ring of pinned buffers; done when it returns.
-  void upload_all(const std::vector<HostRange>& ranges);
+  void upload_all(const std::vector<HostRange>& ranges, const UploadShape& shape = {});
   // Waits until everything on the stream is done; throws Error(kDevice) if something failed.
   void synchronize();
 
  private:
   int device_ = 0;
   int arch_ = 0;
+  bool dependent_launch_ = false;
   int n_sms_ = 0;
   int64_t shared_bytes_per_block_ = 0;
   int64_t shared_bytes_per_sm_ = 0;

@@ -14,18 +14,16 @@
 namespace dsr {
 namespace {
 
-constexpr int64_t kPieceBytes = int64_t{8} << 20;
 constexpr int kBuffersPerThread = 2;  // one is filled while the other is fetched
-// More do not help: a thread copies about 8 GB/s, the bus takes 25 to 55.
-constexpr unsigned kMaxThreads = 8;
 
-// A stream and the buffers that it empties.
+// A stream and the buffers that it empties, kBuffersPerThread pieces of pinned memory.
 class Lane {
  public:
-  Lane() {
+  Lane(std::byte* pinned, int64_t piece_bytes) {
     CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
     for (Slot& s : slots_) {
-      s.memory = PinnedMemory(kPieceBytes);
+      s.data = pinned;
+      pinned += piece_bytes;
       CUDA_CHECK(cudaEventCreateWithFlags(&s.fetched, cudaEventDisableTiming));
     }
   }
@@ -40,11 +38,11 @@ class Lane {
   void copy(const HostRange& piece) {
     Slot& s = slots_[next_++ % kBuffersPerThread];
     CUDA_CHECK(cudaEventSynchronize(s.fetched));  // at once where nothing was recorded
-    std::memcpy(s.memory.data(), piece.from, static_cast<size_t>(piece.bytes));
-    if (!piece.fp8_name.empty() && count_e4m3_nan(s.memory.data(), piece.bytes) > 0)
+    std::memcpy(s.data, piece.from, static_cast<size_t>(piece.bytes));
+    if (!piece.fp8_name.empty() && count_e4m3_nan(s.data, piece.bytes) > 0)
       fail(ErrorKind::kNonFinite, piece.fp8_name,
            ": some of its FP8 values are NaN: the file is damaged\n  try: deepseek-run verify");
-    CUDA_CHECK(cudaMemcpyAsync(piece.to, s.memory.data(), static_cast<size_t>(piece.bytes),
+    CUDA_CHECK(cudaMemcpyAsync(piece.to, s.data, static_cast<size_t>(piece.bytes),
                                cudaMemcpyHostToDevice, stream_),
                piece.bytes, " bytes");
     CUDA_CHECK(cudaEventRecord(s.fetched, stream_));
@@ -53,7 +51,7 @@ class Lane {
 
  private:
   struct Slot {
-    PinnedMemory memory;
+    std::byte* data = nullptr;
     cudaEvent_t fetched = nullptr;
   };
   cudaStream_t stream_ = nullptr;
@@ -63,25 +61,29 @@ class Lane {
 
 }  // namespace
 
-void CudaContext::upload_all(const std::vector<HostRange>& ranges) {
+void CudaContext::upload_all(const std::vector<HostRange>& ranges, const UploadShape& shape) {
   std::vector<HostRange> pieces;
   for (const HostRange& r : ranges) {
-    for (int64_t first = 0; first < r.bytes; first += kPieceBytes)
+    for (int64_t first = 0; first < r.bytes; first += shape.piece_bytes)
       pieces.push_back({static_cast<std::byte*>(r.to) + first,
                         static_cast<const std::byte*>(r.from) + first,
-                        std::min(kPieceBytes, r.bytes - first), r.fp8_name});
+                        std::min(shape.piece_bytes, r.bytes - first), r.fp8_name});
   }
+  const auto processors = static_cast<int>(std::max(std::thread::hardware_concurrency(), 1u));
+  const auto n_threads =
+      std::min<int64_t>(std::min(shape.max_threads, processors), std::ssize(pieces));
+  const int64_t lane_bytes = kBuffersPerThread * shape.piece_bytes;
+  const PinnedMemory pinned(n_threads * lane_bytes);  // at once: pinning takes turns anyway
   std::atomic<size_t> next = 0;
-  const auto work = [&] {
+  const auto work = [&](int64_t thread) {
     CUDA_CHECK(cudaSetDevice(device_));
-    Lane lane;
+    Lane lane(pinned.data() + thread * lane_bytes, shape.piece_bytes);
     for (size_t i = next++; i < pieces.size(); i = next++) lane.copy(pieces[i]);
     lane.finish();
   };
-  const size_t n_threads = std::min<size_t>(
-      std::clamp(std::thread::hardware_concurrency(), 1u, kMaxThreads), pieces.size());
   std::vector<std::future<void>> threads;
-  for (size_t t = 0; t < n_threads; ++t) threads.push_back(std::async(std::launch::async, work));
+  for (int64_t t = 0; t < n_threads; ++t)
+    threads.push_back(std::async(std::launch::async, work, t));
   std::exception_ptr error;
   for (std::future<void>& t : threads) {
     try {

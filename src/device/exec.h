@@ -8,6 +8,7 @@
 #include "device/cpu_context.h"
 #include "device/cuda_context.h"
 #include "device/memory.h"
+#include "device/op_watcher.h"
 #include "tensor/dtype.h"
 
 namespace dsr {
@@ -52,6 +53,17 @@ class Exec {
   void download(void* to, const void* from, int64_t bytes);
   void fill(void* data, int byte, int64_t bytes);
 
+  // From now on ops are watched. A dry run has nothing to show.
+  void watch(std::unique_ptr<OpWatcher> watcher) {
+    if (!dry_run_) watcher_ = std::move(watcher);
+  }
+  // Null unless ops are watched.
+  OpWatcher* watcher() { return watcher_.get(); }
+  // Where in the model the ops that follow belong: a name of the checkpoint, and its entry.
+  void enter(const char* place, int64_t index = -1) {
+    if (watcher_ != nullptr) watcher_->enter(place, index);
+  }
+
   // For op tests: the reference run on the activation type of another backend.
   static Exec reference_with(DType activation_dtype) {
     return Exec(Backend::kReference, false, activation_dtype);
@@ -67,6 +79,7 @@ class Exec {
   std::unique_ptr<CudaContext> cuda_;  // null on other backends; before scratch_, which it frees
   Arena scratch_;
   std::unique_ptr<CpuContext> cpu_;  // null on other backends
+  std::unique_ptr<OpWatcher> watcher_;
 };
 
 }  // namespace dsr

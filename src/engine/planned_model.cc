@@ -55,6 +55,7 @@ PlannedRun PlannedModel::plan(const EngineOptions& o) const {
                 .chunk = o.chunk,
                 .cache_tokens = o.cache_tokens},
                config_, source);
+  planned.runner.debug_nan = o.debug_nan;
   const bool on_host = device_.backend != Backend::kCuda;
   planned.plan.weights_on_disk = checkpoint_.has_value() && on_host;
   planned.plan.weights_may_exceed = checkpoint_ && on_host && o.load_mode == "mmap";

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "device/finite_check.h"
 #include "engine/memory_plan.h"
 #include "ops/log_probs.h"
 #include "sampling/sampler_state.h"
@@ -64,6 +65,7 @@ Runner::Runner(const RunnerOptions& options, const ModelConfig& config, const We
       kv_(exec_, model_.kv_layout(options.cache_type), options.limits.n_blocks),
       batch_(place_batch()) {
   plan_scratch();
+  if (options.debug_nan) exec_.watch(std::make_unique<FiniteCheck>());
 }
 
 Runner::BatchBuffers Runner::place_batch() {
@@ -176,7 +178,8 @@ void Runner::run(const HostBatch& h, const std::function<void()>& work) {
   // Log-probabilities read the logits afterwards, which a replay does not name.
   const bool decode = h.token_ids.size() == n && h.sample_rows.size() == n && n <= kGraphSeqs &&
                       h.log_prob_rows.empty();
-  if (exec_.backend() == Backend::kCuda && options_.decode_graphs && decode)
+  const bool recorded = options_.decode_graphs && !options_.debug_nan && decode;
+  if (exec_.backend() == Backend::kCuda && recorded)
     graphs_.run(exec_.cuda(), static_cast<int64_t>(n), work);
   else
     work();
@@ -224,12 +227,14 @@ StepResult Runner::step(const HostBatch& h) {
     ops::sample(exec_, batch.sample);
   });
   if (h.sample_rows.empty()) return {};
-  const int64_t n = batch_.drawn.shape[1];
-  std::vector<int32_t> drawn(static_cast<size_t>(2 * n));
-  exec_.download(drawn.data(), batch_.drawn.data, batch_.drawn.size_bytes());
+  std::byte* on_host = host_side(batch_.drawn);  // pinned: a copy to other memory is staged
+  if (on_host != batch_.drawn.data)
+    exec_.download(on_host, batch_.drawn.data, batch_.drawn.size_bytes());
+  const auto* drawn = reinterpret_cast<const int32_t*>(on_host);
+  const int32_t* non_finite = drawn + batch_.drawn.shape[1];
   StepResult result;
   for (size_t r = 0; r < h.sample_rows.size(); ++r)
-    result.tokens.push_back(drawn[r + static_cast<size_t>(n)] != 0 ? -1 : drawn[r]);
+    result.tokens.push_back(non_finite[r] != 0 ? -1 : drawn[r]);
   if (!h.log_prob_rows.empty()) result.log_probs = log_probs(h, batch.sample);
   return result;
 }

@@ -32,7 +32,8 @@ struct RunnerOptions {
   int64_t max_positions = 0;
   StepLimits limits;
   bool decode_graphs =
-      true;  // of a GPU: steps of nothing but decode rows are recorded and replayed
+      true;                // of a GPU: steps of nothing but decode rows are recorded and replayed
+  bool debug_nan = false;  // what every op writes is looked at; nothing is recorded then
 };
 
 struct StepResult {

@@ -13,6 +13,7 @@ namespace {
 Tensor head(Rank& rank, const Model& model, const ForwardBatch& b, const Tensor& hidden) {
   Exec& exec = rank.exec;
   const ModelConfig& c = model.config();
+  exec.enter("lm_head");
   const Tensor logits = exec.scratch().tensor(DType::kF32, {b.n_logit_rows(), c.vocab_size});
   const Arena::Scope scope(exec.scratch());
   const Tensor rows = exec.scratch().activation({b.n_logit_rows(), c.hidden_size});
@@ -47,12 +48,14 @@ ForwardOutput forward(Rank& rank, const Model& model, const ForwardBatch& b, KvC
   {
     const Arena::Scope scope(exec.scratch());
     const Tensor residual = exec.scratch().activation({T, c.hidden_size});
+    exec.enter("model.embed_tokens");
     ops::embedding(exec, {.out = residual, .token_ids = b.token_ids, .table = w.embed_tokens});
     ops::rms_norm(exec,
                   {.out = x, .x = residual, .weight = w.layers[0].input_layernorm, .eps = eps});
     for (size_t l = 0; l < w.layers.size(); ++l) {
       // Each block ends with the norm that the next one begins with.
       const bool last = l + 1 == w.layers.size();
+      exec.enter("model.layers", static_cast<int64_t>(l));
       block(rank, model, b,
             {.weights = w.layers[l],
              .next_norm = last ? w.norm : w.layers[l + 1].input_layernorm,
@@ -78,6 +81,7 @@ Tensor mtp_forward(Rank& rank, const Model& model, const ForwardBatch& b, const 
     const Tensor residual = exec.scratch().activation({T, D});
     const Tensor both = exec.scratch().activation({T, 2 * D});  // embedding | hidden
     const Tensor e = columns(both, 0, D);
+    exec.enter("model.layers", c.num_hidden_layers + in.depth);
     ops::embedding(
         exec, {.out = residual, .token_ids = in.next_ids, .table = model.weights().embed_tokens});
     ops::rms_norm(exec, {.out = e, .x = residual, .weight = w.enorm, .eps = eps});

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "device/exec.h"
+#include "ops/show_outputs.h"
 
 namespace dsr {
 // Throws Error(kDevice): this program was built without CUDA.
@@ -31,17 +32,18 @@ namespace dsr {
     DSR_DISPATCH_NOW(exec, op, args);                                               \
   } while (0)
 
-#define DSR_DISPATCH_NOW(exec, op, args)   \
-  do {                                     \
-    switch ((exec).backend()) {            \
-      case ::dsr::Backend::kReference:     \
-        ::dsr::ref::op(exec, args);        \
-        return;                            \
-      case ::dsr::Backend::kCpu:           \
-        ::dsr::cpu::op(exec, args);        \
-        return;                            \
-      case ::dsr::Backend::kCuda:          \
-        DSR_DISPATCH_CUDA(exec, op, args); \
-        return;                            \
-    }                                      \
+#define DSR_DISPATCH_NOW(exec, op, args)                                   \
+  do {                                                                     \
+    switch ((exec).backend()) {                                            \
+      case ::dsr::Backend::kReference:                                     \
+        ::dsr::ref::op(exec, args);                                        \
+        break;                                                             \
+      case ::dsr::Backend::kCpu:                                           \
+        ::dsr::cpu::op(exec, args);                                        \
+        break;                                                             \
+      case ::dsr::Backend::kCuda:                                          \
+        DSR_DISPATCH_CUDA(exec, op, args);                                 \
+        break;                                                             \
+    }                                                                      \
+    if ((exec).watcher() != nullptr) ::dsr::show_outputs(exec, #op, args); \
   } while (0)

@@ -20,24 +20,61 @@ void ops::moe_route(Exec& exec, const MoeRouteArgs& a) {
   DSR_DISPATCH(exec, moe_route, a);
 }
 
-void ops::moe_experts(Exec& exec, const MoeExpertsArgs& a) {
-  constexpr char kOp[] = "moe_experts";
+namespace {
+
+void check_experts(const char* op, const Exec& exec, const MoeExpertsArgs& a) {
   Dim T{"T"}, D{"D"}, K{"K"};
-  expect(kOp, "x", a.x, exec.activation_dtype(), {T, D});
-  expect(kOp, "out", a.out, {exec.activation_dtype(), DType::kF32}, {T, D});
-  expect(kOp, "expert_ids", a.expert_ids, DType::kI32, {T, K});
-  expect(kOp, "expert_weights", a.expert_weights, DType::kF32, {T, K});
+  expect(op, "x", a.x, exec.activation_dtype(), {T, D});
+  expect(op, "out", a.out, {exec.activation_dtype(), DType::kF32}, {T, D});
+  expect(op, "expert_ids", a.expert_ids, DType::kI32, {T, K});
+  expect(op, "expert_weights", a.expert_weights, DType::kF32, {T, K});
   const auto E = static_cast<int64_t>(a.down.segments.size());
   DSR_CHECK(E > 0 && static_cast<int64_t>(a.gate_up.segments.size()) == 2 * E, E);
   const int64_t F = a.down.columns();
-  expect_weight(kOp, "down", a.down, E * D.value(), F);
-  expect_weight(kOp, "gate_up", a.gate_up, E * 2 * F, D);
+  expect_weight(op, "down", a.down, E * D.value(), F);
+  expect_weight(op, "gate_up", a.gate_up, E * 2 * F, D);
   for (const WeightSegment& s : a.gate_up.segments) DSR_CHECK(s.data.shape[0] == F, s.data.text());
   for (const WeightSegment& s : a.down.segments)
     DSR_CHECK(s.data.shape[0] == D.value(), s.data.text());
-  if (a.addend.rank() > 0) expect(kOp, "addend", a.addend, exec.activation_dtype(), {T, D});
-  if (T.value() == 0) return;
+  if (a.addend.rank() > 0) expect(op, "addend", a.addend, exec.activation_dtype(), {T, D});
+}
+
+}  // namespace
+
+void ops::moe_experts(Exec& exec, const MoeExpertsArgs& a) {
+  check_experts("moe_experts", exec, a);
+  if (a.x.shape[0] == 0) return;
   DSR_DISPATCH_WITH_SCRATCH(exec, moe_experts, a);
+}
+
+void ops::moe_with_shared(Exec& exec, const MoeWithSharedArgs& a) {
+  constexpr char kOp[] = "moe_with_shared";
+  check_experts(kOp, exec, a.routed);
+  DSR_CHECK(a.routed.addend.rank() == 0);
+  const int64_t D = a.routed.x.shape[1], F = a.shared_down.columns();
+  expect_weight(kOp, "shared_gate_up", a.shared_gate_up, 2 * F, D);
+  expect_weight(kOp, "shared_down", a.shared_down, D, F);
+  if (a.routed.x.shape[0] == 0) return;
+  DSR_DISPATCH_NOW(exec, moe_with_shared, a);  // it takes scratch on every backend
+}
+
+void compose_moe_with_shared(Exec& exec, const MoeWithSharedArgs& a, const MoeParts& parts) {
+  // What would run in a dry run: every op of cuda, and on cpu the one that takes scratch.
+  const bool all = !exec.dry_run() || exec.backend() == Backend::kCuda;
+  const bool takes_scratch = all || exec.backend() == Backend::kCpu;
+  const Arena::Scope scope(exec.scratch());
+  const Tensor& x = a.routed.x;
+  MoeExpertsArgs experts = a.routed;
+  experts.addend = exec.scratch().activation(x.shape);
+  {
+    const Arena::Scope hidden_scope(exec.scratch());
+    const Tensor hidden = exec.scratch().activation({x.shape[0], a.shared_down.columns()});
+    if (all) {
+      parts.swiglu(exec, {.out = hidden, .x = x, .gate_up = a.shared_gate_up});
+      parts.linear(exec, {.out = experts.addend, .x = hidden, .w = a.shared_down, .bias = {}});
+    }
+  }
+  if (takes_scratch) parts.experts(exec, experts);
 }
 
 }  // namespace dsr

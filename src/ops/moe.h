@@ -2,6 +2,7 @@
 #pragma once
 
 #include "device/exec.h"
+#include "ops/linear.h"
 #include "tensor/quant.h"
 
 namespace dsr {
@@ -48,21 +49,43 @@ struct MoeExpertsArgs {
   Weight down;            // E segments [D, F]
   Tensor addend;          // [T, D] activation, or empty
 };
+// moe_experts with the shared experts, one MLP that every token goes to, as the addend:
+//
+//   s = linear(swiglu(x, shared_gate_up), shared_down);  moe_experts(..., addend = s)
+//
+// Every step of the composition rounds as it does alone.
+struct MoeWithSharedArgs {
+  MoeExpertsArgs routed;  // without an addend
+  Weight shared_gate_up;  // [2 Fs, D]
+  Weight shared_down;     // [D, Fs]
+};
+// The parts of a backend that moe_with_shared is composed of where it is not one kernel.
+struct MoeParts {
+  void (*swiglu)(Exec&, const SwigluArgs&);
+  void (*linear)(Exec&, const LinearArgs&);
+  void (*experts)(Exec&, const MoeExpertsArgs&);
+};
+void compose_moe_with_shared(Exec& exec, const MoeWithSharedArgs& a, const MoeParts& parts);
+
 namespace ops {
 void moe_route(Exec& exec, const MoeRouteArgs& a);
 void moe_experts(Exec& exec, const MoeExpertsArgs& a);
+void moe_with_shared(Exec& exec, const MoeWithSharedArgs& a);
 }  // namespace ops
 namespace ref {
 void moe_route(Exec& exec, const MoeRouteArgs& a);
 void moe_experts(Exec& exec, const MoeExpertsArgs& a);
+void moe_with_shared(Exec& exec, const MoeWithSharedArgs& a);
 }  // namespace ref
 namespace cuda {
 void moe_route(Exec& exec, const MoeRouteArgs& a);
 void moe_experts(Exec& exec, const MoeExpertsArgs& a);
+void moe_with_shared(Exec& exec, const MoeWithSharedArgs& a);
 }  // namespace cuda
 namespace cpu {
 void moe_experts(Exec& exec, const MoeExpertsArgs& a);
 void moe_route(Exec& exec, const MoeRouteArgs& a);
+void moe_with_shared(Exec& exec, const MoeWithSharedArgs& a);
 }  // namespace cpu
 
 }  // namespace dsr

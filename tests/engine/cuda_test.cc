@@ -3,8 +3,7 @@
 
 #include <algorithm>
 
-#include "engine/runner.h"
-#include "engine/sequence.h"
+#include "engine/sampled_batch.h"
 #include "support/golden.h"
 #include "support/tiny_checkpoint.h"
 
@@ -24,36 +23,13 @@ class CudaRunner : public testing::TestWithParam<std::string> {
     o.backend = Backend::kCuda;
     o.cache_type = CacheType::kBF16;
     o.max_positions = kContext;
-    o.limits.max_tokens = kContext;
-    o.limits.max_seqs = kSeqs;
-    o.limits.max_logit_rows = kSeqs;
-    o.limits.max_blocks = blocks_for(kContext);
-    o.limits.n_blocks = kSeqs * o.limits.max_blocks;
-    o.limits.max_history = kSeqs * kContext;
-    o.limits.max_biases = 8;
+    o.limits = limits_of(kSeqs, kContext);
     o.decode_graphs = graphs;
     return o;
   }
 
-  // The next token of each sequence, drawn at temperature 1 with a penalty on all before.
   static HostBatch batch_of(const std::vector<Sequence*>& sequences) {
-    HostBatch b;
-    b.max_blocks = blocks_for(kContext);
-    for (Sequence* s : sequences) {
-      const auto n = std::ssize(s->tokens());
-      EXPECT_TRUE(s->reserve(n));
-      const int64_t count = n - s->n_computed();
-      append_slice(b, {*s, s->n_computed(), count, {static_cast<int32_t>(count - 1)}});
-      SampleRow row{.temperature = 1, .top_p = 0.95f, .repetition_penalty = 1.1f};
-      row.seed = b.sample_rows.size();
-      row.position = n;
-      row.history_begin = static_cast<int32_t>(b.history.size());
-      b.history.insert(b.history.end(), s->tokens().begin(), s->tokens().end());
-      row.history_end = static_cast<int32_t>(b.history.size());
-      b.sample_rows.push_back(row);
-      s->mark_computed(count);
-    }
-    return b;
+    return sampled_batch(sequences, kContext, kContext);
   }
 
   // 40 tokens of kSeqs sequences that start at different lengths; every fifth step leaves one out.
@@ -61,8 +37,7 @@ class CudaRunner : public testing::TestWithParam<std::string> {
     const TinyCheckpoint checkpoint(GetParam());
     const Golden golden = Golden::load(GetParam());
     Runner runner(options(graphs), checkpoint.config(), checkpoint, /*dry_run=*/false);
-    runner.set_allowed(std::vector<int32_t>(
-        static_cast<size_t>(ceil_div(checkpoint.config().vocab_size, 32)), -1));
+    runner.set_allowed(all_allowed(checkpoint.config().vocab_size));
     BlockPool pool(kSeqs * blocks_for(kContext));
     std::vector<std::unique_ptr<Sequence>> sequences;
     std::vector<TokenId> out;

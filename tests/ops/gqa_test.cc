@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "device/finite_check.h"
 #include "ops/formulas.h"
 #include "support/backends_under_test.h"
 #include "support/expect_error.h"
@@ -128,6 +129,19 @@ TEST_P(GqaWriteKvTest, OtherTypesAreItsEncodingAndNothingElseIsTouched) {
       }
       EXPECT_TRUE(same_bits(got.pages, want.pages)) << name(type);
     }
+  }
+}
+
+TEST_P(GqaWriteKvTest, WhatIsNotFiniteInTheCacheIsNamed) {
+  for (const CacheType type : kTypes) {
+    const GqaWriteKvArgs a = inputs(kRagged, 5);
+    const float nan = NAN;
+    from_f32(activation(), &nan, a.v.at(3, 1, 4), 1);  // behind 2 x 10 keys and 10 values
+    exec.watch(std::make_unique<FiniteCheck>());
+    exec.enter("model.layers", 7);
+    EXPECT_EQ(error_of([&] { write(a, type, kRagged); }, ErrorKind::kNonFinite),
+              "model.layers.7, op 1, gqa_write_kv: cache[3, 34] is nan (40 numbers a row; all that "
+              "was written before is finite)");
   }
 }
 

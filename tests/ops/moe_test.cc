@@ -340,6 +340,38 @@ TEST_P(MoeExpertsTest, SumsInAscendingExpertIdThenTheAddend) {
   EXPECT_TRUE(close(out, values_of(addend), {}));
 }
 
+// Fused or not, the same bits: every number of tokens that some kernel is for, widths of V2-Lite
+// and ragged ones, types that the fused kernels take, mix and leave alone.
+TEST_P(MoeExpertsTest, WithSharedIsItsComposition) {
+  struct Shared {
+    Experts routed;
+    int64_t F;
+    DType dtype;
+  };
+  const Shared cases[] = {{{1, 2048, 1408, 8, 6, DType::kF8E4M3}, 2816, DType::kF8E4M3},
+                          {{3, 256, 1408, 4, 2, DType::kBF16}, 2816, DType::kBF16},
+                          {{9, 320, 192, 6, 3, DType::kF8E4M3}, 448, DType::kF8E4M3},
+                          {{33, 128, 72, 6, 2, DType::kBF16}, 40, DType::kBF16},
+                          {{64, 192, 64, 5, 2, DType::kF8E4M3}, 128, DType::kF8E4M3},
+                          {{70, 128, 64, 5, 2, DType::kF8E4M3}, 64, DType::kF8E4M3},
+                          {{2, 128, 64, 5, 2, DType::kF8E4M3}, 64, DType::kBF16},
+                          {{5, 33, 17, 5, 3, DType::kF32}, 9, DType::kF32}};
+  for (const Shared& c : cases) {
+    set_up(c.routed);
+    const int64_t T = c.routed.T, D = c.routed.D;
+    const Weight shared_gate_up = make.weight(c.dtype, {c.F, c.F}, D, 0.05f, {128, 128});
+    const Weight shared_down = make.weight(c.dtype, {D}, c.F, 0.05f, {128, 128});
+    const Tensor hidden = empty_activation({T, c.F}), shared = empty_activation({T, D});
+    ops::swiglu(exec, {.out = hidden, .x = x, .gate_up = shared_gate_up});
+    ops::linear(exec, {.out = shared, .x = hidden, .w = shared_down, .bias = {}});
+    const Tensor want = empty_activation({T, D}), out = empty_activation({T, D});
+    ops::moe_experts(exec, args(want, shared));
+    ops::moe_with_shared(
+        exec, {.routed = args(out), .shared_gate_up = shared_gate_up, .shared_down = shared_down});
+    EXPECT_TRUE(same_bits(out, want)) << "T=" << T << " D=" << D;
+  }
+}
+
 TEST_P(MoeExpertsTest, ATokenDoesNotDependOnItsNeighbours) {
   for (const int64_t D : {96, 128}) {
     set_up({64, D, 64, 4, 2, DType::kF8E4M3});

@@ -109,6 +109,23 @@ class CheckLayers(unittest.TestCase):
         (offence,) = run_on("src/ops/x.cc", '"engine/engine.h"', before)
         self.assertTrue(offence.startswith("src/ops/x.cc:6: "), offence)
 
+    def test_a_call_of_cuda_is_looked_at(self):
+        def offences(path, line):
+            return run_on(path, "<vector>", before=f"{line}\n")
+
+        for path in ["kernels/gemm/x.cu", "src/device/cuda_x.cc"]:
+            for line in ["  cudaStreamSynchronize(stream);", "(void)cudaSetDevice(0);"]:
+                (offence,) = offences(path, line)
+                self.assertTrue(offence.startswith(f"{path}:1: "), offence)
+                self.assertIn("is dropped; CUDA_CHECK looks at it", offence)
+            (offence,) = offences(path, "kernel<<<1, 32, 0, stream>>>(x);")
+            self.assertIn("kernels are launched by launch()", offence)
+            for line in ["CUDA_CHECK(cudaSetDevice(0));", "cudaGetLastError();",
+                         "const cudaError_t e = cudaMalloc(&p, n);", "  cudaGraphDestroy(graph);",
+                         "if (data != nullptr) cudaFreeHost(data);", "// kernel<<<1, 1>>>()"]:
+                self.assertEqual(offences(path, line), [])
+        self.assertEqual(offences("src/ops/x.cc", "cudaSetDevice(0);"), [])
+
     def test_the_exit_status_tells(self):
         def status(root):
             return subprocess.run([sys.executable, SCRIPT, root], capture_output=True).returncode

@@ -68,9 +68,17 @@ std::vector<float> values_of(Exec& exec, const Tensor& t) {
 // Tensors of a batch where the ops of `exec` read them.
 class OnDevice {
  public:
-  explicit OnDevice(Exec& exec) : exec_(exec) {}
+  // With `fixed`: at the same places every time, for tensors of the same sizes.
+  explicit OnDevice(Exec& exec, Buffer* fixed = nullptr) : exec_(exec), fixed_(fixed) {}
   Tensor operator()(const Tensor& host) {
     if (exec_.backend() != Backend::kCuda || host.data == nullptr) return host;
+    if (fixed_ != nullptr) {
+      const int64_t begin = used_;
+      used_ += round_up(host.size_bytes(), kAlignBytes);
+      DSR_CHECK(used_ <= fixed_->size_bytes(), used_);
+      fixed_->upload(begin, host.data, host.size_bytes());
+      return Tensor::of(fixed_->data() + begin, host.dtype, host.shape);
+    }
     buffers_.emplace_back(exec_, MemoryKind::kBatch, host.size_bytes());
     if (exec_.dry_run()) return Tensor::of(nullptr, host.dtype, host.shape);
     buffers_.back().upload(0, host.data, host.size_bytes());
@@ -85,6 +93,8 @@ class OnDevice {
 
  private:
   Exec& exec_;
+  Buffer* fixed_;
+  int64_t used_ = 0;
   std::vector<Buffer> buffers_;
 };
 
@@ -143,11 +153,34 @@ int64_t ReferenceModel::planned_bytes(const std::vector<SequencePart>& parts) {
   return exec.scratch().peak_bytes();
 }
 
-StepResult ReferenceModel::step(const std::vector<SequencePart>& parts) {
+void ReferenceModel::reserve_scratch(const std::vector<SequencePart>& parts) {
   const int64_t bytes = planned_bytes(parts);
   if (bytes > exec_.scratch().capacity_bytes())
     exec_.scratch().reserve(Buffer(exec_, MemoryKind::kActivations, bytes));
+}
+
+StepResult ReferenceModel::step(const std::vector<SequencePart>& parts) {
+  reserve_scratch(parts);
   return run(parts, exec_, model_, kv_);
+}
+
+std::vector<float> ReferenceModel::replay(const std::vector<SequencePart>& parts) {
+  constexpr int64_t kFixedBytes = int64_t{1} << 20;
+  if (replayed_logits_.empty()) {
+    reserve_scratch(parts);  // it stays where it is from now on
+    fixed_ = Buffer(exec_, MemoryKind::kBatch, kFixedBytes);
+  }
+  DSR_CHECK(planned_bytes(parts) <= exec_.scratch().capacity_bytes());
+  const BatchData data(parts);
+  OnDevice on_device(exec_, &fixed_);
+  const ForwardBatch batch = on_device(data.view());
+  SelfCommunicator comm;
+  Rank rank{exec_, comm};
+  const Arena::Scope scope(exec_.scratch());
+  Tensor& logits = replayed_logits_[batch.n_tokens()];
+  graphs_.run(exec_.cuda(), batch.n_tokens(),
+              [&] { logits = forward(rank, model_, batch, kv_).logits; });
+  return values_of(exec_, logits);
 }
 
 std::vector<float> ReferenceModel::logits(std::span<const int32_t> ids, int64_t chunk,

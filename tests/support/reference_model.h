@@ -5,9 +5,11 @@
 //   const std::vector<float> logits = model.logits(ids);  // [ids, V]
 #pragma once
 
+#include <map>
 #include <span>
 #include <vector>
 
+#include "device/cuda_graph.h"
 #include "model/transformer.h"
 
 namespace dsr::test {
@@ -48,6 +50,10 @@ class ReferenceModel {
   // One forward pass over a ragged batch.
   StepResult step(const std::vector<SequencePart>& parts);
 
+  // The same on a GPU by way of graphs: the first time for a number of tokens it runs, the second
+  // it is recorded, from then on replayed. As many sequences and blocks each time as the first.
+  std::vector<float> replay(const std::vector<SequencePart>& parts);
+
   // The logits of every position of one sequence, `chunk` tokens at a time (0: all at once), its
   // tokens in `blocks` (empty: 0, 1, 2, ...).
   std::vector<float> logits(std::span<const int32_t> ids, int64_t chunk = 0,
@@ -61,6 +67,7 @@ class ReferenceModel {
   int64_t planned_bytes(const std::vector<SequencePart>& parts);
 
  private:
+  void reserve_scratch(const std::vector<SequencePart>& parts);
   StepResult run(const std::vector<SequencePart>& parts, Exec& exec, const Model& model,
                  KvCache& kv);
 
@@ -68,6 +75,9 @@ class ReferenceModel {
   Exec exec_, dry_exec_;
   Model model_, dry_model_;
   KvCache kv_, dry_kv_;
+  Buffer fixed_;  // where a batch stands that is replayed
+  CudaGraphs graphs_;
+  std::map<int64_t, Tensor> replayed_logits_;  // by the number of tokens
 };
 
 }  // namespace dsr::test

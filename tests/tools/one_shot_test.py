@@ -2,12 +2,13 @@
 """One prompt, one answer: where the prompt comes from, what is printed."""
 
 import json
+import math
 import random
 import unittest
 
 from cli import MODEL, SCRATCH, TIMING, TINY, CliTest, needs_tiny, say
 from random_model import (ASSISTANT, BOS, END_THINK, EOS, FIRST_BYTE, SPECIALS, THINK, USER,
-                          write_model)
+                          plant, write_model)
 
 
 def ids_of(text: str) -> list[int]:
@@ -277,6 +278,33 @@ class Answers(CliTest):
         self.assertRegex(run.stderr.decode(), r"^error: a logit was not finite .*\n$")
         run = self.run_cli("-p", "hi", "-n", "3", "--format", "json", model=broken, code=8)
         self.assertEqual(json.loads(run.stdout)["choices"][0]["finish_reason"], "error")
+
+    def test_debug_nan(self):
+        """The model says a. What it makes of that a is not a number: no token comes after it."""
+        broken = write_model(SCRATCH / "nan-in-a")
+        a = ids_of("a")[0]
+        plant(broken, "model.embed_tokens.weight", a, 5, math.nan)
+        flags = say("a", "-p", "hi", "-n", "9", "-q")
+        for device in ["reference", "cpu"]:
+            plain = self.run_cli(*flags, "--device", device, model=broken, code=8)
+            self.assertEqual(plain.stdout, b"a\n")
+            self.assertEqual(plain.stderr.decode(), "error: a logit was not finite after 1 tokens of the "
+                             "answer: the weights are damaged, or this is a bug\n")
+            run = self.run_cli(*flags, "--device", device, "--debug-nan", model=broken, code=8)
+            self.assertEqual(run.stdout, b"a\n")
+            self.assertEqual(run.stderr.decode(),
+                             "error: model.embed_tokens, op 1, embedding: out[0, 5] is nan (f32 [1, 32], "
+                             "1 of 32 numbers are not finite; all that was written before is)\n")
+        self.assertEqual(self.output(*flags, "--debug-nan"), "aaaaaaaaa\n")
+
+        plant(broken, "model.embed_tokens.weight", a, 5, 0)
+        plant(broken, "model.layers.1.mlp.shared_experts.down_proj.weight", 3, 0, math.inf)
+        self.assertRegex(self.failure(*flags, "--debug-nan", model=broken, code=8),
+                         r"^model\.layers\.1, op \d+, \w+: \w+\[0, 3\] is (nan|inf|-inf) \(")
+        ids = SCRATCH / "nan.npy"
+        self.assertRegex(self.failure("-p", "hi", "-o", ids, "--debug-nan", model=broken, code=8,
+                                      command="logits"), r"^model\.layers\.1, op ")
+        self.assertFalse(ids.exists())
 
 
 class Reasoning(CliTest):

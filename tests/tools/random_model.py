@@ -141,6 +141,17 @@ def write_model(directory: Path, chat: bool = True, poisoned: str = "", **config
     return directory
 
 
+def plant(directory: Path, name: str, row: int, column: int, value: float) -> None:
+    """One number of a matrix in a model that was written is `value`."""
+    path = directory / "model.safetensors"
+    raw = bytearray(path.read_bytes())
+    length = struct.unpack("<Q", raw[:8])[0]
+    tensor = json.loads(raw[8:8 + length])[name]
+    at = 8 + length + tensor["data_offsets"][0] + 2 * (row * tensor["shape"][1] + column)
+    raw[at:at + 2] = bf16(value)
+    path.write_bytes(raw)
+
+
 def write_shards(directory: Path, shards: int) -> Path:
     """A model of so many layers that each of the files holds at least one tensor."""
     layers = 2

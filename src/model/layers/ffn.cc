@@ -4,21 +4,14 @@
 #include "ops/moe.h"
 
 namespace dsr {
-namespace {
 
-// One rank's share of a dense feed-forward layer.
-void ffn_share(Exec& exec, const FfnWeights& w, const Tensor& x, const Tensor& out) {
+void dense_ffn(Rank& rank, const FfnWeights& w, const Tensor& x, const Tensor& out) {
+  Exec& exec = rank.exec;
   const Arena::Scope scope(exec.scratch());
   const Tensor hidden = exec.scratch().activation({x.shape[0], w.down_proj.columns()});
   ops::swiglu(exec, {.out = hidden, .x = x, .gate_up = w.gate_up_proj});
   ops::linear(exec, {.out = out, .x = hidden, .w = w.down_proj, .bias = {}});
-}
-
-}  // namespace
-
-void dense_ffn(Rank& rank, const FfnWeights& w, const Tensor& x, const Tensor& out) {
-  ffn_share(rank.exec, w, x, out);
-  rank.comm.all_reduce_sum(rank.exec, out);  // down_proj is row-parallel
+  rank.comm.all_reduce_sum(exec, out);  // down_proj is row-parallel
 }
 
 void moe_ffn(Rank& rank, const ModelConfig& c, const MoeWeights& w, const Tensor& x,
@@ -40,18 +33,19 @@ void moe_ffn(Rank& rank, const ModelConfig& c, const MoeWeights& w, const Tensor
                         .topk_group = c.topk_group,
                         .norm_topk_prob = c.norm_topk_prob,
                         .routed_scaling_factor = static_cast<float>(c.routed_scaling_factor)});
-  Tensor shared;
-  if (c.n_shared_experts > 0) {
-    shared = exec.scratch().activation(x.shape);
-    ffn_share(exec, w.shared_experts, x, shared);
-  }
-  ops::moe_experts(exec, {.out = out,
-                          .x = x,
-                          .expert_ids = ids,
-                          .expert_weights = weights,
-                          .gate_up = w.experts_gate_up,
-                          .down = w.experts_down,
-                          .addend = shared});
+  const MoeExpertsArgs experts = {.out = out,
+                                  .x = x,
+                                  .expert_ids = ids,
+                                  .expert_weights = weights,
+                                  .gate_up = w.experts_gate_up,
+                                  .down = w.experts_down,
+                                  .addend = {}};
+  if (c.n_shared_experts > 0)
+    ops::moe_with_shared(exec, {.routed = experts,
+                                .shared_gate_up = w.shared_experts.gate_up_proj,
+                                .shared_down = w.shared_experts.down_proj});
+  else
+    ops::moe_experts(exec, experts);
   rank.comm.all_reduce_sum(exec, out);  // every rank holds a slice of each expert's width
 }
 

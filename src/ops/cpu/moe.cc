@@ -131,4 +131,8 @@ void moe_experts(Exec& exec, const MoeExpertsArgs& a) {
   });
 }
 
+void moe_with_shared(Exec& exec, const MoeWithSharedArgs& a) {
+  compose_moe_with_shared(exec, a, {.swiglu = swiglu, .linear = linear, .experts = moe_experts});
+}
+
 }  // namespace dsr::cpu

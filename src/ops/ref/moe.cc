@@ -158,4 +158,8 @@ void ref::moe_experts(Exec& exec, const MoeExpertsArgs& a) {
   }
 }
 
+void ref::moe_with_shared(Exec& exec, const MoeWithSharedArgs& a) {
+  compose_moe_with_shared(exec, a, {.swiglu = swiglu, .linear = linear, .experts = moe_experts});
+}
+
 }  // namespace dsr

@@ -1,0 +1,119 @@
+// linear, swiglu and the head-wise products for up to 64 tokens on sm_90. See stream.cuh.
+#pragma once
+
+#include "gemm/linear_kernels.h"
+#include "gemm/stream.cuh"
+
+namespace dsr::cuda {
+
+#if __CUDA_ARCH__ >= 900
+template <int kTiles, bool kPaired>
+class DenseStream {
+ public:
+  using Unit = int;
+  __device__ DenseStream(const DenseProduct& p, float* sums) : p_(p), held_(sums, p.n_tokens) {}
+
+  __device__ __forceinline__ void next(Unit& unit) const { ++unit; }
+  __device__ __forceinline__ const DenseLayout& layout(Unit) const { return p_.w.layout; }
+  __device__ __forceinline__ RowPair rows(Unit unit, int lane) const {
+    return rows_of<kPaired>(p_.w, unit, lane);
+  }
+  __device__ __forceinline__ const std::byte* x(Unit) const { return p_.x; }
+  __device__ __forceinline__ int n_tokens(Unit) const { return p_.n_tokens; }
+  __device__ __forceinline__ StreamTokens<kTiles> tokens(Unit unit, int lane) const {
+    const auto group =
+        static_cast<uint32_t>(unit < p_.w.units_per_group ? 0 : unit / p_.w.units_per_group);
+    StreamTokens<kTiles> out;
+#pragma unroll
+    for (int j = 0; j < kTiles; ++j) {
+      const int token = j * 8 + lane / 4;
+      out.offset[j] = static_cast<uint32_t>(token < p_.n_tokens ? token : 0) *
+                          static_cast<uint32_t>(p_.x_stride_bytes) +
+                      group * static_cast<uint32_t>(p_.x_group_bytes);
+    }
+    out.n = p_.n_tokens;
+    return out;
+  }
+  __device__ __forceinline__ void finish(Unit unit, const float (&acc)[kTiles][4], bool last) {
+    held_.template keep<kPaired ? 8 : 16>(*this, unit, acc, last);
+  }
+  __device__ __forceinline__ void store(Unit unit, int token, int row, const float* sums) const {
+    int column, n_rows;
+    if constexpr (kPaired) {
+      column = unit * 8;
+      n_rows = min(8, p_.w.segments[0].rows - column);
+    } else {
+      const UnitPlace place = place_of(p_.w, unit);
+      column = place.group * p_.w.group_columns + place.segment.column + place.first_row;
+      n_rows = min(16, place.segment.rows - place.first_row);
+    }
+    if (row >= n_rows) return;
+    float value = total(sums, p_.n_tokens, token, row);
+    if constexpr (kPaired) {
+      value = silu(value) * total(sums, p_.n_tokens, token, row + 8);
+    } else if (p_.bias != nullptr) {
+      value += p_.bias[column + row];
+    }
+    const int64_t at = token * p_.out_stride + column + row;
+    if (p_.out_f32)
+      static_cast<float*>(p_.out)[at] = value;
+    else
+      static_cast<bf16*>(p_.out)[at] = from_float<bf16>(value);
+  }
+
+ private:
+  const DenseProduct& p_;
+  HeldSums<Unit, kTiles> held_;
+};
+#endif
+
+template <typename W, int kTiles, bool kPaired>
+__global__ __launch_bounds__(kStreamThreads, kStreamBlocksPerSm<kTiles>) void stream_kernel(
+    const __grid_constant__ DenseProduct p) {
+#if __CUDA_ARCH__ >= 900
+  extern __shared__ uint4 shared[];
+  auto& ring = *reinterpret_cast<StreamRing*>(shared);
+  init_ring(ring, W::kScaled, p.w.layout.ue8m0);
+  const int64_t n = p.w.n_units, b = blockIdx.x;
+  const auto first = static_cast<int>(b * n / gridDim.x);
+  const auto n_units = static_cast<int>((b + 1) * n / gridDim.x) - first;
+  using Job = DenseStream<kTiles, kPaired>;
+  Job job(p, reinterpret_cast<float*>(&ring + 1));
+  if (threadIdx.x >= kConsumers) {
+    StreamProducer<W, Job> producer(job, ring);
+    producer.go_to(first);
+    producer.run(n_units, 1 << 30);
+    return;
+  }
+  wait_for_previous_kernel();
+  RingPlace place;
+  consume<W, kTiles>(job, ring, place, first, n_units);
+#endif
+}
+
+template <typename W, int kTiles, bool kPaired>
+void launch_stream(Exec& exec, const char* op, const DenseProduct& p) {
+  const int64_t blocks = stream_blocks(p.w.n_units, exec.cuda().n_sms());
+  launch(exec, op,
+         {.grid = dim3(static_cast<unsigned>(blocks)),
+          .threads = kStreamThreads,
+          .shared_bytes = int64_t{sizeof(StreamRing)} + held_sums_bytes(p.n_tokens)},
+         stream_kernel<W, kTiles, kPaired>, p);
+}
+
+// Few tokens in few tiles; the bits are the same in all of them.
+template <bool kPaired>
+void run_stream(Exec& exec, const char* op, const DenseProduct& p) {
+  const bool fp8 = p.w.layout.fp8;
+  if (p.n_tokens <= 8)
+    fp8 ? launch_stream<Fp8Weight, 1, kPaired>(exec, op, p)
+        : launch_stream<Bf16Weight, 1, kPaired>(exec, op, p);
+  else if (p.n_tokens <= 16)
+    fp8 ? launch_stream<Fp8Weight, 2, kPaired>(exec, op, p)
+        : launch_stream<Bf16Weight, 2, kPaired>(exec, op, p);
+  else
+    fp8 ? launch_stream<Fp8Weight, 8, kPaired>(exec, op, p)
+        : launch_stream<Bf16Weight, 8, kPaired>(exec, op, p);
+}
+
+}  // namespace dsr::cuda

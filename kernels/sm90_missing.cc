@@ -1,0 +1,20 @@
+// In the place of sm_90's own kernels, in a build without them: CudaContext::arch() is 80 there.
+#include "base/error.h"
+#include "gemm/linear_kernels.h"
+#include "moe/expert_kernels.h"
+
+namespace dsr::cuda {
+namespace {
+
+[[noreturn]] void missing() {
+  fail_internal("a kernel of sm_90 was chosen in a build without them");
+}
+
+}  // namespace
+
+void stream_linear(Exec&, const char*, const DenseProduct&) { missing(); }
+void stream_swiglu(Exec&, const char*, const DenseProduct&) { missing(); }
+void stream_gate_up(Exec&, const ExpertsCall&) { missing(); }
+void stream_down(Exec&, const ExpertsCall&) { missing(); }
+
+}  // namespace dsr::cuda
