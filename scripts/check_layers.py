@@ -49,7 +49,7 @@ LIBRARIES = [
 STANDARD = re.compile(
     r"[a-z_0-9]+$|(sys|linux|netinet|arpa)/\w+\.h$|(cpuid|dirent|dlfcn|errno|fcntl|fenv|langinfo|"
     r"limits|locale|math|poll|pthread|pwd|sched|signal|spawn|stdint|stdio|stdlib|string|termios|time|"
-    r"ucontext|unistd|\w+intrin|arm_neon)\.h$")
+    r"malloc|ucontext|unistd|\w+intrin|arm_neon)\.h$")
 # A definition is plain loops: ops/ref/ knows no SIMD, no threads, no device, no faster relative.
 NOT_IN_REF = re.compile(r"(thread|mutex|shared_mutex|atomic|future|condition_variable|execution|"
                         r"barrier|latch|semaphore|stop_token|omp\.h|pthread\.h|\w+intrin\.h|"

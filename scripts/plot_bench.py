@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
 """Draws what `deepseek-run bench --format json` measured: tokens per second by depth, a curve for
-each test and batch size, with the standard deviation of the repetitions. SVG, standard library.
+each test and batch size, with the standard deviation of the repetitions; of --serve-like the
+latencies by arrival rate. SVG, standard library.
 
     scripts/plot_bench.py before.json after.json -o speed.svg
 """
@@ -13,17 +14,31 @@ from html import escape
 from pathlib import Path
 
 WIDTH, PANEL, LEFT, RIGHT, TOP, BOTTOM = 900, 360, 70, 220, 40, 50  # pixels
+Curves = dict[str, list[tuple[float, float, float]]]  # label -> points (x, y, deviation), ascending
 COLOURS = ["#1b6ca8", "#d1495b", "#3a7d44", "#8d5b9f", "#c77d0a", "#4a4e69", "#00798c", "#a44a3f"]
 
 
-def read_curves(path: Path) -> dict[str, dict[str, list[tuple[float, float, float]]]]:
-    """kind ("pp" or "tg") -> label -> points (depth, tokens/s, deviation), ascending."""
-    report = json.loads(path.read_text())
-    curves: dict[str, dict[str, list[tuple[float, float, float]]]] = {"pp": {}, "tg": {}}
-    for row in report["rows"]:
-        label = f"{row['test']}, batch {row['batch']}"
-        points = curves[row["test"][:2]].setdefault(label, [])
-        points.append((row["depth"], row["tok_per_s"], row["tok_per_s_sd"]))
+PANELS = {  # kind -> title, unit of y, what x is
+    "pp": ("prompts", "tok/s", "tokens in the cache before"),
+    "tg": ("answers", "tok/s", "tokens in the cache before"),
+    "ttft": ("served: time to the first token", "ms", "requests per second"),
+    "e2e": ("served: time to the last token", "ms", "requests per second"),
+}
+
+
+def read_curves(path: Path) -> dict[str, Curves]:
+    curves: dict[str, Curves] = {kind: {} for kind in PANELS}
+    for row in json.loads(path.read_text())["rows"]:
+        test = row["test"]
+        if not test.startswith("serve"):
+            points = curves[test[:2]].setdefault(f"{test}, batch {row['batch']}", [])
+            points.append((row["depth"], row["tok_per_s"], row["tok_per_s_sd"]))
+        elif row["rate"] is not None:  # all at once has no place on an axis of rates
+            for kind in ("ttft", "e2e"):
+                for which in ("median", "p99"):
+                    label = f"{test.split('@')[0]}, batch {row['batch']}, {which}"
+                    point = (row["rate"], row[f"{kind}_ms"][which], 0.0)
+                    curves[kind].setdefault(label, []).append(point)
     for labels in curves.values():
         for points in labels.values():
             points.sort()
@@ -46,7 +61,8 @@ def number(x: float) -> str:
 class Panel:
     """One diagram: its axes and curves as SVG elements."""
 
-    def __init__(self, title: str, top: int, curves: list[tuple[str, list[tuple[float, float, float]]]]):
+    def __init__(self, kind: str, top: int, curves: list[tuple[str, list[tuple[float, float, float]]]]):
+        title, self.y_unit, self.x_title = PANELS[kind]
         self.curves = curves
         self.x_ticks = sorted({x for _, points in curves for x, _, _ in points})
         self.y_ticks = ticks(max(y + sd for _, points in curves for _, y, sd in points))
@@ -79,9 +95,9 @@ class Panel:
             self.text(LEFT - 8, y + 4, number(value), anchor="end")
         for value in self.x_ticks:
             self.text(self.x(value), self.y(0) + 18, number(value), anchor="middle")
-        self.text((LEFT + WIDTH - RIGHT) / 2, self.y(0) + 38, "tokens in the cache before",
+        self.text((LEFT + WIDTH - RIGHT) / 2, self.y(0) + 38, self.x_title,
                   anchor="middle")
-        self.text(LEFT - 60, self.top - 14, "tok/s")
+        self.text(LEFT - 60, self.top - 14, self.y_unit)
 
     def curve(self, points: list[tuple[float, float, float]], colour: str) -> None:
         path = " ".join(f"{self.x(x):.1f},{self.y(y):.1f}" for x, y, _ in points)
@@ -96,11 +112,11 @@ class Panel:
 def draw(paths: list[Path]) -> str:
     reports = [(path.stem, read_curves(path)) for path in paths]
     panels, height = [], 0
-    for kind, title in (("pp", "prompts"), ("tg", "answers")):
+    for kind in PANELS:
         curves = [(label if len(reports) == 1 else f"{name}: {label}", points)
                   for name, report in reports for label, points in report[kind].items()]
         if curves:
-            panels += Panel(title, height, curves).out
+            panels += Panel(kind, height, curves).out
             height += PANEL
     if not panels:
         raise SystemExit("error: the reports have no rows")

@@ -156,6 +156,19 @@ std::vector<Answer> print_json(const Options& options, Engine& engine, const Tok
   return answers;
 }
 
+std::vector<Answer> print_answers(const Options& options, Engine& engine,
+                                  const Tokenizer* tokenizer, const AnswerRequest& request,
+                                  bool chat) {
+  try {
+    return options.format == Format::kJson ? print_json(options, engine, tokenizer, request, chat)
+                                           : print_text(options, engine, *tokenizer, request);
+  } catch (const Error& e) {
+    if (e.kind() != ErrorKind::kUsage) throw;
+    throw Error(e.kind(), e.what() + overflow_hint(options, std::ssize(request.request.prompt),
+                                                   engine.info()));
+  }
+}
+
 // What is said after the answers, and the exit code.
 int conclude(const Options& options, const ModelInfo& info, const std::vector<Answer>& answers) {
   const auto any = [&](FinishReason finish) {
@@ -210,9 +223,7 @@ int run_one_shot(const Options& options) {
     print_line(engine->plan().summary());
   }
   const std::vector<Answer> answers =
-      options.format == Format::kJson
-          ? print_json(options, *engine, tokenizer.get(), request, prompt.chat)
-          : print_text(options, *engine, *tokenizer, request);
+      print_answers(options, *engine, tokenizer.get(), request, prompt.chat);
   return conclude(options, engine->info(), answers);
 }
 

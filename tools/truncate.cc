@@ -95,13 +95,28 @@ class Truncation {
   int64_t room_;
 };
 
+// Tokens of the answer that a cut leaves room for.
+int64_t answer_room(const Options& options, int64_t ctx_size) {
+  return options.predict > 0 ? options.predict : (ctx_size + 3) / 4;
+}
+
 }  // namespace
+
+std::string overflow_hint(const Options& options, int64_t prompt_tokens, const ModelInfo& model) {
+  const int64_t needed = prompt_tokens + std::max<int64_t>(options.predict, 1);
+  if (needed <= model.ctx_size) return "";
+  std::string out;
+  if (needed <= model.max_position_embeddings) out = "-c " + std::to_string(needed);
+  if (options.truncate == Truncate::kNone && answer_room(options, model.ctx_size) < model.ctx_size)
+    out += std::string(out.empty() ? "" : ", or ") + "--truncate left|middle";
+  return out.empty() ? "" : "\n  try: " + out;
+}
 
 Prompt truncated(const Options& options, const std::string& model_dir, const Tokenizer* tokenizer,
                  const PromptInput& input, Prompt prompt, int64_t ctx_size) {
   const int64_t before = std::ssize(prompt.ids);
   if (before + std::max<int64_t>(options.predict, 1) <= ctx_size) return prompt;
-  const int64_t answer = options.predict > 0 ? options.predict : (ctx_size + 3) / 4;
+  const int64_t answer = answer_room(options, ctx_size);
   if (answer >= ctx_size) return prompt;  // no cut makes that fit: the engine says so
   const Truncation truncation(options, model_dir, tokenizer, ctx_size - answer);
   Prompt out = input.ids || options.bytes ? truncation.of_ids(std::move(prompt))

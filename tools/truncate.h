@@ -1,6 +1,9 @@
 // --truncate: a prompt that is too long for the context, cut.
 #pragma once
 
+#include <string>
+
+#include "deepseek_run/engine.h"
 #include "tools/prompt.h"
 
 namespace dsr {
@@ -12,5 +15,9 @@ namespace dsr {
 // text whole characters. Throws Error(kUsage) if leaving out all of it is not enough.
 Prompt truncated(const Options& options, const std::string& model_dir, const Tokenizer* tokenizer,
                  const PromptInput& input, Prompt prompt, int64_t ctx_size);
+
+// "\n  try: -c 1302, or --truncate left|middle": what would let a prompt of so many tokens in that
+// is too long for the context; empty where nothing would, or it is not too long.
+std::string overflow_hint(const Options& options, int64_t prompt_tokens, const ModelInfo& model);
 
 }  // namespace dsr

@@ -25,6 +25,17 @@ bool read_with_unit(std::string_view text, Number& out) {
   return read_whole(text, out) && !__builtin_mul_overflow(out, unit, &out);
 }
 
+// What stands between commas.
+std::vector<std::string_view> parts_of(std::string_view text) {
+  std::vector<std::string_view> out;
+  for (size_t comma = text.find(','); comma != text.npos; comma = text.find(',')) {
+    out.push_back(text.substr(0, comma));
+    text.remove_prefix(comma + 1);
+  }
+  out.push_back(text);
+  return out;
+}
+
 }  // namespace
 
 void fail_value(std::string_view flag, std::string_view value, const std::string& expected) {
@@ -43,12 +54,8 @@ int64_t parse_int(std::string_view flag, std::string_view text, int64_t min, int
 std::vector<int64_t> parse_ints(std::string_view flag, std::string_view text, int64_t min,
                                 int64_t max) {
   std::vector<int64_t> out;
-  while (true) {
-    const size_t comma = text.find(',');
-    out.push_back(parse_int(flag, text.substr(0, comma), min, max));
-    if (comma == text.npos) return out;
-    text.remove_prefix(comma + 1);
-  }
+  for (const std::string_view part : parts_of(text)) out.push_back(parse_int(flag, part, min, max));
+  return out;
 }
 
 uint64_t parse_uint(std::string_view flag, std::string_view text) {
@@ -63,6 +70,12 @@ double parse_real(std::string_view flag, std::string_view text) {
   double value = 0;
   if (!read_whole(text, value)) fail_value(flag, text, "a number");
   return value;
+}
+
+std::vector<double> parse_reals(std::string_view flag, std::string_view text) {
+  std::vector<double> out;
+  for (const std::string_view part : parts_of(text)) out.push_back(parse_real(flag, part));
+  return out;
 }
 
 size_t parse_choice(std::string_view flag, std::string_view text,

@@ -25,6 +25,7 @@ std::vector<int64_t> parse_ints(std::string_view flag, std::string_view text, in
 // A whole number of 64 bits, in the same forms.
 uint64_t parse_uint(std::string_view flag, std::string_view text);
 double parse_real(std::string_view flag, std::string_view text);
+std::vector<double> parse_reals(std::string_view flag, std::string_view text);
 // One of the names; its index.
 size_t parse_choice(std::string_view flag, std::string_view text,
                     std::initializer_list<std::string_view> names);

@@ -158,6 +158,8 @@ class Engine {
   void fill_cache();
   // Takes about a second. Only when idle.
   DevicePeaks measure_peaks();
+  // Of a GPU's memory: what was taken since the plan looked, by whomever. 0 on the host.
+  int64_t device_bytes_used();
 
  private:
   class Impl;

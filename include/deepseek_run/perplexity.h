@@ -26,9 +26,11 @@ struct PerplexityOptions {
 };
 
 struct Perplexity {
-  int64_t tokens = 0;    // predicted: all but the first
-  double log_prob = 0;   // mean, natural logarithm
-  double deviation = 0;  // standard error of that mean, as if tokens were independent
+  int64_t tokens = 0;   // predicted: all but the first
+  double log_prob = 0;  // mean, natural logarithm
+  // Standard error of that mean, as if tokens were independent; NaN for one token, which says
+  // nothing of it.
+  double deviation = 0;
   bool complete = false;
 
   double value() const;           // exp(-log_prob)

@@ -4,65 +4,17 @@
 #include <memory>
 #include <utility>
 
+#include "app/answer_builder.h"
 #include "app/format.h"
-#include "app/text_stream.h"
 #include "base/error.h"
 #include "base/timer.h"
 
 namespace dsr {
 namespace {
 
-// One answer: its request and the text so far.
-class Sample {
- public:
-  using Sink = std::function<void(AnswerPiece)>;
-
-  Sample(const Tokenizer* tokenizer, const AnswerRequest& request, Sink sink)
-      : sink_(std::move(sink)) {
-    if (tokenizer != nullptr)
-      text_ = std::make_unique<TextStream>(*tokenizer, request,
-                                           [this](AnswerPiece piece) { give(std::move(piece)); });
-    else if (!request.stop.empty())
-      fail_usage("stop strings need a tokenizer, and the model has no tokenizer.json");
-    answer_.prompt_tokens = std::ssize(request.request.prompt);
-    answer_.seed = request.request.sampling.seed;
-  }
-
-  void submit(Engine& engine, const Request& request) { id_ = engine.submit(request); }
-  RequestId id() const { return id_; }
-  bool ended() const { return answer_.finish != FinishReason::kNone; }
-  // Nothing more is wanted of it: a stop string was found.
-  bool stopped() const { return text_ && text_->stopped(); }
-
-  void take(const StepOutput& out, double seconds) {
-    answer_.finish = out.finish;
-    for (size_t i = 0; i < out.tokens.size() && !stopped(); ++i) {
-      if (answer_.ids.empty()) answer_.first_token_seconds = seconds;
-      answer_.ids.push_back(out.tokens[i]);
-      if (!out.log_probs.empty()) answer_.log_probs.push_back(out.log_probs.at(i));
-      if (text_) text_->push(out.tokens[i]);
-    }
-  }
-
-  // Its last step is done: gives out what was held back.
-  void finish(double seconds) {
-    if (text_) text_->finish();
-    if (stopped()) answer_.finish = FinishReason::kStop;
-    answer_.total_seconds = seconds;
-  }
-
-  Answer take_answer() { return std::move(answer_); }
-
- private:
-  void give(AnswerPiece piece) {
-    (piece.reasoning ? answer_.reasoning : answer_.content) += piece.text;
-    sink_(std::move(piece));
-  }
-
-  Sink sink_;
-  RequestId id_ = 0;
-  Answer answer_;
-  std::unique_ptr<TextStream> text_;  // null without a tokenizer
+struct Sample {
+  RequestId id = 0;
+  AnswerBuilder builder;
 };
 
 // Several answers to one prompt, and whether the caller still wants them.
@@ -72,31 +24,32 @@ class Run {
       const std::function<bool(const SamplePiece&)>& on_piece)
       : engine_(engine), on_piece_(on_piece) {
     for (int64_t i = 0; i < n; ++i)
-      samples_.push_back(std::make_unique<Sample>(tokenizer, request, [this, i](AnswerPiece piece) {
-        give({i, std::move(piece)});
-      }));
+      samples_.push_back(std::unique_ptr<Sample>(
+          new Sample{0, {tokenizer, request, [this, i](const AnswerPiece& piece) {
+                           give({i, piece});
+                         }}}));
   }
 
   std::vector<Answer> to_end(Request request) {
     for (const auto& sample : samples_) {
-      sample->submit(engine_, request);
+      sample->id = engine_.submit(request);
       ++request.sampling.sample_index;
     }
     while (first_running() >= 0) step();
     std::vector<Answer> out;
-    for (const auto& sample : samples_) out.push_back(sample->take_answer());
+    for (const auto& sample : samples_) out.push_back(std::move(sample->builder.answer()));
     return out;
   }
 
   void cancel() {
-    for (const auto& sample : samples_) engine_.cancel(sample->id());
+    for (const auto& sample : samples_) engine_.cancel(sample->id);
   }
 
  private:
   void step() {
     for (const StepOutput& out : engine_.step())
       for (int64_t i = 0; i < std::ssize(samples_); ++i)
-        if (samples_[static_cast<size_t>(i)]->id() == out.request) take(i, out);
+        if (samples_[static_cast<size_t>(i)]->id == out.request) take(i, out);
     if (wanted_ && first_running() >= 0) give({first_running(), {}});
     if (!wanted_) cancel();
   }
@@ -104,13 +57,11 @@ class Run {
   void take(int64_t i, const StepOutput& out) {
     Sample& sample = *samples_[static_cast<size_t>(i)];
     // A token that was under way when the caller had enough is not part of the answer.
-    sample.take(wanted_ ? out : StepOutput{out.request, {}, out.finish}, timer_.seconds());
-    if (sample.ended()) {
-      sample.finish(timer_.seconds());
+    sample.builder.take(wanted_ ? out : StepOutput{out.request, {}, out.finish}, timer_.seconds());
+    if (sample.builder.ended())
       give({i, {}, true});
-    } else if (sample.stopped()) {
-      engine_.cancel(sample.id());
-    }
+    else if (sample.builder.stopped())
+      engine_.cancel(sample.id);
   }
 
   void give(const SamplePiece& piece) {
@@ -119,7 +70,7 @@ class Run {
 
   int64_t first_running() const {
     const auto at = std::find_if(samples_.begin(), samples_.end(),
-                                 [](const auto& sample) { return !sample->ended(); });
+                                 [](const auto& sample) { return !sample->builder.ended(); });
     return at == samples_.end() ? -1 : at - samples_.begin();
   }
 

@@ -13,6 +13,7 @@
 #include "base/mapped_file.h"
 #include "base/sha256.h"
 #include "deepseek_run/inspect.h"
+#include "engine/device_choice.h"
 #include "engine/generation_config.h"
 #include "io/checkpoint.h"
 #include "model/config.h"
@@ -157,7 +158,10 @@ class Batch {
     out.set("input_sha256", sha256(input_.text()));
     out.set("split", kSplits[static_cast<size_t>(o_.split)]);
     out.set("model", o_.model_name).set("model_fingerprint", fingerprint_);
-    out.set("device", o_.engine.device).set("cache_type", o_.engine.cache_type);
+    // What the words come to: "auto" and the device's own name are the same answers.
+    const DeviceChoice device = choose_device(o_.engine.device);
+    out.set("device", name(device.backend)).set("gpu", device.gpu_name());
+    out.set("cache_type", name(cache_type_of(o_.engine.cache_type, device.backend)));
     out.set("seed", std::to_string(o_.seed)).set("sampling", sampling_json(context_.defaults));
     out.set("max_new_tokens", o_.max_new_tokens);
     out.set("stop", Json(Json::Array(o_.stop.begin(), o_.stop.end())));

@@ -64,6 +64,9 @@ ReadRecord read_record(std::string_view line) {
 }  // namespace
 
 BatchLock::BatchLock(const std::string& output) {
+  struct stat s {};
+  if (::stat(output.c_str(), &s) == 0 && !S_ISREG(s.st_mode))
+    fail_usage(escaped(output), ": a batch needs a regular file to write");
   const std::string path = output + ".lock";
   fd_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, kMode);
   if (fd_ < 0) fail_path(path, "created");
@@ -139,7 +142,10 @@ BatchOutput::~BatchOutput() {
 void BatchOutput::fail_io(const char* what) const { fail_path(path_, what); }
 
 void BatchOutput::open() {
+  const bool is_new = !is_there(path_);
   fd_ = open_for_append(path_);
+  // Records that are on disk in a file without a name would be lost.
+  if (is_new && !sync_name(path_)) fail_io("written");
   struct stat s {};
   if (::fstat(fd_, &s) != 0) fail_io("read");
   if (!S_ISREG(s.st_mode)) fail_usage(escaped(path_), ": a batch needs a regular file to write");

@@ -26,36 +26,6 @@ std::string error_record(const BatchItem& item, const std::string& code,
   return record_head(item).set("response", Json()).set("error", std::move(error)).dump() + "\n";
 }
 
-BatchAnswer::BatchAnswer(const Tokenizer* tokenizer, const AnswerRequest& request) {
-  answer_.prompt_tokens = std::ssize(request.request.prompt);
-  answer_.seed = request.request.sampling.seed;
-  if (tokenizer == nullptr) {
-    if (!request.stop.empty())
-      fail_usage("stop strings need a tokenizer, and the model has no tokenizer.json");
-    return;
-  }
-  text_ = std::make_unique<TextStream>(*tokenizer, request, [this](const AnswerPiece& piece) {
-    (piece.reasoning ? answer_.reasoning : answer_.content) += piece.text;
-  });
-}
-
-bool BatchAnswer::take(const StepOutput& out, double seconds) {
-  answer_.finish = out.finish;
-  for (size_t i = 0; i < out.tokens.size() && !(text_ && text_->stopped()); ++i) {
-    if (answer_.ids.empty()) answer_.first_token_seconds = seconds;
-    answer_.ids.push_back(out.tokens[i]);
-    if (!out.log_probs.empty()) answer_.log_probs.push_back(out.log_probs.at(i));
-    if (text_) text_->push(out.tokens[i]);
-  }
-  const bool stopped = text_ && text_->stopped();
-  if (ended()) {
-    if (text_) text_->finish();
-    if (stopped) answer_.finish = FinishReason::kStop;
-    answer_.total_seconds = seconds;
-  }
-  return !stopped;
-}
-
 void BatchRun::submit(const std::vector<const BatchItem*>& items, size_t& next) {
   const auto enough = static_cast<size_t>(2 * o_.max_seqs);
   while (next < items.size() && by_request_.size() < enough) start(*items[next++]);
@@ -68,7 +38,7 @@ void BatchRun::start(const BatchItem& item) {
     AnswerRequest& r = record->request.request;
     for (int64_t i = 0; i < record->request.n; ++i) {
       r.request.sampling.sample_index = i;
-      record->answers.push_back(std::make_unique<BatchAnswer>(o_.tokenizer, r));
+      record->answers.push_back(std::make_unique<AnswerBuilder>(o_.tokenizer, r));
       record->ids.push_back(engine_.submit(r.request));
     }
   } catch (const Error& e) {
@@ -87,8 +57,9 @@ void BatchRun::step() {
     if (at == by_request_.end()) continue;  // of a record that failed with another answer
     const auto [record, index] = at->second;
     tokens_ += std::ssize(out.tokens);
-    BatchAnswer& answer = *record->answers[index];
-    if (!answer.take(out, record->timer.seconds()) && !answer.ended()) engine_.cancel(out.request);
+    AnswerBuilder& answer = *record->answers[index];
+    answer.take(out, record->timer.seconds());
+    if (answer.stopped() && !answer.ended()) engine_.cancel(out.request);
     if (!answer.ended()) continue;
     by_request_.erase(at);
     if (std::all_of(record->answers.begin(), record->answers.end(),

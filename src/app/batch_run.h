@@ -5,28 +5,11 @@
 #include <string>
 #include <vector>
 
+#include "app/answer_builder.h"
 #include "app/batch_output.h"
 #include "app/batch_plan.h"
-#include "app/text_stream.h"
 
 namespace dsr {
-
-// One request's answer as it comes.
-class BatchAnswer {
- public:
-  BatchAnswer(const Tokenizer* tokenizer, const AnswerRequest& request);
-  BatchAnswer(const BatchAnswer&) = delete;
-  BatchAnswer& operator=(const BatchAnswer&) = delete;
-
-  // False: it wants no more tokens, as a stop string was found.
-  bool take(const StepOutput& out, double seconds);
-  bool ended() const { return answer_.finish != FinishReason::kNone; }
-  Answer& answer() { return answer_; }
-
- private:
-  Answer answer_;
-  std::unique_ptr<TextStream> text_;  // null without a tokenizer
-};
 
 struct BatchRunOptions {
   const Tokenizer* tokenizer = nullptr;
@@ -53,7 +36,7 @@ class BatchRun {
   struct Record {
     const BatchItem* item;
     BatchRecord request;
-    std::vector<std::unique_ptr<BatchAnswer>> answers;
+    std::vector<std::unique_ptr<AnswerBuilder>> answers;
     std::vector<RequestId> ids;
     Timer timer = {};
   };

@@ -2,24 +2,26 @@
 #include "deepseek_run/bench.h"
 
 #include <algorithm>
-#include <fstream>
-#include <locale>
 #include <optional>
-#include <sstream>
 
 #include "app/bench_compare.h"
+#include "app/bench_memory.h"
 #include "app/bench_report.h"
+#include "app/bench_serve.h"
 #include "app/bench_work.h"
 #include "app/machine.h"
 #include "base/error.h"
 #include "base/rng.h"
 #include "base/timer.h"
+#include "engine/device_choice.h"
 #include "io/checkpoint.h"
 #include "model/card.h"
 #include "model/declared_source.h"
 
 namespace dsr {
 namespace {
+
+constexpr int64_t kServedAtATime = 32;
 
 struct Case {
   bool decode;
@@ -40,22 +42,6 @@ std::vector<Case> cases_of(const BenchOptions& o) {
   return out;
 }
 
-double number_of(const std::string& path, const std::string& key) {
-  std::istringstream in(field_of(path, key));
-  in.imbue(std::locale::classic());
-  double value = 0;
-  in >> value;
-  return value;
-}
-
-double clock_mhz() { return number_of("/proc/cpuinfo", "cpu MHz"); }
-
-// The most memory the process has had since reset_peak_memory, or ever where Linux refuses that.
-int64_t peak_memory_bytes() {
-  return static_cast<int64_t>(number_of("/proc/self/status", "VmHWM")) * 1024;
-}
-void reset_peak_memory() { std::ofstream("/proc/self/clear_refs") << "5"; }
-
 class Bench {
  public:
   Bench(const BenchOptions& options, Engine& engine) : o_(options), engine_(engine) {}
@@ -72,20 +58,14 @@ class Bench {
     }
     return timer.seconds();
   }
+  Engine& engine() const { return engine_; }
 
  private:
   // A prompt of the row's length, or the one token that a decode step starts from.
   void submit(const Case& c) {
-    Request r;
-    const int64_t tokens = c.depth + (c.decode ? 1 : c.n);
-    const auto vocabulary = static_cast<uint32_t>(engine_.info().vocab_size);
-    for (int64_t i = 0; i < tokens; ++i)
-      r.prompt.push_back(static_cast<TokenId>(ids_.next_u32() % vocabulary));
+    Request r = random_request(ids_, engine_.info().vocab_size, c.depth + (c.decode ? 1 : c.n),
+                               c.decode ? c.n : 1);
     r.assumed_tokens = c.depth;
-    r.max_new_tokens = c.decode ? c.n : 1;
-    r.ignore_eos = true;
-    r.sampling.loop_guard = false;  // random weights have nothing to say
-    r.sampling.temperature = 0;
     engine_.submit(std::move(r));
   }
 
@@ -116,7 +96,7 @@ std::optional<BenchRow> measure(const BenchOptions& o, Bench& bench, const Bench
     if (!seconds) return std::nullopt;
     if (i >= o.warmup) row.seconds.push_back(*seconds);
   }
-  row.peak_memory_bytes = peak_memory_bytes();
+  row.peak_memory_bytes = taken_memory_bytes(bench.engine());
   // Step i of n reads depth + i keys, its own among them.
   const double context = static_cast<double>(c.depth) + static_cast<double>(c.n + 1) / 2;
   if (c.decode)
@@ -126,45 +106,130 @@ std::optional<BenchRow> measure(const BenchOptions& o, Bench& bench, const Bench
   return row;
 }
 
-}  // namespace
+std::optional<std::vector<BenchRow>> measure_rows(const BenchOptions& o, Engine& engine,
+                                                  const BenchWork& work) {
+  engine.fill_cache();
+  Bench bench(o, engine);
+  std::vector<BenchRow> out;
+  for (const Case& c : cases_of(o)) {
+    std::optional<BenchRow> row = measure(o, bench, work, c);
+    if (!row) return std::nullopt;
+    out.push_back(*std::move(row));
+  }
+  return out;
+}
 
-BenchReport run_bench(const BenchOptions& o) {
-  const std::vector<Case> cases = cases_of(o);
-  if (cases.empty()) fail_usage("bench has nothing to measure: -p and -n are 0");
+std::vector<ServeCase> serve_cases_of(const BenchOptions& o) {
+  std::vector<ServeCase> out;
+  for (const double rate : o.serve_rates)
+    for (const int64_t prompt : o.prompts)
+      for (const int64_t n : o.generates)
+        for (const int64_t batch : o.batches)
+          out.push_back({rate, o.serve_requests, prompt, n, batch});
+  return out;
+}
+
+std::optional<std::vector<ServeRow>> measure_served(const BenchOptions& o, Engine& engine) {
+  PhiloxStream ids(0, 0);
+  std::vector<ServeRow> out;
+  for (const ServeCase& c : serve_cases_of(o)) {
+    ServeRow& row = out.emplace_back(ServeRow{.test = serve_test(c), .serve = c});
+    reset_peak_memory();
+    for (int64_t i = 0; i < o.warmup + o.repetitions; ++i) {
+      // The same arrivals each time: what differs then is the machine.
+      auto requests = serve(engine, {c, /*seed=*/0, ids, o.keep_going});
+      if (!requests) return std::nullopt;
+      if (i >= o.warmup) row.repetitions.push_back(*std::move(requests));
+    }
+    row.peak_memory_bytes = taken_memory_bytes(engine);
+  }
+  return out;
+}
+
+void check(const BenchOptions& o) {
   if (o.repetitions < 1 || o.warmup < 0)
     fail_usage("bench needs at least one repetition, and no negative number of warm-up runs");
-  std::vector<BaseRow> base;
-  if (!o.compare.empty()) base = read_base(o.compare);
-  EngineOptions options = o.engine;
-  options.max_seqs = largest(o.batches);
-  options.ctx_size = largest(o.depths) + std::max(largest(o.prompts), largest(o.generates)) + 1;
-  // Every sequence at its longest: none may wait for the blocks of another.
-  options.cache_tokens = options.max_seqs * round_up(options.ctx_size, kPageTokens);
-  const std::unique_ptr<Engine> engine = Engine::create(options);
-  engine->fill_cache();
+  if (o.serve_rates.empty()) {
+    if (cases_of(o).empty()) fail_usage("bench has nothing to measure: -p and -n are 0");
+    return;
+  }
+  if (o.depths != std::vector<int64_t>{0})
+    fail_usage("--serve-like takes no -d: requests begin with nothing in the cache");
+  if (o.serve_requests < 1) fail_usage("--serve-like needs at least one request");
+  for (const ServeCase& c : serve_cases_of(o)) {
+    if (!(c.rate > 0)) fail_usage("--serve-like takes rates above 0");
+    if (c.prompt < 1 || c.n < 2)
+      fail_usage("--serve-like needs prompts (-p) of at least one token and answers (-n) of two");
+  }
+}
 
-  BenchFindings f;
-  f.model = engine->info().directory;
-  f.architecture = engine->info().architecture;
-  f.device = engine->info().device;
-  f.load_seconds = engine->info().load_seconds;
-  f.load_mode = engine->info().load_mode;
-  f.start_mhz = clock_mhz();
-  f.peaks = engine->measure_peaks();
-  f.processor = f.peaks.gpu.empty() ? field_of("/proc/cpuinfo", "model name") : f.peaks.gpu;
-  const BenchWork work = work_of(options, engine->plan().kv_bytes_per_token);
-  f.weights = name(released_format(work.config));
-  f.cache_type = o.engine.cache_type;
-  Bench bench(o, *engine);
-  for (const Case& c : cases) {
-    std::optional<BenchRow> row = measure(o, bench, work, c);
-    if (!row) return {};
-    f.rows.push_back(*std::move(row));
+// The largest of the rows, every sequence at its longest: none may wait for the blocks of another.
+EngineOptions engine_options(const BenchOptions& o) {
+  EngineOptions out = o.engine;
+  out.max_seqs = largest(o.batches);
+  out.ctx_size = o.serve_rates.empty()
+                     ? largest(o.depths) + std::max(largest(o.prompts), largest(o.generates)) + 1
+                     : largest(o.prompts) + largest(o.generates);
+  out.cache_tokens = out.max_seqs * round_up(out.ctx_size, kPageTokens);
+  return out;
+}
+
+BenchFindings findings_of(const BenchOptions& o, Engine& engine, const BenchWork& work) {
+  const ModelInfo& info = engine.info();
+  const DevicePeaks peaks = engine.measure_peaks();
+  return {.model = info.directory,
+          .architecture = info.architecture,
+          .weights = name(released_format(work.config)),
+          .device = info.device,
+          .cache_type =
+              name(cache_type_of(o.engine.cache_type, choose_device(o.engine.device).backend)),
+          .load_mode = info.load_mode,
+          .processor = peaks.gpu.empty() ? field_of("/proc/cpuinfo", "model name") : peaks.gpu,
+          .start_mhz = clock_mhz(),
+          .load_seconds = info.load_seconds,
+          .planned_memory_bytes = engine.plan().total_bytes(),
+          .peaks = peaks,
+          .rows = {}};
+}
+
+BenchReport run_memory_table(const BenchOptions& o) {
+  if (!o.compare.empty()) fail_usage("--memory-table has nothing to --compare");
+  const std::optional<MemoryTable> table = memory_table(o);
+  if (!table) return {};
+  return {.text = memory_table_text(*table, o.format), .complete = true};
+}
+
+}  // namespace
+
+BenchReport run_bench(const BenchOptions& options) {
+  if (options.memory_table) return run_memory_table(options);
+  BenchOptions o = options;
+  if (o.batches.empty()) o.batches = {o.serve_rates.empty() ? 1 : kServedAtATime};
+  check(o);
+  std::vector<ComparedRow> base;
+  if (!o.compare.empty()) base = read_base(o.compare);
+  const EngineOptions wanted = engine_options(o);
+  const double start_seconds = process_seconds();
+  const std::unique_ptr<Engine> engine = Engine::create(wanted);
+  const BenchWork work = work_of(wanted, engine->plan().kv_bytes_per_token);
+  BenchFindings f = findings_of(o, *engine, work);
+  f.start_seconds = start_seconds;
+  std::vector<ComparedRow> rows;
+  if (o.serve_rates.empty()) {
+    auto measured = measure_rows(o, *engine, work);
+    if (!measured) return {};
+    f.rows = *std::move(measured);
+    for (const BenchRow& r : f.rows) rows.push_back(compared(r));
+  } else {
+    auto measured = measure_served(o, *engine);
+    if (!measured) return {};
+    f.serve_rows = *std::move(measured);
+    for (const ServeRow& r : f.serve_rows) rows.push_back(compared(r));
   }
   f.end_mhz = clock_mhz();
   BenchReport out = {.text = bench_text(f, o.format), .complete = true};
   if (o.compare.empty()) return out;
-  BenchComparison comparison = compare(base, f.rows);
+  BenchComparison comparison = compare(base, rows);
   out.comparison = std::move(comparison.text);
   out.has_regression = comparison.has_regression;
   return out;

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 
 #include "app/format.h"
 #include "base/error.h"
@@ -15,46 +14,45 @@ constexpr double kLeastNoise = 0.02, kUnknownNoise = 0.10;
 constexpr double kStandardErrors = 3;
 constexpr int64_t kMaxReportBytes = int64_t{16} << 20;
 
-double mean(const std::vector<double>& v) {
-  return std::accumulate(v.begin(), v.end(), 0.0) / static_cast<double>(v.size());
-}
-
 // The squared standard error of the mean.
 double squared_error(const std::vector<double>& v) {
-  double squares = 0;
-  for (const double x : v) squares += (x - mean(v)) * (x - mean(v));
-  const auto n = static_cast<double>(v.size());
-  return v.size() < 2 ? 0 : squares / (n - 1) / n;
+  return std::pow(deviation_of(v), 2) / static_cast<double>(v.size());
 }
 
 std::string percent(double share) { return (share > 0 ? "+" : "") + fixed(share * 100, 1) + " %"; }
 
-BaseRow read_row(const Json& json, const std::string& path) {
+ComparedRow read_row(const Json& json, const std::string& path) {
   JsonReader row(json, path);
-  BaseRow out{row.require_string("test"),
-              row.require_int("batch", 1, 1 << 20),
-              row.require_int("depth", 0, int64_t{1} << 32),
-              {}};
+  ComparedRow out{row.require_string("test"),
+                  row.require_int("batch", 1, 1 << 20),
+                  row.require_int("depth", 0, int64_t{1} << 32),
+                  {}};
   const Json& repetitions = row.require("repetitions");
   if (!repetitions.is_array() || repetitions.as_array().empty())
     fail_usage(path, ": ", out.test, " has no repetitions");
   for (const Json& r : repetitions.as_array()) {
-    if (!r.is_number() || r.as_double() <= 0)
+    const Json* speed = r.is_object() ? r.find("request_tok_per_s") : &r;
+    if (speed == nullptr || !speed->is_number() || speed->as_double() <= 0)
       fail_usage(path, ": a repetition of ", out.test, " is not a number above 0");
-    out.tok_per_s.push_back(r.as_double());
+    out.tok_per_s.push_back(speed->as_double());
   }
   return out;
 }
 
 }  // namespace
 
-std::vector<BaseRow> read_base(const std::string& path) {
+ComparedRow compared(const BenchRow& r) { return {r.test, r.batch, r.depth, r.tok_per_s()}; }
+ComparedRow compared(const ServeRow& r) {
+  return {r.test, r.serve.batch, 0, r.request_tok_per_s()};
+}
+
+std::vector<ComparedRow> read_base(const std::string& path) {
   try {
     const Json report = parse_json(read_file(path, kMaxReportBytes), path);
     const Json* rows = report.is_object() ? report.find("rows") : nullptr;
     if (rows == nullptr || !rows->is_array())
       fail_usage(path, ": not a report of bench --format json");
-    std::vector<BaseRow> out;
+    std::vector<ComparedRow> out;
     for (const Json& row : rows->as_array()) out.push_back(read_row(row, path));
     return out;
   } catch (const Error& e) {
@@ -63,7 +61,7 @@ std::vector<BaseRow> read_base(const std::string& path) {
 }
 
 BenchVerdict verdict_of(const std::vector<double>& before, const std::vector<double>& after) {
-  BenchVerdict out{.before = mean(before), .after = mean(after)};
+  BenchVerdict out{.before = mean_of(before), .after = mean_of(after)};
   out.change = out.after / out.before - 1;
   const double error = std::sqrt(squared_error(before) + squared_error(after)) / out.before;
   const bool known = std::min(before.size(), after.size()) >= 3;
@@ -71,18 +69,17 @@ BenchVerdict verdict_of(const std::vector<double>& before, const std::vector<dou
   return out;
 }
 
-BenchComparison compare(const std::vector<BaseRow>& base, const std::vector<BenchRow>& rows) {
+BenchComparison compare(const std::vector<ComparedRow>& base,
+                        const std::vector<ComparedRow>& rows) {
   BenchComparison out;
   std::vector<std::vector<std::string>> cells = {
       {"test", "batch", "depth", "before", "after", "change", "noise", ""}};
-  for (const BenchRow& row : rows) {
-    const auto before = std::find_if(base.begin(), base.end(), [&](const BaseRow& b) {
+  for (const ComparedRow& row : rows) {
+    const auto before = std::find_if(base.begin(), base.end(), [&](const ComparedRow& b) {
       return b.test == row.test && b.batch == row.batch && b.depth == row.depth;
     });
     if (before == base.end()) continue;
-    std::vector<double> after;
-    for (const double s : row.seconds) after.push_back(row.tokens() / s);
-    const BenchVerdict v = verdict_of(before->tok_per_s, after);
+    const BenchVerdict v = verdict_of(before->tok_per_s, row.tok_per_s);
     out.has_regression = out.has_regression || v.is_regression();
     cells.push_back({row.test, str(row.batch), str(row.depth), fixed(v.before, 2),
                      fixed(v.after, 2), percent(v.change), fixed(v.noise * 100, 1) + " %",

@@ -9,14 +9,17 @@
 
 namespace dsr {
 
-// A row of an earlier report.
-struct BaseRow {
+// A row as far as it is compared.
+struct ComparedRow {
   std::string test;
   int64_t batch = 0, depth = 0;
-  std::vector<double> tok_per_s;  // of each repetition
+  // Of each repetition; where requests arrive by the clock, as one of them has it.
+  std::vector<double> tok_per_s;
 };
+ComparedRow compared(const BenchRow& row);
+ComparedRow compared(const ServeRow& row);
 // The rows of a report that was written with --format json. Throws Error(kUsage).
-std::vector<BaseRow> read_base(const std::string& path);
+std::vector<ComparedRow> read_base(const std::string& path);
 
 struct BenchVerdict {
   double before = 0, after = 0;  // mean tok/s
@@ -34,6 +37,6 @@ struct BenchComparison {
   bool has_regression = false;
 };
 // Throws Error(kUsage) where no row is in both.
-BenchComparison compare(const std::vector<BaseRow>& base, const std::vector<BenchRow>& rows);
+BenchComparison compare(const std::vector<ComparedRow>& base, const std::vector<ComparedRow>& rows);
 
 }  // namespace dsr

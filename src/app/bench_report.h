@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "app/bench_serve.h"
 #include "deepseek_run/bench.h"
 
 namespace dsr {
@@ -18,18 +19,23 @@ struct BenchRow {
   int64_t peak_memory_bytes = 0;
 
   double tokens() const { return static_cast<double>(batch * n); }
-  double tok_per_s() const;     // mean of the repetitions
-  double tok_per_s_sd() const;  // their standard deviation (n - 1)
+  std::vector<double> tok_per_s() const;  // of each repetition
   double median_seconds() const;
 };
+
+double mean_of(const std::vector<double>& v);
+double deviation_of(const std::vector<double>& v);  // the sample's (n - 1); 0 of one value
 
 struct BenchFindings {
   std::string model, architecture, weights, device, cache_type, load_mode;
   std::string processor;  // the name of the GPU or of the cpu
   double start_mhz = 0, end_mhz = 0;
+  double start_seconds = 0;  // from the start of the process to that of loading
   double load_seconds = 0;
+  int64_t planned_memory_bytes = 0;
   DevicePeaks peaks;
   std::vector<BenchRow> rows;
+  std::vector<ServeRow> serve_rows = {};
 };
 
 std::string bench_text(const BenchFindings& findings, BenchFormat format);

@@ -1,7 +1,5 @@
 #include "app/bench_work.h"
 
-#include <cmath>
-
 #include "model/weights.h"
 
 namespace dsr {
@@ -12,32 +10,18 @@ BenchWork bench_work(const ModelConfig& config, const WeightSource& source,
   out.sizes.kv_bytes_per_token = kv_bytes_per_token;
   out.head_parameters =
       static_cast<double>(config.vocab_size) * static_cast<double>(config.hidden_size);
-  const double chosen = config.n_routed_experts == 0
-                            ? 0
-                            : static_cast<double>(config.num_experts_per_tok) /
-                                  static_cast<double>(config.n_routed_experts);
   ModelWeights unused;
   for_each_weight(config, /*with_mtp=*/false, unused, [&](const WeightSpec& w) {
     const Part part = part_of(w.name, config);
     if (w.role != WeightRole::kLinear || part == Part::kHead) return;
     const double n = static_cast<double>(w.shape[0]) * static_cast<double>(w.shape[1]);
-    out.active_parameters += part == Part::kExperts ? n * chosen : n;
+    out.active_parameters += part == Part::kExperts ? n * out.sizes.chosen_experts : n;
   });
   return out;
 }
 
 double decode_bytes(const BenchWork& w, int64_t batch, double context) {
-  const auto experts = static_cast<double>(w.sizes.experts.total());
-  const ModelConfig& c = w.config;
-  double bytes = static_cast<double>(w.sizes.active.total());
-  if (c.n_routed_experts > 0) {
-    const double chosen =
-        static_cast<double>(c.num_experts_per_tok) / static_cast<double>(c.n_routed_experts);
-    const double touched = 1 - std::pow(1 - chosen, static_cast<double>(batch));
-    bytes += experts * (touched - chosen);
-  }
-  return bytes +
-         static_cast<double>(batch) * context * static_cast<double>(w.sizes.kv_bytes_per_token);
+  return step_bytes(w.sizes, {.batch = batch, .context = context});
 }
 
 double prefill_flop(const BenchWork& w, int64_t batch, int64_t n, int64_t depth) {

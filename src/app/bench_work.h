@@ -14,9 +14,7 @@ struct BenchWork {
 BenchWork bench_work(const ModelConfig& config, const WeightSource& source,
                      int64_t kv_bytes_per_token);
 
-// Bytes of a decode step of `batch` sequences with `context` tokens each in the cache: weights that
-// are touched, of the routed experts as many as tokens that are spread evenly would want, each read
-// once, and keys.
+// See step_bytes.
 double decode_bytes(const BenchWork& work, int64_t batch, double context);
 // Floating-point operations of `batch` prompts of `n` tokens behind `depth` others: two per weight
 // and token, the head for the last token, attention with keys and values per head.

@@ -25,4 +25,9 @@ struct Column {
 std::string table(const std::vector<Column>& columns,
                   const std::vector<std::vector<std::string>>& rows);
 
+// The first row is the heading. The first `left` columns are aligned to the left.
+std::string markdown_table(const std::vector<std::vector<std::string>>& rows, size_t left);
+// Cells hold neither commas nor quotes.
+std::string csv_table(const std::vector<std::vector<std::string>>& rows);
+
 }  // namespace dsr

@@ -1,6 +1,7 @@
 #include "app/gpu_plan.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "base/math.h"
 #include "engine/memory_plan.h"
@@ -13,6 +14,8 @@ namespace {
 // What a GPU must have left for activations, workspaces, communication and the driver: an
 // allowance. No more than the activations if those are larger.
 constexpr int64_t kWorkspaceBytes = int64_t{3} << 29;  // 1.5 GiB
+
+constexpr int64_t kMostGpus = 64;  // that a remedy names
 
 // On the device: vectors are widened to float32, the rest stays as it is.
 int64_t device_bytes(const WeightSpec& w, const SourceTensor& t) {
@@ -37,6 +40,9 @@ class Counter {
     if (config_.tie_word_embeddings)  // read as the head
       out_.active.replicated += out_.part(Part::kEmbedding).total();
     out_.experts = experts_;
+    if (config_.n_routed_experts > 0)
+      out_.chosen_experts = static_cast<double>(config_.num_experts_per_tok) /
+                            static_cast<double>(config_.n_routed_experts);
     out_.active.divided += of_chosen(experts_.divided);
     out_.active.replicated += of_chosen(experts_.replicated);
     return out_;
@@ -92,7 +98,11 @@ ModelSizes model_sizes_of_weights(const ModelConfig& config, const WeightSource&
 
 ModelSizes model_sizes(const ModelConfig& config, const WeightSource& source,
                        const SizesRequest& r) {
-  ModelSizes out = model_sizes_of_weights(config, source);
+  return resized(model_sizes_of_weights(config, source), config, source, r);
+}
+
+ModelSizes resized(ModelSizes out, const ModelConfig& config, const WeightSource& source,
+                   const SizesRequest& r) {
   // A dry run of the reference backend: the cache is the same on every backend, and activations are
   // float32, an upper bound for one that keeps them in bf16.
   const PlannedRun run = plan_for_context({.backend = Backend::kReference,
@@ -115,13 +125,33 @@ GpuPlan plan_gpus(const ModelSizes& s, const GpuSet& gpus, int64_t ctx_size, int
       max_seqs * round_up(ctx_size, kPageTokens) * kv_bytes_per_gpu_token(s, gpus.count);
   out.activation_bytes = s.activation_bytes;
   out.reserve_bytes = std::max<int64_t>(kWorkspaceBytes - s.activation_bytes, 0);
-  out.max_tokens_per_s = static_cast<double>(gpus.gpu->gb_per_s) * 1e9 /
-                         static_cast<double>(s.active.on_each_of(gpus.count));
+  return out;
+}
+
+double step_bytes(const ModelSizes& s, const DecodeStep& step) {
+  double bytes = static_cast<double>(s.active.on_each_of(step.n_gpus));
+  const double touched = 1 - std::pow(1 - s.chosen_experts, static_cast<double>(step.batch));
+  bytes += static_cast<double>(s.experts.on_each_of(step.n_gpus)) * (touched - s.chosen_experts);
+  return bytes + static_cast<double>(step.batch) * step.context *
+                     static_cast<double>(kv_bytes_per_gpu_token(s, step.n_gpus));
+}
+
+DecodeFloors decode_floors(const ModelSizes& s, double bytes_per_s, int64_t ctx_size,
+                           int64_t n_gpus) {
+  DecodeFloors out{.bytes_per_s = bytes_per_s};
+  for (const int64_t batch : {1, 8, 64}) {
+    const auto speed = [&](double context) {
+      return static_cast<double>(batch) * bytes_per_s / step_bytes(s, {batch, context, n_gpus});
+    };
+    out.rows.push_back({.batch = batch,
+                        .bytes = step_bytes(s, {.batch = batch, .n_gpus = n_gpus}),
+                        .tok_per_s = speed(0),
+                        .tok_per_s_at_end = speed(static_cast<double>(ctx_size))});
+  }
   return out;
 }
 
 Remedies remedies(const ModelSizes& s, const GpuPlan& plan) {
-  constexpr int64_t kMostGpus = 64;
   Remedies out;
   const int64_t fixed = plan.total_bytes() - plan.kv_cache_bytes;
   const int64_t page = kPageTokens * plan.max_seqs * kv_bytes_per_gpu_token(s, plan.gpus.count);
@@ -135,6 +165,19 @@ Remedies remedies(const ModelSizes& s, const GpuPlan& plan) {
     if (out.gpu == nullptr && gpu.memory_bytes > plan.gpus.gpu->memory_bytes &&
         plan_gpus(s, {&gpu, plan.gpus.count}, plan.ctx_size, plan.max_seqs).fits())
       out.gpu = &gpu;
+  if (!out.n_gpus && out.gpu == nullptr) out.set = smallest_gpus(s, plan.ctx_size, plan.max_seqs);
+  return out;
+}
+
+std::optional<GpuSet> smallest_gpus(const ModelSizes& s, int64_t ctx_size, int64_t max_seqs) {
+  std::optional<GpuSet> out;
+  const auto memory = [](const GpuSet& g) { return g.count * g.gpu->memory_bytes; };
+  for (int64_t n = 1; n <= kMostGpus; n *= 2)
+    for (const GpuModel& gpu : gpu_models()) {
+      const GpuSet set{&gpu, n};
+      const bool smaller = !out || memory(set) < memory(*out);
+      if (smaller && plan_gpus(s, set, ctx_size, max_seqs).fits()) out = set;
+    }
   return out;
 }
 

@@ -114,18 +114,17 @@ void OutputFile::put_in_place() {
   }
   if (::rename(temporary_.c_str(), target_.c_str()) != 0) fail_io("put in place");
   is_named_ = false;
-  sync_directory();
+  if (!sync_name(target_)) fail_io("written");
 }
 
-// The new name is on disk only when its directory is.
-void OutputFile::sync_directory() const {
-  const int fd = ::open(directory_of(target_).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (fd < 0) return;  // a directory that may be written but not read cannot be synced
+bool sync_name(const std::string& path) {
+  const int fd = ::open(directory_of(path).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return true;  // a directory that may be written but not read cannot be synced
   const bool failed = sync_failed(::fsync(fd));
   const int error = errno;
   ::close(fd);
   errno = error;
-  if (failed) fail_io("written");
+  return !failed;
 }
 
 }  // namespace dsr

@@ -28,7 +28,6 @@ class OutputFile {
   void open_temporary();
   void flush();
   void put_in_place();
-  void sync_directory() const;
   [[noreturn]] void fail_io(const char* what) const;
 
   std::string path_;                   // as it was given
@@ -39,5 +38,9 @@ class OutputFile {
   int fd_ = -1;
   std::string buffer_;
 };
+
+// Puts the name of a new file on disk, as far as its directory can be synced. False: it failed, and
+// errno says how.
+bool sync_name(const std::string& path);
 
 }  // namespace dsr

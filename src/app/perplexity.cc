@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "app/format.h"
 #include "base/error.h"
@@ -39,7 +40,7 @@ class Moments {
   int64_t n() const { return n_; }
   double mean() const { return mean_; }
   double standard_error() const {
-    if (n_ < 2) return 0;
+    if (n_ < 2) return std::numeric_limits<double>::quiet_NaN();
     return std::sqrt(squares_ / static_cast<double>(n_ - 1) / static_cast<double>(n_));
   }
 
@@ -98,9 +99,10 @@ Perplexity perplexity(const PerplexityOptions& o, std::span<const TokenId> ids) 
 }
 
 std::string perplexity_text(const Perplexity& p, int64_t text_bytes) {
-  std::string out =
-      str("perplexity ", fixed(p.value(), 4), " +- ", fixed(p.standard_error(), 4), " | ",
-          with_commas(p.tokens), " tokens | ", fixed(p.bits_per_token(), 4), " bits per token");
+  std::string out = str("perplexity ", fixed(p.value(), 4), " +- ",
+                        std::isnan(p.deviation) ? "unknown" : fixed(p.standard_error(), 4), " | ",
+                        with_commas(p.tokens), p.tokens == 1 ? " token | " : " tokens | ",
+                        fixed(p.bits_per_token(), 4), " bits per token");
   if (text_bytes > 0)
     out += str(
         " | ",
@@ -112,9 +114,10 @@ std::string perplexity_text(const Perplexity& p, int64_t text_bytes) {
 
 std::string perplexity_json(const Perplexity& p, int64_t text_bytes) {
   Json out = Json::object();
-  out.set("perplexity", p.value()).set("standard_error", p.standard_error());
+  const auto known = [&](double v) { return std::isnan(v) ? Json() : Json(v); };
+  out.set("perplexity", p.value()).set("standard_error", known(p.standard_error()));
   out.set("tokens", p.tokens).set("log_prob", p.log_prob);
-  out.set("log_prob_standard_error", p.deviation).set("bits_per_token", p.bits_per_token());
+  out.set("log_prob_standard_error", known(p.deviation)).set("bits_per_token", p.bits_per_token());
   if (text_bytes > 0)
     out.set("bits_per_byte",
             p.bits_per_token() * static_cast<double>(p.tokens) / static_cast<double>(text_bytes));

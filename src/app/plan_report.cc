@@ -51,7 +51,7 @@ std::string parts_table(const PlanFindings& f) {
   const GpuPlan& g = f.on_gpus;
   add("kv cache", "", g.kv_cache_bytes);
   add("activations", "", g.activation_bytes);
-  add("reserve", "", g.reserve_bytes);
+  add("workspaces, driver", "", g.reserve_bytes);
   add("total", "", g.total_bytes());
   add("limit (95 %)", "", g.limit_bytes());
   return table(columns, rows);
@@ -70,21 +70,49 @@ std::string verdict_text(const PlanFindings& f) {
   return out + "\n";
 }
 
+std::string room_text(const PlanFindings& f) {
+  if (!f.fits()) return "";
+  const int64_t ctx_size = f.has_gpus ? f.on_gpus.ctx_size : f.here.ctx_size;
+  return str("room for one sequence of ", with_commas(f.room.ctx_size), " tokens",
+             f.room.whole_context ? " (the model's context)" : "", ", or ",
+             with_commas(f.room.max_seqs), " of ", with_commas(ctx_size), "\n");
+}
+
 // What bandwidth alone allows; real engines reach a good half of it.
 std::string speed_text(const PlanFindings& f) {
-  const int64_t n = f.on_gpus.gpus.count;
-  return str("one sequence: at most ", fixed(f.on_gpus.max_tokens_per_s, 0), " tok/s, reading ",
-             human_bytes(f.sizes.active.total()), " of weights per token",
-             n > 1 ? str(" (", human_bytes(f.sizes.active.on_each_of(n)), " on each GPU)") : "",
-             "\n");
+  const int64_t ctx_size = f.has_gpus ? f.on_gpus.ctx_size : f.here.ctx_size;
+  const bool known = f.floors.bytes_per_s > 0;
+  std::vector<std::vector<std::string>> rows = {
+      {"sequences", "tok/s at most", str("after ", with_commas(ctx_size), " tokens"),
+       f.has_gpus ? "weights read per step, each GPU" : "weights read per step"}};
+  for (const DecodeFloor& r : f.floors.rows)
+    rows.push_back({str(r.batch), known ? fixed(r.tok_per_s, 0) : "-",
+                    known ? fixed(r.tok_per_s_at_end, 0) : "-",
+                    human_bytes(static_cast<int64_t>(r.bytes))});
+  std::string head = "decoding, by memory bandwidth alone";
+  if (known && !f.has_gpus)
+    head += str(" (", fixed(f.floors.bytes_per_s * 1e-9, 0), " GB/s, a quick look)");
+  return "\n" + head + "\n" + table({{true}, {true}, {true}, {true}}, rows);
+}
+
+Json floors_json(const DecodeFloors& floors) {
+  Json out = Json::array();
+  for (const DecodeFloor& r : floors.rows) {
+    const auto speed = [&](double v) { return floors.bytes_per_s > 0 ? Json(v) : Json(); };
+    Json row = Json::object();
+    row.set("batch", r.batch).set("weight_bytes_per_step", r.bytes);
+    row.set("max_tok_per_s", speed(r.tok_per_s));
+    row.set("max_tok_per_s_at_ctx_size", speed(r.tok_per_s_at_end));
+    out.push_back(std::move(row));
+  }
+  return out;
 }
 
 }  // namespace
 
 std::string report_text(const PlanFindings& f) {
-  std::string out = head_text(f) + "\n" + parts_table(f) + "\n" + verdict_text(f);
-  if (f.has_gpus) out += speed_text(f);
-  return out;
+  return head_text(f) + "\n" + parts_table(f) + "\n" + verdict_text(f) + room_text(f) +
+         speed_text(f);
 }
 
 std::string report_json(const PlanFindings& f) {
@@ -113,7 +141,7 @@ std::string report_json(const PlanFindings& f) {
     out.set("weight_bytes", g.weight_bytes).set("kv_cache_bytes", g.kv_cache_bytes);
     out.set("activation_bytes", g.activation_bytes).set("reserve_bytes", g.reserve_bytes);
     out.set("total_bytes", g.total_bytes()).set("limit_bytes", g.limit_bytes());
-    out.set("active_bytes", f.sizes.active.total()).set("max_tok_per_s", g.max_tokens_per_s);
+    out.set("active_bytes", f.sizes.active.total());
   } else {
     const MemoryPlan& m = f.here;
     out.set("device", m.device).set("ctx_size", m.ctx_size).set("max_seqs", m.max_seqs);
@@ -123,7 +151,12 @@ std::string report_json(const PlanFindings& f) {
     out.set("total_bytes", m.total_bytes()).set("limit_bytes", m.available_bytes);
     out.set("active_bytes", f.sizes.active.total());
   }
+  out.set("bandwidth_gb_per_s", f.floors.bytes_per_s * 1e-9);
+  out.set("decode", floors_json(f.floors));
   out.set("fits", f.fits());
+  if (f.fits())
+    out.set("room",
+            Json::object().set("ctx_size", f.room.ctx_size).set("max_seqs", f.room.max_seqs));
   out.set("try", Json(Json::Array(f.remedies.begin(), f.remedies.end())));
   return out.dump();
 }

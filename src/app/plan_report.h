@@ -9,6 +9,13 @@
 
 namespace dsr {
 
+// What else would fit.
+struct Room {
+  int64_t ctx_size = 0;        // tokens of one sequence
+  bool whole_context = false;  // that is all that the model has
+  int64_t max_seqs = 0;        // sequences of the planned context
+};
+
 struct PlanFindings {
   std::string model;  // directory or card
   std::string architecture;
@@ -18,6 +25,8 @@ struct PlanFindings {
   GpuPlan on_gpus;  // where gpus were named
   MemoryPlan here;  // where not
   bool has_gpus = false;
+  Room room;  // where it fits
+  DecodeFloors floors;
   std::vector<std::string> remedies;  // flags to try, the cheapest first
 
   bool fits() const { return has_gpus ? on_gpus.fits() : here.fits(); }

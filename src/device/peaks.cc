@@ -106,18 +106,22 @@ double timed(const Team& team, const Part& part) {
   return timer.seconds();
 }
 
-double best_seconds(const Team& team, const Part& part) {
+double best_seconds(const Team& team, const Part& part, int rounds = kRounds) {
   double best = timed(team, part);
-  for (int r = 1; r < kRounds; ++r) best = std::min(best, timed(team, part));
+  for (int r = 1; r < rounds; ++r) best = std::min(best, timed(team, part));
   return best;
 }
 
-Peaks host_peaks(int64_t threads, const Team& team) {
+// How much to read, and how often.
+struct Reading {
+  int64_t bytes;
+  int rounds;
+};
+
+double read_bytes_per_s(int64_t threads, const Team& team, const Reading& reading) {
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  const bool avx512 = __builtin_cpu_supports("avx512f");
-  Peaks out{.threads = threads};
-  const int64_t per_thread = kReadBytes / threads / 8;
-  const HugeMemory memory(kReadBytes);
+  const int64_t per_thread = reading.bytes / threads / 8;
+  const HugeMemory memory(reading.bytes);
   const auto words_of = [&](int64_t t) {
     return reinterpret_cast<uint64_t*>(memory.data()) + t * per_thread;
   };
@@ -127,35 +131,58 @@ Peaks host_peaks(int64_t threads, const Team& team) {
   });
   std::vector<uint64_t> sums(static_cast<size_t>(threads) * 8);
   const auto best_read = [&](uint64_t (*read)(const uint64_t*, size_t)) {
-    return best_seconds(team, [&](int64_t t) {
+    const Part part = [&](int64_t t) {
       sums[static_cast<size_t>(t) * 8] += read(words_of(t), static_cast<size_t>(per_thread));
-    });
+    };
+    return best_seconds(team, part, reading.rounds);
   };
-  const double read =
+  const double seconds =
       avx2 ? std::min(best_read(read_avx2), best_read(read_ahead_avx2)) : best_read(read_portable);
-  out.bytes_per_s = static_cast<double>(per_thread * 8 * threads) / read;
+  for (const uint64_t s : sums) sink = sink ^ s;
+  return static_cast<double>(per_thread * 8 * threads) / seconds;
+}
+
+double fma_flop_per_s(int64_t threads, const Team& team) {
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool avx512 = __builtin_cpu_supports("avx512f");
   const int64_t lanes = avx512 ? 16 : avx2 ? 8 : 4;
-  const double fma = best_seconds(team, [&](int64_t t) {
+  volatile uint64_t sink = 0;
+  std::vector<uint64_t> sums(static_cast<size_t>(threads) * 8);
+  const double seconds = best_seconds(team, [&](int64_t t) {
     const float r = avx512 ? fma_avx512() : avx2 ? fma_avx2() : mul_add_sse();
     sums[static_cast<size_t>(t) * 8] += r > 0 ? 1 : 0;
   });
   for (const uint64_t s : sums) sink = sink ^ s;
-  out.flop_per_s = static_cast<double>(threads * kFmaRounds * kChains * lanes * 2) / fma;
-  return out;
+  return static_cast<double>(threads * kFmaRounds * kChains * lanes * 2) / seconds;
+}
+
+Peaks host_peaks(int64_t threads, const Team& team) {
+  return {.threads = threads,
+          .bytes_per_s = read_bytes_per_s(threads, team, {kReadBytes, kRounds}),
+          .flop_per_s = fma_flop_per_s(threads, team)};
+}
+
+Team team_of(CpuContext& cpu) {
+  return [&cpu](const Part& part) {
+    cpu.parallel(cpu.threads(), 1, [&](int64_t begin, int64_t end) {
+      for (int64_t t = begin; t < end; ++t) part(t);
+    });
+  };
 }
 
 }  // namespace
+
+double quick_host_bytes_per_s() {
+  CpuContext cpu({}, /*dry_run=*/false);
+  return read_bytes_per_s(cpu.threads(), team_of(cpu), {kReadBytes / 2, 2});
+}
 
 Peaks measure_peaks(Exec& exec) {
   switch (exec.backend()) {
     case Backend::kReference:
       return host_peaks(1, [](const Part& part) { part(0); });
     case Backend::kCpu:
-      return host_peaks(exec.cpu().threads(), [&](const Part& part) {
-        exec.cpu().parallel(exec.cpu().threads(), 1, [&](int64_t begin, int64_t end) {
-          for (int64_t t = begin; t < end; ++t) part(t);
-        });
-      });
+      return host_peaks(exec.cpu().threads(), team_of(exec.cpu()));
     case Backend::kCuda:
 #ifdef DSR_HAVE_CUDA
       return cuda::measure_peaks(exec);

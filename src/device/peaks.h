@@ -15,6 +15,10 @@ struct Peaks {
 // Measures on as many threads as the backend computes with, in about a second.
 Peaks measure_peaks(Exec& exec);
 
+// What the host reads per second on as many threads as it has cores: a look of a quarter of a
+// second, for an estimate.
+double quick_host_bytes_per_s();
+
 namespace cuda {
 Peaks measure_peaks(Exec& exec);  // kernels/common/peaks.cu
 }

@@ -1,78 +1,21 @@
 #include "deepseek_run/engine.h"
 
 #include <algorithm>
-#include <charconv>
 #include <map>
 #include <optional>
 
 #include "base/error.h"
 #include "base/timer.h"
 #include "engine/generation_config.h"
-#include "engine/memory_plan.h"
+#include "engine/planned_model.h"
 #include "engine/runner.h"
 #include "engine/scheduler.h"
 #include "io/checkpoint.h"
 #include "io/read_source.h"
-#include "model/card.h"
 #include "model/random_source.h"
 
 namespace dsr {
 namespace {
-
-constexpr int64_t kMaxSeqs = 1024;
-constexpr int64_t kMaxThreads = 1024;
-constexpr int64_t kMaxChunk = 1 << 16;
-
-// Where `--device` says that a model runs.
-struct DeviceChoice {
-  Backend backend = Backend::kCpu;
-  int cuda_device = 0;
-  std::string note = {};  // why auto took the cpu although the program could use a GPU
-};
-
-DeviceChoice choose_device(const std::string& device) {
-  if (device == "cpu") return {};
-  if (device == "reference") return {.backend = Backend::kReference};
-  if (device == "cuda") return {.backend = Backend::kCuda};
-  if (device == "auto") {
-    if (!cuda_devices().empty()) return {.backend = Backend::kCuda};
-    return {.note = built_with_cuda() ? cuda_absence() + ": using the cpu" : ""};
-  }
-  constexpr std::string_view kCuda = "cuda:";
-  int index = 0;
-  const char* end = device.data() + device.size();
-  if (device.starts_with(kCuda)) {
-    const auto [rest, error] = std::from_chars(device.data() + kCuda.size(), end, index);
-    if (error == std::errc() && rest == end && index >= 0)
-      return {.backend = Backend::kCuda, .cuda_device = index};
-  }
-  fail_usage("device ", quoted(device), ", expected auto, cuda, cuda:N, cpu or reference");
-}
-
-CpuOptions cpu_options(const EngineOptions& o) {
-  CpuOptions out;
-  out.threads = static_cast<int>(o.threads);
-  if (o.cpu_level != "auto") {
-    const auto level = std::find_if(kCpuLevels.begin(), kCpuLevels.end(),
-                                    [&](CpuLevel l) { return o.cpu_level == name(l); });
-    if (level == kCpuLevels.end())
-      fail_usage("cpu level ", quoted(o.cpu_level), ", expected auto, portable, avx2 or avx512");
-    out.level = *level;
-  }
-  return out;
-}
-
-CacheType cache_type_of(const std::string& type, Backend backend) {
-  if (type == "auto") return backend == Backend::kCuda ? CacheType::kBF16 : CacheType::kF32;
-  if (type == "f32") return CacheType::kF32;
-  if (type == "bf16") return CacheType::kBF16;
-  if (type == "fp8") return CacheType::kFP8;
-  fail_usage("cache type ", quoted(type), ", expected auto, f32, bf16 or fp8");
-}
-
-void check_option(const char* what, int64_t value, int64_t min, int64_t max) {
-  if (value < min || value > max) fail_usage(what, " is ", value, ", expected ", min, " to ", max);
-}
 
 // Bit i % 32 of word i / 32 is set where id i may be sampled.
 std::vector<int32_t> allowed_ids(const Tokenizer* tokenizer, int64_t vocab_size) {
@@ -124,10 +67,10 @@ const char* name(FinishReason reason) {
 class Engine::Impl {
  public:
   explicit Impl(const EngineOptions& options)
-      : checkpoint_(open_checkpoint(options)),
-        config_(config_of(options)),
-        device_(choose_device(options.device)),
-        planned_(plan(options)),
+      : model_(options),
+        checkpoint_(model_.checkpoint()),
+        config_(model_.config()),
+        planned_(fitting(model_, options)),
         in_memory_(weights_in_memory(options)),
         runner_(planned_.runner, config_, source(), /*dry_run=*/false),
         pool_(planned_.runner.limits.n_blocks),
@@ -139,7 +82,7 @@ class Engine::Impl {
     info_ = {.directory = checkpoint_ ? options.model_dir : options.random->card,
              .architecture = config_.architecture,
              .device = planned_.plan.device,
-             .device_note = device_.note,
+             .device_note = model_.device().note,
              .vocab_size = config_.vocab_size,
              .max_position_embeddings = config_.max_position_embeddings,
              .ctx_size = planned_.plan.ctx_size,
@@ -199,67 +142,31 @@ class Engine::Impl {
 
   Scheduler& scheduler() { return scheduler_; }
   Runner& runner() { return runner_; }
-  // Empty on the host.
-  std::string gpu_name() const {
-    if (device_.backend != Backend::kCuda) return "";
-    return cuda_devices().at(static_cast<size_t>(device_.cuda_device)).name;
+  std::string gpu_name() const { return model_.device().gpu_name(); }
+  int64_t device_bytes_used() {
+    if (model_.device().backend != Backend::kCuda) return 0;
+    return planned_.plan.available_bytes - runner_.available_bytes();
   }
   const ModelInfo& info() const { return info_; }
   const MemoryPlan& plan() const { return planned_.plan; }
 
  private:
-  static std::optional<Checkpoint> open_checkpoint(const EngineOptions& o) {
-    if (o.random) return std::nullopt;
-    return Checkpoint::open(o.model_dir, o.warn);
-  }
-
-  ModelConfig config_of(const EngineOptions& o) const {
-    if (checkpoint_) return parse_config(checkpoint_->config(), o.warn);
-    return card_model(o.random->card, o.random->weights, o.random->layers, o.warn);
+  static PlannedRun fitting(const PlannedModel& model, const EngineOptions& o) {
+    PlannedRun planned = model.plan(o);
+    require_fit(planned.plan);
+    return planned;
   }
 
   std::unique_ptr<WeightSource> weights_in_memory(const EngineOptions& o) const {
     if (!checkpoint_) return std::make_unique<RandomSource>(config_, o.random->seed);
     // A GPU has its own copy.
-    if (o.load_mode == "read" && device_.backend != Backend::kCuda)
+    if (o.load_mode == "read" && model_.device().backend != Backend::kCuda)
       return std::make_unique<ReadSource>(*checkpoint_);
     return nullptr;
   }
 
   const WeightSource& source() const {
     return in_memory_ ? *in_memory_ : static_cast<const WeightSource&>(*checkpoint_);
-  }
-
-  PlannedRun plan(const EngineOptions& o) const {
-    if (o.load_mode != "auto" && o.load_mode != "mmap" && o.load_mode != "read")
-      fail_usage("load mode ", quoted(o.load_mode), ", expected auto, mmap or read");
-    check_option("max_seqs", o.max_seqs, 1, kMaxSeqs);
-    check_option("chunk", o.chunk, 1, kMaxChunk);
-    check_option("threads", o.threads, 0, kMaxThreads);
-    check_option("context", o.ctx_size, 0, int64_t{1} << 32);
-    check_option("cache_tokens", o.cache_tokens, 0, int64_t{1} << 40);
-    // Random weights are made when it is known that they fit.
-    std::optional<DeclaredSource> shapes;
-    if (!checkpoint_) shapes.emplace(config_);
-    const WeightSource& planned_source =
-        shapes ? static_cast<const WeightSource&>(*shapes) : *checkpoint_;
-    check_option("cuda_arch", o.cuda_arch, 0, 999);
-    PlannedRun planned =
-        plan_run({.backend = device_.backend,
-                  .cpu = cpu_options(o),
-                  .cuda = {.device = device_.cuda_device, .arch = static_cast<int>(o.cuda_arch)},
-                  .cache_type = cache_type_of(o.cache_type, device_.backend),
-                  .ctx_size = o.ctx_size,
-                  .max_seqs = o.max_seqs,
-                  .chunk = o.chunk,
-                  .cache_tokens = o.cache_tokens},
-                 config_, planned_source);
-    planned.runner.debug_nan = o.debug_nan;
-    const bool on_host = device_.backend != Backend::kCuda;
-    planned.plan.weights_on_disk = checkpoint_.has_value() && on_host;
-    planned.plan.weights_may_exceed = checkpoint_ && on_host && o.load_mode == "mmap";
-    require_fit(planned.plan);
-    return planned;
   }
 
   SchedulerLimits scheduler_limits(const EngineOptions& o) const {
@@ -284,9 +191,9 @@ class Engine::Impl {
   }
 
   Timer timer_;
-  std::optional<Checkpoint> checkpoint_;  // none: random weights
-  ModelConfig config_;
-  DeviceChoice device_;
+  PlannedModel model_;
+  const std::optional<Checkpoint>& checkpoint_;  // none: random weights
+  const ModelConfig& config_;
   PlannedRun planned_;
   std::unique_ptr<WeightSource> in_memory_;  // none: the checkpoint's files, mapped
   Runner runner_;
@@ -312,6 +219,7 @@ void Engine::cancel(RequestId id) { impl_->scheduler().cancel(id); }
 bool Engine::idle() const { return impl_->scheduler().idle(); }
 std::vector<StepOutput> Engine::step() { return impl_->step(); }
 void Engine::fill_cache() { impl_->runner().fill_cache(); }
+int64_t Engine::device_bytes_used() { return impl_->device_bytes_used(); }
 DevicePeaks Engine::measure_peaks() {
   const Peaks p = impl_->runner().measure_peaks();
   const std::string gpu = impl_->gpu_name();

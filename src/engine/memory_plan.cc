@@ -148,6 +148,7 @@ void require_fit(const MemoryPlan& plan) {
   std::string hint = context.empty() ? "" : "\n  try: " + context;
   if (hint.empty() && plan.weights_on_disk && plan.allocated_bytes() <= plan.available_bytes)
     hint = "\n  try: --load-mode mmap, which reads from the disk again what does not fit";
+  if (hint.empty()) hint = "\n  try: deepseek-run plan, which says what would hold it";
   fail(ErrorKind::kDoesNotFit, "not enough memory on ", plan.device, " with -c ", plan.ctx_size,
        "\n  ", plan.summary(), hint);
 }

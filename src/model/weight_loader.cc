@@ -163,7 +163,7 @@ int64_t matrix_buffer_bytes(const SourceTensor& t) { return round_up(bytes_of(t)
 }  // namespace
 
 LoadedWeights::LoadedWeights(Exec& exec, const ModelConfig& config, const WeightSource& source)
-    : on_device_(exec.backend() == Backend::kCuda) {
+    : on_device_(exec.backend() == Backend::kCuda), dry_run_(exec.dry_run()) {
   const bool with_mtp = has_mtp(config, source);
   Validator validator(config, source);
   int64_t vector_bytes = 0, matrix_bytes = 0;
@@ -240,7 +240,7 @@ void LoadedWeights::place_matrix(const WeightSpec& spec, const SourceTensor& t,
   if (fp8) {
     const std::string scale_name = spec.name + "_scale_inv";
     const SourceTensor& s = *source.find(scale_name);
-    if (s.data != nullptr) check_scale_values(scale_name, s, s.shape[1]);
+    if (s.data != nullptr && !dry_run_) check_scale_values(scale_name, s, s.shape[1]);
     segment.scales = place(s);
     source_bytes_ += bytes_of(s);
   }

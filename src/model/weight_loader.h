@@ -17,7 +17,8 @@ class LoadedWeights {
   // Compares the source with the exact set of tensors that `config` asks for: a missing, extra or
   // misshapen tensor, a type that cannot be used, or a scale that is not a normal positive number
   // throws Error(kModel) naming it. Nothing is allocated before all shapes agree. MTP layers are
-  // loaded where the source has them.
+  // loaded where the source has them. A dry run looks at shapes alone: no data is read before it is
+  // known that all of it fits.
   LoadedWeights(Exec& exec, const ModelConfig& config, const WeightSource& source);
 
   const ModelWeights& weights() const { return weights_; }
@@ -33,7 +34,8 @@ class LoadedWeights {
 
   ModelWeights weights_;
   bool on_device_ = false;  // a GPU's memory
-  Buffer matrices_;         // where they are copied
+  bool dry_run_ = false;
+  Buffer matrices_;  // where they are copied
   int64_t matrices_used_ = 0;
   std::vector<HostRange> copies_;  // to matrices_, until they are made
   Buffer vectors_;

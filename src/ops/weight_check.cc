@@ -7,8 +7,8 @@ namespace dsr {
 void expect_weight(const char* op, const char* what, const Weight& w, DimSpec rows,
                    DimSpec columns) {
   if (!rows.matches(w.rows()) || !columns.matches(w.columns()))
-    fail_internal(op, ": ", what, " is ", w.text(), ", expected [", rows.text(), ", ",
-                  columns.text(), "]");
+    fail_internal(op, ": ", what, " is ", w.text(), ", expected [", rows.text(rows.bound()), ", ",
+                  columns.text(columns.bound()), "]");
   for (const WeightSegment& s : w.segments) {
     const int64_t n = s.data.shape[0], k = s.data.shape[1];
     expect(op, what, s.data, {DType::kBF16, DType::kF16, DType::kF32, DType::kF8E4M3},

@@ -31,8 +31,9 @@ class DimSpec {
   DimSpec(Dim& dim) : dim_(&dim) {}          // NOLINT: reads as a shape
   DimSpec(int64_t value) : value_(value) {}  // NOLINT
   DimSpec(int value) : value_(value) {}      // NOLINT
-  bool matches(int64_t found) const;         // binds an unbound letter
-  std::string text() const;                  // "T=7", "D" or "2048"
+  bool bound() const { return dim_ != nullptr && dim_->bound(); }
+  bool matches(int64_t found) const;        // binds an unbound letter
+  std::string text(bool with_value) const;  // of a letter "T=7" or "T"; "2048"
 
  private:
   Dim* dim_ = nullptr;

@@ -74,6 +74,18 @@ TEST_F(PerplexityTest, OneWindowWhereTheTextFits) {
   EXPECT_NEAR(want[148].log_prob, direct(0, 149), 1e-9);
 }
 
+TEST_F(PerplexityTest, OneTokenSaysNothingOfItsError) {
+  ids_.resize(2);
+  const Perplexity p = perplexity(options_, ids_);
+  EXPECT_EQ(p.tokens, 1);
+  EXPECT_NEAR(p.log_prob, direct(0, 1), 1e-9);
+  const std::string text = perplexity_text(p, 0);
+  EXPECT_NE(text.find(" +- unknown | 1 token | "), std::string::npos) << text;
+  const std::string json = perplexity_json(p, 0);
+  EXPECT_NE(json.find("\"standard_error\":null"), std::string::npos) << json;
+  EXPECT_NE(json.find("\"log_prob_standard_error\":null"), std::string::npos) << json;
+}
+
 TEST_F(PerplexityTest, Refusals) {
   const auto usage = [&] {
     return error_of([&] { perplexity(options_, ids_); }, ErrorKind::kUsage);

@@ -129,10 +129,55 @@ TEST(PlanTest, TheCacheIsDividedByKeyHeads) {
 TEST(PlanTest, SpeedThatBandwidthAllows) {
   const auto speed = [](const char* name, const char* gpus) {
     const ModelSizes s = sizes_of(name, WeightFormat::kBF16);
-    return std::floor(plan_gpus(s, parse_gpus(gpus), kTokens, 1).max_tokens_per_s);
+    const GpuSet set = parse_gpus(gpus);
+    return std::floor(decode_floors(s, static_cast<double>(set.gpu->gb_per_s) * 1e9, kTokens, 1)
+                          .rows[0]
+                          .tok_per_s);
   };
   EXPECT_EQ(speed("deepseek-llm-7b", "A100-40"), 119);
   EXPECT_EQ(speed("deepseek-v2-lite", "a100-40"), 317);
+}
+
+// kernels.md, "What the floor is": ms per step with 1,024 tokens of context at 4.54 TB/s.
+TEST(PlanTest, FloorsOfDecodingByBatch) {
+  const auto ms = [](const char* name, WeightFormat format, int64_t batch, double context) {
+    return step_bytes(sizes_of(name, format), {.batch = batch, .context = context}) / 4.54e12 * 1e3;
+  };
+  const auto bf16 = [&](int64_t batch) {
+    return ms("deepseek-v2-lite", WeightFormat::kBF16, batch, 1024);
+  };
+  // What rounding hides: half of the last digit, and half of 4.54's.
+  const auto near = [](double got, double want, double digit) {
+    EXPECT_NEAR(got, want, 0.5 * digit + want * 0.005 / 4.54);
+  };
+  near(bf16(1), 1.087, 0.001);
+  near(bf16(8), 4.00, 0.01);
+  near(bf16(32), 6.78, 0.01);
+  near(bf16(128), 7.73, 0.01);
+  near(ms("deepseek-v2-lite", WeightFormat::kFP8, 8, 1024), 2.07, 0.01);
+  near(ms("deepseek-v2-lite", WeightFormat::kFP8, 1, 32768), 0.81, 0.01);
+  near(ms("deepseek-llm-7b", WeightFormat::kBF16, 1, 1024), 2.97, 0.01);
+  near(ms("deepseek-llm-67b", WeightFormat::kFP8, 1, 1024), 14.9, 0.1);
+}
+
+TEST(PlanTest, FloorsOfOneSequenceAndOfMany) {
+  const ModelSizes s = sizes_of("deepseek-v3", WeightFormat::kFP8);
+  const DecodeFloors floors = decode_floors(s, 4.8e12, 32768, 8);
+  ASSERT_EQ(floors.rows.size(), 3u);
+  for (size_t i = 0; i < 3; ++i) {
+    const DecodeFloor& r = floors.rows[i];
+    EXPECT_EQ(r.batch, (std::array{1, 8, 64}[i]));
+    EXPECT_DOUBLE_EQ(r.tok_per_s, static_cast<double>(r.batch) * 4.8e12 / r.bytes);
+    // MLA: every GPU reads all keys, 70,272 bytes a token.
+    EXPECT_DOUBLE_EQ(r.tok_per_s_at_end,
+                     static_cast<double>(r.batch) * 4.8e12 /
+                         (r.bytes + static_cast<double>(r.batch) * 32768 * 70272));
+  }
+  // 8 of 256 experts for one token; 64 tokens want 256 (1 - (31/32)^64) = 222.4 of them. An eighth
+  // of them is on each GPU.
+  const auto experts = static_cast<double>(s.experts.on_each_of(8));
+  EXPECT_NEAR(floors.rows[2].bytes - floors.rows[0].bytes, experts * (222.44 - 8) / 256,
+              experts * 1e-4);
 }
 
 TEST(PlanTest, RemediesFitAndAreTheSmallest) {
@@ -146,6 +191,86 @@ TEST(PlanTest, RemediesFitAndAreTheSmallest) {
   EXPECT_EQ(r.n_gpus, 2);
   ASSERT_NE(r.gpu, nullptr);
   EXPECT_STREQ(r.gpu->name, "H200");
+}
+
+TEST(PlanTest, TheSmallestSetOfGpus) {
+  const ModelSizes s = sizes_of("kimi-k2-instruct", WeightFormat::kFP8);
+  const std::optional<GpuSet> set = smallest_gpus(s, kTokens, 1);
+  ASSERT_TRUE(set);
+  EXPECT_TRUE(plan_gpus(s, *set, kTokens, 1).fits());
+  const auto memory = [](const GpuSet& g) { return g.count * g.gpu->memory_bytes; };
+  for (const GpuModel& gpu : gpu_models())
+    for (int64_t n = 1; n <= 64; n *= 2)
+      if (memory({&gpu, n}) < memory(*set)) {
+        EXPECT_FALSE(plan_gpus(s, {&gpu, n}, kTokens, 1).fits());
+      }
+  // bf16 of it is 2 TB: neither more of an A10 nor one of another kind would do.
+  const ModelSizes bf16 = sizes_of("kimi-k2-instruct", WeightFormat::kBF16);
+  const Remedies r = remedies(bf16, plan_gpus(bf16, parse_gpus("1xA10"), kTokens, 1));
+  EXPECT_FALSE(r.ctx_size || r.n_gpus || r.gpu != nullptr);
+  ASSERT_TRUE(r.set);
+  EXPECT_TRUE(plan_gpus(bf16, *r.set, kTokens, 1).fits());
+}
+
+Json report(PlanQuery q) { return parse_json(plan_json(q).text, "report"); }
+
+// What a report says would fit does, and a little more does not.
+TEST(PlanTest, RoomForAContextAndForSequences) {
+  PlanQuery q;
+  q.card = card_path("r1-distill-llama-8b");
+  q.gpus = "1xL4";
+  q.ctx_size = 4096;
+  const Json json = report(q);
+  const int64_t ctx_size = json.find("room")->find("ctx_size")->as_int();
+  const int64_t max_seqs = json.find("room")->find("max_seqs")->as_int();
+  EXPECT_GT(ctx_size, 4096);
+  EXPECT_LT(ctx_size, 131072);
+  const auto fits = [&](int64_t c, int64_t s) {
+    q.ctx_size = c;
+    q.max_seqs = s;
+    return plan_json(q).fits;
+  };
+  EXPECT_TRUE(fits(ctx_size, 1));
+  EXPECT_FALSE(fits(ctx_size + 64 + ctx_size / 64, 1));
+  EXPECT_TRUE(fits(4096, max_seqs));
+  EXPECT_FALSE(fits(4096, max_seqs + 1 + max_seqs / 64));
+}
+
+// Weights that do not fit here: the change is another format or another machine.
+TEST(PlanTest, WhatWouldFitWhereTheWeightsAloneDoNot) {
+  PlanQuery q;
+  q.card = card_path("kimi-k2-instruct");
+  q.ctx_size = 4096;
+  const Json json = report(q);
+  if (json.find("fits")->as_bool()) GTEST_SKIP() << "a machine with more than a terabyte";
+  const Json::Array& changes = json.find("try")->as_array();
+  ASSERT_EQ(changes.size(), 1u);
+  EXPECT_EQ(changes[0].as_string(), "--gpus 8xH200");
+  q.gpus = "8xH200";
+  EXPECT_TRUE(plan_json(q).fits);
+}
+
+TEST(PlanTest, CheaperChangesComeFirst) {
+  PlanQuery q;
+  q.card = card_path("deepseek-llm-7b");
+  q.gpus = "1xL4";
+  q.ctx_size = 4096;
+  q.max_seqs = 6;
+  const Json json = report(q);
+  std::vector<std::string> changes;
+  for (const Json& change : json.find("try")->as_array()) changes.push_back(change.as_string());
+  ASSERT_EQ(changes.size(), 6u);
+  EXPECT_EQ(changes[0], "--max-seqs 4");
+  EXPECT_EQ(changes[1].substr(0, 3), "-c ");
+  EXPECT_EQ(changes[2], "--cache-type fp8");
+  EXPECT_EQ(changes[3], "--weights fp8");
+  EXPECT_EQ(changes[4], "--gpus 2xL4");
+  EXPECT_EQ(changes[5], "--gpus 1xV100-32");
+  q.max_seqs = 4;
+  EXPECT_TRUE(plan_json(q).fits);
+  q.max_seqs = 6;
+  q.cache_type = "fp8";
+  EXPECT_TRUE(plan_json(q).fits);
 }
 
 TEST(PlanTest, ReportsOfACard) {

@@ -51,6 +51,23 @@ class PlotBench(unittest.TestCase):
         self.assertIn("r<0>: tg1, batch 1", labels)
         self.assertIn("r<1>: tg1, batch 1", labels)
 
+    def test_latencies_by_arrival_rate(self):
+        def served(rate: float | None, median: float) -> dict:
+            spread = {"mean": median, "median": median, "p90": median, "p99": 2 * median}
+            return {**row(f"serve8+8@{rate}", 4, 0, 1), "rate": rate, "ttft_ms": spread,
+                    "e2e_ms": spread}
+
+        svg = self.plot([served(4, 30), served(1, 10), served(None, 99)])
+        curves = [[tuple(map(float, p.split(","))) for p in line.get("points").split()]
+                  for line in svg.findall(f"{SVG}polyline")]
+        self.assertEqual([len(c) for c in curves], [2] * 4, "median and p99 of two latencies")
+        (x0, y0), (x1, y1) = curves[0]
+        self.assertLess(x0, x1, "in the order of rates")
+        self.assertGreater(y0, y1, "longer is higher, and SVG counts downwards")
+        labels = [t.text for t in svg.findall(f"{SVG}text")]
+        self.assertIn("served: time to the first token", labels)
+        self.assertIn("serve8+8, batch 4, p99", labels)
+
     def test_nothing_to_draw(self):
         path = self.dir / "empty.json"
         path.write_text('{"rows": []}')

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT
 """batch: what the records say, and that nothing that happens to the process loses or doubles one."""
 
-import fcntl
 import json
 import os
 import random
@@ -13,51 +12,14 @@ import time
 import unittest
 from pathlib import Path
 
-from cli import BINARY, MODEL, SCRATCH, CliTest, environment
+from batch_case import KILL_MODEL, BatchCase, prompts, read_records, write_lines
+from cli import BINARY, MODEL, environment
 
 KILLS = int(os.environ.get("DSR_BATCH_KILLS", "15"))
 PROMPTS = int(os.environ.get("DSR_BATCH_PROMPTS", "60"))
-KILL_MODEL = os.environ.get("DSR_BATCH_MODEL", str(MODEL))
 
 
-def prompts(n: int) -> list[dict]:
-    return [{"prompt": f"number {i} " + "x" * (i * 7 % 40), "max_tokens": 4 + i * 5 % 40,
-             "temperature": 0 if i % 3 == 0 else 0.9} for i in range(n)]
-
-
-def write_lines(path: Path, lines) -> Path:
-    path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n"
-                            for line in lines))
-    return path
-
-
-def read_records(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-class BatchTest(CliTest):
-    def setUp(self):
-        self.dir = SCRATCH / self.id()
-        self.dir.mkdir()
-        self.out = self.dir / "out.jsonl"
-
-    def batch(self, source: Path, *flags: str, out: Path | None = None, code: int = 0, **kwargs):
-        return self.run_cli(source, "-o", out or self.out, "--raw", *flags, command="batch",
-                            code=code, **kwargs)
-
-    def refusal(self, source: Path, *flags: str, out: Path | None = None, code: int = 2) -> str:
-        return self.failure(source, "-o", out or self.out, "--raw", *flags, command="batch",
-                            code=code)
-
-    def assert_whole(self, out: Path):
-        """Whole records, no id twice."""
-        if not out.exists():
-            return
-        text = out.read_text()
-        self.assertTrue(text == "" or text.endswith("\n"))
-        ids = [json.loads(line)["id"] for line in text.splitlines()]
-        self.assertEqual(len(ids), len(set(ids)))
-
+class BatchTest(BatchCase):
     def test_records_of_every_kind_of_line(self):
         source = write_lines(self.dir / "in.jsonl", [
             {"custom_id": "a", "method": "POST", "url": "/v1/completions",
@@ -102,6 +64,43 @@ class BatchTest(CliTest):
         body = read_records(self.out)[0]["response"]["body"]
         self.assertEqual(body["choices"], one["choices"])
         self.assertEqual(body["usage"], one["usage"])
+
+    def test_log_probabilities_are_each_requests_own(self):
+        wanted = [{"logprobs": 2}, {}, {"logprobs": 0}, {"logprobs": 20}, {"logprobs": True}]
+        source = write_lines(self.dir / "in.jsonl",
+                             [{"prompt": f"text {i}", "max_tokens": 6, "seed": i, **w}
+                              for i, w in enumerate(wanted)])
+        self.batch(source, "--ordered")
+        for i, (w, record) in enumerate(zip(wanted, read_records(self.out))):
+            flags = ["--logprobs", str(int(w["logprobs"]) if w["logprobs"] is not True else 0)
+                     ] if w else []
+            one = json.loads(self.output("--raw", "-p", f"text {i}", "-n", "6", "-s", str(i),
+                                         "--format", "json", *flags))
+            self.assertEqual(record["response"]["body"]["choices"], one["choices"])
+            self.assertEqual("logprobs" in one["choices"][0], bool(w))
+
+    def test_auto_and_the_same_device_by_name_are_one_batch(self):
+        source = write_lines(self.dir / "in.jsonl", prompts(4))
+        self.batch(source, "--device", "auto")
+        manifest = json.loads(Path(f"{self.out}.manifest.json").read_text())
+        self.assertIn(manifest["device"], ("cpu", "cuda"))
+        self.assertIn(manifest["cache_type"], ("f32", "bf16"))
+        by_name = self.dir / "by_name"
+        named = ["--device", manifest["device"], "--cache-type", manifest["cache_type"]]
+        self.batch(source, *named, out=by_name)
+        self.assertEqual(by_name.read_bytes(), self.out.read_bytes(), "ids included")
+        self.assertIn("4/4 done", self.batch(source, *named).stderr.decode())
+        self.assertIn("device is", self.refusal(source, "--device", "reference"))
+
+    def test_a_line_that_is_too_long(self):
+        source = self.dir / "long.jsonl"
+        with open(source, "wb") as f:
+            f.write(b'{"prompt": "a", "max_tokens": 1}\n{"prompt": "' + b"x" * (64 << 20) +
+                    b'"}\n{"prompt": "b", "max_tokens": 1}')
+        self.batch(source, "--ordered", code=7)
+        records = read_records(self.out)
+        self.assertEqual([bool(r["error"]) for r in records], [False, True, False])
+        self.assertEqual(records[1]["error"]["message"], "line 2 is longer than 64 MiB")
 
     def test_plain_text(self):
         lines = self.dir / "lines.txt"
@@ -180,17 +179,6 @@ class BatchTest(CliTest):
         self.assertEqual(sorted(parts), sorted(self.out.read_text().splitlines()))
         self.assertIn("--shard is", self.refusal(source, "--shard", "4/3"))
 
-    def test_a_second_process_is_kept_out(self):
-        source = write_lines(self.dir / "in.jsonl", prompts(2))
-        with open(f"{self.out}.lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            self.assertIn("another process is writing it", self.refusal(source))
-        self.batch(source)
-
-    def command(self, source: Path, out: Path, *flags: str, model: str = KILL_MODEL) -> list[str]:
-        return [BINARY, "batch", "-m", model, str(source), "-o", str(out), "--raw", "-q",
-                "--ordered", "--max-seqs", "4", *flags]
-
     def test_killed_at_any_moment_nothing_is_lost_or_doubled(self):
         source = write_lines(self.dir / "in.jsonl", prompts(PROMPTS) + ["bad"])
         want = self.dir / "want"
@@ -250,22 +238,6 @@ class BatchTest(CliTest):
             self.assert_whole(full)
         self.batch(source, "--ordered", out=full)
         self.assertEqual(full.read_bytes(), want)
-
-    def test_ctrl_c_keeps_what_is_finished(self):
-        source = write_lines(self.dir / "in.jsonl",
-                             [{"prompt": f"p{i}", "max_tokens": 20000 if i else 3} for i in range(3)])
-        process = subprocess.Popen(
-            [BINARY, "batch", "-m", str(MODEL), str(source), "-o", str(self.out), "--raw", "-q"],
-            env=environment(), stderr=subprocess.PIPE)
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline and (not self.out.exists() or not self.out.read_bytes()):
-            if process.poll() is not None:
-                break
-            time.sleep(0.01)
-        process.send_signal(signal.SIGINT)
-        self.assertEqual(process.wait(20), 130, process.stderr.read())
-        process.stderr.close()
-        self.assertIn("1", [r["custom_id"] for r in read_records(self.out)])
 
 
 if __name__ == "__main__":

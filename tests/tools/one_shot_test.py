@@ -133,9 +133,10 @@ class Prompts(CliTest):
 
     def test_too_long(self):
         self.assertEqual(self.failure("-p", "x" * 1300, "--raw", "-c", "1000", code=2),
-                         "prompt 1,301 tokens, context 1,000")
+                         "prompt 1,301 tokens, context 1,000\n"
+                         "  try: -c 1302, or --truncate left|middle")
         self.assertEqual(self.failure("-p", "x", "--raw", "-n", "32k", "-c", "1000", code=2),
-                         "prompt 2 tokens and 32,000 new ones, context 1,000")
+                         "prompt 2 tokens and 32,000 new ones, context 1,000\n  try: -c 32002")
 
     def test_a_base_model_continues_the_prompt(self):
         base = write_model(SCRATCH / "base", chat=False)

@@ -2,10 +2,12 @@
 """deepseek-run plan: what it prints, and when it fails."""
 
 import json
+import os
 import resource
+import subprocess
 import unittest
 
-from cli import MODEL, SANITIZED, TINY, CliTest
+from cli import BINARY, MODEL, SANITIZED, TINY, CliTest, environment, needs_tiny
 
 CARDS = TINY.parent
 
@@ -59,6 +61,45 @@ class Plan(CliTest):
             self.assertIn(error, self.failure(*args, command="plan", model=None, code=2))
         self.assertIn("no-such.json", self.failure("--card", "no-such.json", command="plan",
                                                    model=None, code=3))
+
+    def peak_of(self, *args):
+        """Bytes that were resident of a process of its own at the most, from start to end."""
+        process = subprocess.Popen([BINARY, *map(str, args)], env=environment(),
+                                   stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                   stderr=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        self.assertEqual(process.returncode, 0, args)
+        return usage.ru_maxrss * 1024
+
+    def check_peaks(self, model, ctx_size):
+        allowance = 64 << 20  # the program itself, its libraries, the tokenizer
+        flags = ["-m", model, "--device", "cpu"]
+        plan = json.loads(self.output("--format", "json", "-c", ctx_size, command="plan",
+                                      model=model))
+        peak = self.peak_of(*flags, "--raw", "-p", "a b c " * 200, "-n", "100", "-c", ctx_size,
+                            "--temp", "0.9", "-s", "1")
+        self.assertLessEqual(peak, plan["total_bytes"] + allowance)
+        # A bench touches all of the cache; its rows start after what it measures the machine with.
+        report = json.loads(self.output("-r", "1", "--warmup", "0", "-p", "0", "-n", "4", "-B", "24",
+                                        "-d", ctx_size - 5, "--device", "cpu", "--format", "json",
+                                         command="bench", model=model))
+        planned = report["planned_memory_bytes"]
+        self.assertGreater(planned, 100 << 20, "little would show nothing")
+        for row in report["rows"]:
+            self.assertGreater(row["peak_memory_bytes"], 0.8 * planned)
+            self.assertLessEqual(row["peak_memory_bytes"], planned + allowance)
+        self.assertGreater(report["start_seconds"], 0)
+        self.assertLess(report["start_seconds"] + report["load_seconds"], 30)
+
+    @unittest.skipIf(SANITIZED, "sanitizers take memory")
+    @needs_tiny
+    def test_the_process_stays_within_its_plan(self):
+        self.check_peaks(TINY, 2048)
+
+    @unittest.skipIf(SANITIZED, "sanitizers take memory")
+    def test_a_process_with_random_weights_stays_within_its_plan(self):
+        self.check_peaks(MODEL, 24000)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,8 @@ class Lengths(CliTest):
             start = time.monotonic()
             path = SCRATCH / "prompt.txt"
             path.write_text("x" * length)
-            self.assertEqual(self.failure("-f", path, "--raw", "-c", "16", *args, code=2), want)
+            text = self.failure("-f", path, "--raw", "-c", "16", *args, code=2)
+            self.assertEqual(text.split("\n")[0], want)
             self.assertLess(time.monotonic() - start, 5)
         for args in [[], ["-n", "1"], ["-n", "-1"]]:
             self.assertEqual(self.output(*say("a", "-p", "x" * 14, "--raw", "-c", "16", *args)), "a\n")
@@ -63,7 +64,7 @@ class Lengths(CliTest):
     def test_more_than_the_models_context(self):
         small = write_model(SCRATCH / "short", max_position_embeddings=32)
         text = self.failure("-p", "x" * 40, "--raw", model=small, code=2)
-        self.assertEqual(text, "prompt 41 tokens, context 32")
+        self.assertEqual(text, "prompt 41 tokens, context 32\n  try: --truncate left|middle")
 
 
 class Lines(CliTest):

@@ -94,7 +94,7 @@ class Truncation(CliTest):
                          "for 39")
         self.assertEqual(self.failure("-p", LETTERS, "--raw", "-c", "20", "-n", "20", "--truncate",
                                       "left", code=2),
-                         "prompt 27 tokens, context 20")
+                         "prompt 27 tokens, context 20\n  try: -c 47")
         self.assertIn("expected left or middle", self.failure("-p", "x", "--truncate", "right", code=2))
 
     def test_it_answers(self):

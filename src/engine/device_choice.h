@@ -1,0 +1,26 @@
+// What the words of EngineOptions mean.
+#pragma once
+
+#include <string>
+
+#include "deepseek_run/engine.h"
+#include "device/exec.h"
+#include "tensor/kv_format.h"
+
+namespace dsr {
+
+// Where `--device` says that a model runs.
+struct DeviceChoice {
+  Backend backend = Backend::kCpu;
+  int cuda_device = 0;
+  std::string note = {};  // why auto took the cpu although the program could use a GPU
+
+  std::string gpu_name() const;  // empty on the host
+};
+
+// These throw Error(kUsage) for a word that is none of theirs.
+DeviceChoice choose_device(const std::string& device);
+CpuOptions cpu_options(const EngineOptions& options);
+CacheType cache_type_of(const std::string& type, Backend backend);
+
+}  // namespace dsr
