@@ -98,9 +98,7 @@ void tile(benchmark::State& state, const InnerLoops& loops) {
                 .tokens = kTileTokens,
                 .columns = kTileColumns,
                 .begin = true,
-                .lanes = lanes.data(),
-                .ahead = nullptr,
-                .ahead_bytes = 0});
+                .lanes = lanes.data()});
     benchmark::ClobberMemory();
   }
   count(state, 0, 2.0 * kTileRows * kTileTokens * kTileColumns);

@@ -90,12 +90,8 @@ void few_tokens(const InnerLoops& loops, const Dots& d) {
   }
 }
 
-// Weights that are held as float32: 1 MB, half of a second-level cache.
-constexpr int64_t kPanel = kTileRows * 4 * kTileColumns;
-
-// What is computed with: on the stack of the thread that does.
 struct Tile {
-  alignas(64) float w[kPanel];  // [block of kTileColumns][rows][kTileColumns]
+  alignas(64) float w[kTileRows * kTileColumns];
   alignas(64) float x[kTileTokens * kTileColumns];
   alignas(64) float lanes[kTileRows * kTileTokens * kLanes];
 };
@@ -103,105 +99,54 @@ struct Tile {
 // Zeros behind n columns up to the next multiple of 16.
 void pad(float* row, int64_t n) { std::fill(row + n, row + round_up(n, kLanes), 0.0f); }
 
-// The products of one panel of weights, columns [first_column, end_column) of d's rows, with all
-// tokens.
-class Panel {
- public:
-  Panel(const InnerLoops& loops, const Dots& d, const float* scales, Tile& tile)
-      : loops_(loops), d_(d), scales_(scales), tile_(tile) {}
-
-  // Columns [first, end) as float32; first is a multiple of kTileColumns.
-  void decode(int64_t first, int64_t end) {
-    first_ = first;
-    end_ = end;
-    for (int64_t r = 0; r < d_.rows; ++r)
-      for (int64_t k = first; k < end; k += kTileColumns) {
-        const int64_t n = std::min(kTileColumns, end - k);
-        float* w = weights(k) + r * kTileColumns;
-        decode_unscaled(loops_, d_.segment, d_.quant, d_.first_row + r, k, n, w);
-        pad(w, n);
-      }
-    // Rows that only round up are computed and thrown away: they must be numbers.
-    for (int64_t k = first; k < end; k += kTileColumns)
-      std::fill_n(weights(k) + d_.rows * kTileColumns, (rows() - d_.rows) * kTileColumns, 0.0f);
-  }
-
-  // Adds the products with tokens [t0, t0 + n) to the lanes. `ahead`: what to ask for meanwhile.
-  void multiply(int64_t t0, int64_t n, const uint8_t* ahead, int64_t ahead_bytes) {
-    const int64_t blocks = ceil_div(end_ - first_, kTileColumns);
-    for (int64_t k = first_, i = 0; k < end_; k += kTileColumns, ++i) {
-      const int64_t columns = std::min(kTileColumns, end_ - k);
-      fill_x(t0, n, k, columns);
-      const int64_t from = ahead_bytes * i / blocks, to = ahead_bytes * (i + 1) / blocks;
-      loops_.tile({.w = weights(k),
-                   .x = tile_.x,
-                   .rows = rows(),
-                   .tokens = round_up(n, kTileTokenRound),
-                   .columns = round_up(columns, kLanes),
-                   .begin = k == 0,
-                   .lanes = tile_.lanes,
-                   .ahead = ahead + from,
-                   .ahead_bytes = to - from});
-    }
-  }
-
-  // The sums of lanes that hold the products of all columns.
-  void store(int64_t t0, int64_t n) {
-    for (int64_t r = 0; r < d_.rows; ++r) {
-      float sums[kTileTokens];
-      loops_.reduce(tile_.lanes + r * kTileTokens * kLanes, n, sums);
-      float* out = d_.out + r * d_.row_stride + t0 * d_.token_stride;
-      for (int64_t t = 0; t < n; ++t) out[t * d_.token_stride] = sums[t];
-    }
-  }
-
- private:
-  int64_t rows() const { return round_up(d_.rows, kTileRowRound); }
-  float* weights(int64_t k) { return tile_.w + (k - first_) * rows(); }
-
-  void fill_x(int64_t t0, int64_t n, int64_t k, int64_t columns) {
-    for (int64_t t = 0; t < n; ++t) {
-      float* x = tile_.x + t * kTileColumns;
-      const float* from = d_.x[t0 + t] + k;
-      if (scales_ == nullptr)
-        std::copy_n(from, columns, x);
-      else
-        loops_.scale(from, scales_, d_.quant.block_columns, k, columns, x);
-      pad(x, columns);
-    }
-    std::fill_n(tile_.x + n * kTileColumns, (round_up(n, kTileTokenRound) - n) * kTileColumns,
-                0.0f);
-  }
-
-  const InnerLoops& loops_;
-  const Dots& d_;
-  const float* scales_;
-  Tile& tile_;
-  int64_t first_ = 0, end_ = 0;
+// Columns [k0, k0 + columns) of the rows and of tokens [t0, t0 + tokens).
+struct TilePart {
+  int64_t t0, tokens, k0, columns;
 };
+void fill_tile(const InnerLoops& loops, const Dots& d, const TilePart& p, const float* scales,
+               Tile& tile) {
+  for (int64_t r = 0; r < d.rows; ++r) {
+    float* w = tile.w + r * kTileColumns;
+    decode_unscaled(loops, d.segment, d.quant, d.first_row + r, p.k0, p.columns, w);
+    pad(w, p.columns);
+  }
+  for (int64_t t = 0; t < p.tokens; ++t) {
+    float* x = tile.x + t * kTileColumns;
+    const float* from = d.x[p.t0 + t] + p.k0;
+    if (scales == nullptr)
+      std::copy_n(from, p.columns, x);
+    else
+      loops.scale(from, scales, d.quant.block_columns, p.k0, p.columns, x);
+    pad(x, p.columns);
+  }
+}
 
-// Rows that share their scales. Weights are decoded once for all tokens where a panel holds all of
-// their columns, else once for each part of the tokens.
+// Rows that share their scales.
 void many_tokens(const InnerLoops& loops, const Dots& d, const float* scales) {
   const int64_t K = d.segment.data.shape[1];
-  const int64_t fit = kPanel / round_up(d.rows, kTileRowRound) / kTileColumns * kTileColumns;
-  const int64_t row_bytes = d.segment.data.strides[0] * size_bytes(d.segment.data.dtype);
-  const auto* next = static_cast<const uint8_t*>(d.next);
-  if (next == nullptr)
-    next = reinterpret_cast<const uint8_t*>(row_at(d.segment, d.first_row)) + d.rows * row_bytes;
+  const int64_t rows = round_up(d.rows, kTileRowRound);
   Tile tile;
-  Panel panel(loops, d, scales, tile);
-  if (K <= fit) panel.decode(0, K);
+  // Rows and tokens that only round up are computed and thrown away: they must be numbers.
+  std::fill_n(tile.w + d.rows * kTileColumns, (rows - d.rows) * kTileColumns, 0.0f);
   for_each_token_part(d.tokens, [&](int64_t t0, int64_t n) {
-    if (K <= fit) {
-      panel.multiply(t0, n, next, t0 == 0 ? d.rows * row_bytes : 0);
-    } else {
-      for (int64_t k = 0; k < K; k += fit) {
-        panel.decode(k, std::min(K, k + fit));
-        panel.multiply(t0, n, next, 0);
-      }
+    const int64_t tokens = round_up(n, kTileTokenRound);
+    std::fill_n(tile.x + n * kTileColumns, (tokens - n) * kTileColumns, 0.0f);
+    for (int64_t k0 = 0; k0 < K; k0 += kTileColumns) {
+      const TilePart part{t0, n, k0, std::min(kTileColumns, K - k0)};
+      fill_tile(loops, d, part, scales, tile);
+      loops.tile({.w = tile.w,
+                  .x = tile.x,
+                  .rows = rows,
+                  .tokens = tokens,
+                  .columns = round_up(part.columns, kLanes),
+                  .begin = k0 == 0,
+                  .lanes = tile.lanes});
     }
-    panel.store(t0, n);
+    for (int64_t r = 0; r < d.rows; ++r) {
+      float sums[kTileTokens];
+      loops.reduce(tile.lanes + r * kTileTokens * kLanes, n, sums);
+      for (int64_t t = 0; t < n; ++t) d.out[r * d.row_stride + (t0 + t) * d.token_stride] = sums[t];
+    }
   });
 }
 

@@ -47,8 +47,6 @@ struct TileArgs {
   int64_t columns;       // a multiple of 16
   bool begin;            // the lanes are 0 so far, whatever they hold
   float* lanes;          // [rows][kTileTokens][16]
-  const uint8_t* ahead;  // bytes that will be wanted, asked for meanwhile, or nullptr
-  int64_t ahead_bytes;
 };
 
 inline constexpr int64_t kAddColumns = 32;  // add_*_rows: what they take at once

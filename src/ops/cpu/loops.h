@@ -207,10 +207,8 @@ void scale(const float* x, const float* scales, int64_t block_columns, int64_t f
 
 template <class V>
 void decode_e4m3(const uint8_t* codes, int64_t n, float* out) {
-  constexpr int64_t kAheadBytes = 2048;  // rows follow each other in memory
   int64_t k = 0;
   for (; k + 2 * kLanes <= n; k += 2 * kLanes) {
-    __builtin_prefetch(codes + k + kAheadBytes);
     typename V::Reg a, b;
     V::e4m3_pair(codes + k, a, b);
     V::store(out + k, a);
@@ -244,21 +242,14 @@ bool has_e4m3_nan(const uint8_t* codes, int64_t n) {
   return found;
 }
 
-// Cache lines that are asked for with a block of sums: 4 for some 400 cycles.
-constexpr int kLinesAhead = 4;
-
 template <class V>
 void tile(const TileArgs& a) {
   constexpr int R = V::kTileR, T = V::kTileT;
-  const uint8_t* ahead = a.ahead;
-  const uint8_t* ahead_end = a.ahead + a.ahead_bytes;
   for (int64_t t0 = 0; t0 < a.tokens; t0 += T) {
     for (int64_t r0 = 0; r0 < a.rows; r0 += R) {
       float* to = a.lanes + (r0 * kTileTokens + t0) * kLanes;
       const float* wr = a.w + r0 * kTileColumns;
       const float* xt = a.x + t0 * kTileColumns;
-      for (int line = 0; line < kLinesAhead && ahead < ahead_end; ++line, ahead += 64)
-        __builtin_prefetch(ahead, 0, 2);
       typename V::Reg sum[R][T];
       for (int r = 0; r < R; ++r)
         for (int t = 0; t < T; ++t)
