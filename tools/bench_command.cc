@@ -18,6 +18,7 @@ int run_bench(const Options& options) {
   engine.device = options.device;
   engine.threads = options.threads;
   engine.cpu_level = options.cpu_level;
+  engine.cpu_math = options.cpu_math;
   engine.cuda_arch = options.cuda_arch;
   engine.load_mode = options.load_mode;
   engine.chunk = options.chunk;

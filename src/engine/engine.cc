@@ -59,6 +59,9 @@ CpuOptions cpu_options(const EngineOptions& o) {
       fail_usage("cpu level ", quoted(o.cpu_level), ", expected auto, portable, avx2 or avx512");
     out.level = *level;
   }
+  if (o.cpu_math != "exact" && o.cpu_math != "fast")
+    fail_usage("cpu math ", quoted(o.cpu_math), ", expected exact or fast");
+  out.math = o.cpu_math == "fast" ? CpuMath::kFast : CpuMath::kExact;
   return out;
 }
 
@@ -317,7 +320,7 @@ DevicePeaks Engine::measure_peaks() {
   return {.threads = p.threads,
           .gb_per_s = p.bytes_per_s * 1e-9,
           .tflop_per_s = p.flop_per_s * 1e-12,
-          .flop_type = gpu.empty() ? "float32" : "bf16",
+          .flop_type = p.bf16 || !gpu.empty() ? "bf16" : "float32",
           .gpu = gpu};
 }
 
