@@ -13,6 +13,7 @@ EngineOptions engine_options(const Options& options, const std::string& model_di
           .threads = options.threads,
           .load_mode = options.load_mode,
           .cpu_level = options.cpu_level,
+          .cpu_math = options.cpu_math,
           .cuda_arch = options.cuda_arch,
           .ctx_size = options.ctx_size,
           .max_seqs = options.max_seqs > 0 ? options.max_seqs : options.n_samples,

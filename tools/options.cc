@@ -69,6 +69,11 @@ void set_completion(Options& o, const std::string& v) {
   o.completion = v;
 }
 
+void set_cpu_math(Options& o, const std::string& v) {
+  parse_choice("--cpu-math", v, {"exact", "fast"});
+  o.cpu_math = v;
+}
+
 void set_load_mode(Options& o, const std::string& v) {
   parse_choice("--load-mode", v, {"auto", "mmap", "read"});
   o.load_mode = v;
@@ -128,6 +133,8 @@ const std::array kRows = {
     Row{kComputes, "Model", "--cpu-level", "auto|portable|avx2|avx512",
         "instructions of the cpu to use (default: auto, the best)",
         [](Options& o, Text v) { o.cpu_level = v; }},
+    Row{kComputes, "Model", "--cpu-math", "exact|fast",
+        "of the cpu: float32, or bf16 for prompts (default: exact)", set_cpu_math},
     Row{kComputes, "Model", "--cuda-arch", "N",
         "80: only what an A100 could run (default: the best that the GPU has)",
         [](Options& o, Text v) { o.cuda_arch = parse_int("--cuda-arch", v, 80, 999); }},

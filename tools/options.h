@@ -74,6 +74,7 @@ struct Options {
   std::string device = "auto";
   int64_t threads = 0;  // 0: as many as physical cores
   std::string cpu_level = "auto";
+  std::string cpu_math = "exact";
   int64_t cuda_arch = 0;
   std::string load_mode = "auto";
   std::string cache_type = "auto";

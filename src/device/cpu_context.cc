@@ -38,12 +38,24 @@ CpuLevel best_cpu_level() {
   return avx2 ? CpuLevel::kAvx2 : CpuLevel::kPortable;
 }
 
+bool has_bf16_dots() {
+  constexpr unsigned kAvx512Bf16 = 1u << 5;  // of eax
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return best_cpu_level() >= CpuLevel::kAvx512 &&
+         __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax & kAvx512Bf16) != 0;
+}
+
 CpuContext::CpuContext(const CpuOptions& options, bool dry_run)
     : level_(options.level.value_or(best_cpu_level())),
+      math_(options.math),
       threads_(options.threads > 0 ? options.threads : default_threads()) {
   if (level_ > best_cpu_level())
     fail(ErrorKind::kDevice, "cpu level ", name(level_),
          " is more than this machine has, which is ", name(best_cpu_level()));
+  if (math_ == CpuMath::kFast && level_ >= CpuLevel::kAvx512 && !has_bf16_dots())
+    fail(ErrorKind::kDevice,
+         "cpu math fast: this machine has no bf16 dot products (avx512_bf16)\n"
+         "  try: --cpu-level avx2, which emulates them, slowly");
   if (!dry_run) pool_ = std::make_unique<ThreadPool>(threads_);
 }
 

@@ -21,18 +21,29 @@ const char* name(CpuLevel level);  // "portable", "avx2", "avx512"
 // The best that this machine has.
 CpuLevel best_cpu_level();
 
+// How steps of many tokens multiply: the rest is exact always.
+enum class CpuMath {
+  kExact,  // float32
+  kFast,   // both factors rounded to bf16, products added up in float32, two at a time
+};
+// AVX-512 BF16 beside the rest of kAvx512: what kFast is for.
+bool has_bf16_dots();
+
 struct CpuOptions {
   int threads = 0;                // 0: default_threads()
   std::optional<CpuLevel> level;  // none: the best
+  CpuMath math = CpuMath::kExact;
 };
 
 // One per Exec of the cpu backend.
 class CpuContext {
  public:
-  // Throws Error(kDevice) for a level that the machine does not have. A dry run starts no threads.
+  // Throws Error(kDevice) for a level that the machine does not have, and for fast math at kAvx512
+  // without its instructions; below, it is emulated. A dry run starts no threads.
   CpuContext(const CpuOptions& options, bool dry_run);
 
   CpuLevel level() const { return level_; }
+  CpuMath math() const { return math_; }
   int threads() const { return threads_; }
 
   // Calls job(begin, end) for parts of [0, n), one to a worker, that differ in size by one at most.
@@ -52,6 +63,7 @@ class CpuContext {
   static constexpr int64_t kAwake = 8;
 
   CpuLevel level_;
+  CpuMath math_;
   int threads_;
   std::unique_ptr<ThreadPool> pool_;
 };

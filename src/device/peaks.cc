@@ -86,6 +86,18 @@ __attribute__((target("avx2,fma"))) float fma_avx2() {
   return _mm256_cvtss_f32(acc[0]);
 }
 
+// The unit that fast math uses: two products to a lane.
+__attribute__((target("avx512f,avx512bf16"))) float dot_bf16_avx512() {
+  __m512 acc[kChains];
+  for (__m512& a : acc) a = _mm512_set1_ps(1);
+  const __m512i x = _mm512_set1_epi16(0x3f80), y = _mm512_set1_epi16(0x3b80);  // 1 and 2^-8
+  for (int64_t r = 0; r < kFmaRounds; ++r)
+#pragma GCC unroll 12
+    for (int c = 0; c < kChains; ++c) acc[c] = _mm512_dpbf16_ps(acc[c], (__m512bh)x, (__m512bh)y);
+  for (int c = 1; c < kChains; ++c) acc[0] = _mm512_add_ps(acc[0], acc[c]);
+  return _mm512_cvtss_f32(acc[0]);
+}
+
 float mul_add_sse() {
   __m128 acc[kChains];
   for (__m128& a : acc) a = _mm_set1_ps(1);
@@ -142,24 +154,29 @@ double read_bytes_per_s(int64_t threads, const Team& team, const Reading& readin
   return static_cast<double>(per_thread * 8 * threads) / seconds;
 }
 
-double fma_flop_per_s(int64_t threads, const Team& team) {
+// bf16: of the unit that fast math uses.
+double flop_per_s(int64_t threads, const Team& team, bool bf16) {
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   const bool avx512 = __builtin_cpu_supports("avx512f");
   const int64_t lanes = avx512 ? 16 : avx2 ? 8 : 4;
   volatile uint64_t sink = 0;
   std::vector<uint64_t> sums(static_cast<size_t>(threads) * 8);
   const double seconds = best_seconds(team, [&](int64_t t) {
-    const float r = avx512 ? fma_avx512() : avx2 ? fma_avx2() : mul_add_sse();
+    const float r = bf16     ? dot_bf16_avx512()
+                    : avx512 ? fma_avx512()
+                    : avx2   ? fma_avx2()
+                             : mul_add_sse();
     sums[static_cast<size_t>(t) * 8] += r > 0 ? 1 : 0;
   });
   for (const uint64_t s : sums) sink = sink ^ s;
-  return static_cast<double>(threads * kFmaRounds * kChains * lanes * 2) / seconds;
+  return static_cast<double>(threads * kFmaRounds * kChains * lanes * (bf16 ? 4 : 2)) / seconds;
 }
 
-Peaks host_peaks(int64_t threads, const Team& team) {
+Peaks host_peaks(int64_t threads, const Team& team, bool bf16) {
   return {.threads = threads,
           .bytes_per_s = read_bytes_per_s(threads, team, {kReadBytes, kRounds}),
-          .flop_per_s = fma_flop_per_s(threads, team)};
+          .flop_per_s = flop_per_s(threads, team, bf16),
+          .bf16 = bf16};
 }
 
 Team team_of(CpuContext& cpu) {
@@ -180,9 +197,12 @@ double quick_host_bytes_per_s() {
 Peaks measure_peaks(Exec& exec) {
   switch (exec.backend()) {
     case Backend::kReference:
-      return host_peaks(1, [](const Part& part) { part(0); });
+      return host_peaks(
+          1, [](const Part& part) { part(0); }, false);
     case Backend::kCpu:
-      return host_peaks(exec.cpu().threads(), team_of(exec.cpu()));
+      return host_peaks(
+          exec.cpu().threads(), team_of(exec.cpu()),
+          exec.cpu().math() == CpuMath::kFast && exec.cpu().level() >= CpuLevel::kAvx512);
     case Backend::kCuda:
 #ifdef DSR_HAVE_CUDA
       return cuda::measure_peaks(exec);

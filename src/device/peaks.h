@@ -8,8 +8,10 @@ namespace dsr {
 struct Peaks {
   int64_t threads = 0;     // of the host; 0: not on the host
   double bytes_per_s = 0;  // reading memory
-  // Two operations each: float32 fused multiply-add; on a GPU, bf16 on its tensor cores.
+  // Two operations each: float32 fused multiply-add; bf16 on a GPU's tensor cores, and with fast
+  // math.
   double flop_per_s = 0;
+  bool bf16 = false;
 };
 
 // Measures on as many threads as the backend computes with, in about a second.

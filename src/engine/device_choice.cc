@@ -43,6 +43,9 @@ CpuOptions cpu_options(const EngineOptions& o) {
       fail_usage("cpu level ", quoted(o.cpu_level), ", expected auto, portable, avx2 or avx512");
     out.level = *level;
   }
+  if (o.cpu_math != "exact" && o.cpu_math != "fast")
+    fail_usage("cpu math ", quoted(o.cpu_math), ", expected exact or fast");
+  out.math = o.cpu_math == "fast" ? CpuMath::kFast : CpuMath::kExact;
   return out;
 }
 

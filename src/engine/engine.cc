@@ -226,7 +226,7 @@ DevicePeaks Engine::measure_peaks() {
   return {.threads = p.threads,
           .gb_per_s = p.bytes_per_s * 1e-9,
           .tflop_per_s = p.flop_per_s * 1e-12,
-          .flop_type = gpu.empty() ? "float32" : "bf16",
+          .flop_type = p.bf16 || !gpu.empty() ? "bf16" : "float32",
           .gpu = gpu};
 }
 

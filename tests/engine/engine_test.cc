@@ -212,6 +212,9 @@ TEST_F(EngineTest, RefusesOptionsAndRequestsByName) {
   EXPECT_EQ(with([](EngineOptions& o) { o.cpu_level = "mmx"; }),
             std::pair(ErrorKind::kUsage,
                       std::string("cpu level \"mmx\", expected auto, portable, avx2 or avx512")));
+  EXPECT_EQ(
+      with([](EngineOptions& o) { o.cpu_math = "loose"; }),
+      std::pair(ErrorKind::kUsage, std::string("cpu math \"loose\", expected exact or fast")));
   EXPECT_EQ(with([](EngineOptions& o) { o.threads = -1; }),
             std::pair(ErrorKind::kUsage, std::string("threads is -1, expected 0 to 1024")));
   EXPECT_EQ(with([](EngineOptions& o) { o.cache_type = "q4"; }),

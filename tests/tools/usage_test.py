@@ -274,6 +274,9 @@ class Models(CliTest):
             self.output("-p", "hi", "-n", "1", "--device", device)
         self.output("-p", "hi", "-n", "1", "-t", "3", "--cpu-level", "portable")
         self.assertIn("avx512", self.failure("-p", "hi", "--cpu-level", "mmx", code=2))
+        self.output("-p", "hi", "-n", "1", "--device", "cpu", "--cpu-level", "portable", "--cpu-math",
+                    "fast")
+        self.assertIn("exact", self.failure("-p", "hi", "--cpu-math", "loose", code=2))
         self.failure("-p", "hi", "--threads", "0", code=2)
 
     @unittest.skipIf(SANITIZED, "not with sanitizers")

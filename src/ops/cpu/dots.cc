@@ -90,87 +90,140 @@ void few_tokens(const InnerLoops& loops, const Dots& d) {
   }
 }
 
+// Columns are padded to this.
+constexpr int64_t kPad = 2 * kLanes;
+
+// What is computed with, on the stack of the thread that does: float32, or bf16 for fast math.
 struct Tile {
   alignas(64) float w[kTileRows * kTileColumns];
   alignas(64) float x[kTileTokens * kTileColumns];
   alignas(64) float lanes[kTileRows * kTileTokens * kLanes];
 };
 
-// Zeros behind n columns up to the next multiple of 16.
-void pad(float* row, int64_t n) { std::fill(row + n, row + round_up(n, kLanes), 0.0f); }
+// Multiplies all of d's rows with some tokens, kTileColumns columns at a time.
+class TileProduct {
+ public:
+  TileProduct(CpuContext& cpu, const Dots& d, const float* scales, Tile& tile)
+      : loops_(inner_loops(cpu.level())), d_(d), scales_(scales), tile_(tile) {
+    if (cpu.math() == CpuMath::kExact) return;
+    fast_ = cpu.level() >= CpuLevel::kAvx512 ? fast_tile_avx512bf16 : loops_.fast_tile;
+  }
 
-// Columns [k0, k0 + columns) of the rows and of tokens [t0, t0 + tokens).
-struct TilePart {
-  int64_t t0, tokens, k0, columns;
-};
-void fill_tile(const InnerLoops& loops, const Dots& d, const TilePart& p, const float* scales,
-               Tile& tile) {
-  for (int64_t r = 0; r < d.rows; ++r) {
-    float* w = tile.w + r * kTileColumns;
-    decode_unscaled(loops, d.segment, d.quant, d.first_row + r, p.k0, p.columns, w);
-    pad(w, p.columns);
-  }
-  for (int64_t t = 0; t < p.tokens; ++t) {
-    float* x = tile.x + t * kTileColumns;
-    const float* from = d.x[p.t0 + t] + p.k0;
-    if (scales == nullptr)
-      std::copy_n(from, p.columns, x);
+  // Adds the products of columns [k, k + columns) and tokens [t0, t0 + n) to the lanes.
+  void add(int64_t k, int64_t columns, int64_t t0, int64_t n) {
+    fill_w(k, columns);
+    fill_x(t0, n, k, columns);
+    const TileArgs a = {.w = tile_.w,
+                        .x = tile_.x,
+                        .rows = round_up(d_.rows, kTileRowRound),
+                        .tokens = round_up(n, kTileTokenRound),
+                        .columns = round_up(columns, kPad),
+                        .begin = k == 0,
+                        .lanes = tile_.lanes};
+    if (fast_ == nullptr)
+      loops_.tile(a);
     else
-      loops.scale(from, scales, d.quant.block_columns, p.k0, p.columns, x);
-    pad(x, p.columns);
+      fast_({.w = as_bf16(tile_.w),
+             .x = as_bf16(tile_.x),
+             .rows = a.rows,
+             .tokens = a.tokens,
+             .columns = a.columns,
+             .begin = a.begin,
+             .lanes = a.lanes});
   }
-}
+
+  // The sums of lanes that hold the products of all columns.
+  void store(int64_t t0, int64_t n) {
+    for (int64_t r = 0; r < d_.rows; ++r) {
+      float sums[kTileTokens];
+      loops_.reduce(tile_.lanes + r * kTileTokens * kLanes, n, sums);
+      float* out = d_.out + r * d_.row_stride + t0 * d_.token_stride;
+      for (int64_t t = 0; t < n; ++t) out[t * d_.token_stride] = sums[t];
+    }
+  }
+
+ private:
+  static uint16_t* as_bf16(float* values) { return reinterpret_cast<uint16_t*>(values); }
+
+  // fill(out) writes n values: for a row of the matrix `to`, with zeros up to kPad behind.
+  template <typename Fill>
+  void put(int64_t n, float* to, int64_t row, const Fill& fill) {
+    const int64_t at = row * kTileColumns;
+    float values[kTileColumns];
+    float* out = fast_ == nullptr ? to + at : values;
+    fill(out);
+    std::fill(out + n, out + round_up(n, kPad), 0.0f);
+    if (fast_ != nullptr) loops_.round_bf16(out, round_up(n, kPad), as_bf16(to) + at);
+  }
+  // Rows and tokens that only round up are computed and thrown away: they must be numbers.
+  void put_zeros(float* to, int64_t row, int64_t rows) {
+    const int64_t at = row * kTileColumns;
+    if (fast_ == nullptr)
+      std::fill_n(to + at, rows * kTileColumns, 0.0f);
+    else
+      std::fill_n(as_bf16(to) + at, rows * kTileColumns, uint16_t{0});
+  }
+
+  void fill_w(int64_t k, int64_t columns) {
+    for (int64_t r = 0; r < d_.rows; ++r)
+      put(columns, tile_.w, r, [&](float* out) {
+        decode_unscaled(loops_, d_.segment, d_.quant, d_.first_row + r, k, columns, out);
+      });
+    put_zeros(tile_.w, d_.rows, round_up(d_.rows, kTileRowRound) - d_.rows);
+  }
+
+  void fill_x(int64_t t0, int64_t n, int64_t k, int64_t columns) {
+    for (int64_t t = 0; t < n; ++t)
+      put(columns, tile_.x, t, [&](float* out) {
+        const float* x = d_.x[t0 + t] + k;
+        if (scales_ == nullptr)
+          std::copy_n(x, columns, out);
+        else
+          loops_.scale(x, scales_, d_.quant.block_columns, k, columns, out);
+      });
+    put_zeros(tile_.x, n, round_up(n, kTileTokenRound) - n);
+  }
+
+  const InnerLoops& loops_;
+  FastTile fast_ = nullptr;  // with fast math
+  const Dots& d_;
+  const float* scales_;
+  Tile& tile_;
+};
 
 // Rows that share their scales.
-void many_tokens(const InnerLoops& loops, const Dots& d, const float* scales) {
+void many_tokens(CpuContext& cpu, const Dots& d, const float* scales) {
   const int64_t K = d.segment.data.shape[1];
-  const int64_t rows = round_up(d.rows, kTileRowRound);
   Tile tile;
-  // Rows and tokens that only round up are computed and thrown away: they must be numbers.
-  std::fill_n(tile.w + d.rows * kTileColumns, (rows - d.rows) * kTileColumns, 0.0f);
+  TileProduct product(cpu, d, scales, tile);
   for_each_token_part(d.tokens, [&](int64_t t0, int64_t n) {
-    const int64_t tokens = round_up(n, kTileTokenRound);
-    std::fill_n(tile.x + n * kTileColumns, (tokens - n) * kTileColumns, 0.0f);
-    for (int64_t k0 = 0; k0 < K; k0 += kTileColumns) {
-      const TilePart part{t0, n, k0, std::min(kTileColumns, K - k0)};
-      fill_tile(loops, d, part, scales, tile);
-      loops.tile({.w = tile.w,
-                  .x = tile.x,
-                  .rows = rows,
-                  .tokens = tokens,
-                  .columns = round_up(part.columns, kLanes),
-                  .begin = k0 == 0,
-                  .lanes = tile.lanes});
-    }
-    for (int64_t r = 0; r < d.rows; ++r) {
-      float sums[kTileTokens];
-      loops.reduce(tile.lanes + r * kTileTokens * kLanes, n, sums);
-      for (int64_t t = 0; t < n; ++t) d.out[r * d.row_stride + (t0 + t) * d.token_stride] = sums[t];
-    }
+    for (int64_t k = 0; k < K; k += kTileColumns)
+      product.add(k, std::min(kTileColumns, K - k), t0, n);
+    product.store(t0, n);
   });
 }
 
 // Rows that share their scales.
-void dots_of_block(const InnerLoops& loops, const Dots& d) {
-  if (d.tokens < kTileFrom && is_read_in_place(d.segment.data)) return few_tokens(loops, d);
-  if (d.segment.data.dtype != DType::kF8E4M3) return many_tokens(loops, d, nullptr);
+void dots_of_block(CpuContext& cpu, const Dots& d) {
+  if (d.tokens < kTileFrom && is_read_in_place(d.segment.data))
+    return few_tokens(inner_loops(cpu.level()), d);
   const RowScales scales(d.segment, d.quant, d.first_row);
-  many_tokens(loops, d, scales.values());
+  many_tokens(cpu, d, scales.values());
 }
 
 }  // namespace
 
 void dots(CpuContext& cpu, const Dots& d) {
-  const InnerLoops& loops = inner_loops(cpu.level());
   DSR_CHECK(d.rows <= kTileRows, d.rows);
-  if (d.segment.data.dtype != DType::kF8E4M3) return dots_of_block(loops, d);
+  if (d.segment.data.dtype != DType::kF8E4M3) return dots_of_block(cpu, d);
   for (int64_t r = 0; r < d.rows;) {
     const int64_t row = d.first_row + r, block_end = round_up(row + 1, d.quant.block_rows);
     Dots part = d;
     part.first_row = row;
     part.rows = std::min(d.rows - r, block_end - row);
     part.out = d.out + r * d.row_stride;
-    dots_of_block(loops, part);
+    if (r + part.rows < d.rows) part.next = nullptr;
+    dots_of_block(cpu, part);
     r += part.rows;
   }
 }

@@ -51,6 +51,17 @@ struct TileArgs {
 
 inline constexpr int64_t kAddColumns = 32;  // add_*_rows: what they take at once
 
+// A tile of bf16: a lane takes two columns at a time, 2 j and 2 j + 1 of 32.
+struct FastTileArgs {
+  const uint16_t* w;     // [rows][kTileColumns]
+  const uint16_t* x;     // [tokens][kTileColumns]
+  int64_t rows, tokens;  // multiples of kTileRowRound and kTileTokenRound
+  int64_t columns;       // a multiple of 32
+  bool begin;
+  float* lanes;  // [rows][kTileTokens][16]
+};
+using FastTile = void (*)(const FastTileArgs&);
+
 struct InnerLoops {
   // out = row . x for weights read once as they are stored; of e4m3 the 2^-8 of their values. A NaN
   // among e4m3 codes goes unnoticed: see has_e4m3_nan.
@@ -68,6 +79,9 @@ struct InnerLoops {
 
   // Adds the products of a tile to the 16 lanes of every (row, token).
   void (*tile)(const TileArgs& a);
+  FastTile fast_tile;  // with float32 instructions
+  // To the nearest bf16, even on a tie.
+  void (*round_bf16)(const float* x, int64_t n, uint16_t* out);
   // out[i] = the sum of 16 lanes.
   void (*reduce)(const float* lanes, int64_t n, float* out);
 
@@ -101,5 +115,7 @@ const InnerLoops& inner_loops_portable();
 const InnerLoops& inner_loops_avx2();
 const InnerLoops& inner_loops_avx512();
 const InnerLoops& inner_loops(CpuLevel level);
+// fast_tile with the instructions that are made for it. Where has_bf16_dots() only.
+void fast_tile_avx512bf16(const FastTileArgs& a);
 
 }  // namespace dsr::cpu

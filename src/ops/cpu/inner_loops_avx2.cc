@@ -66,6 +66,25 @@ struct Avx2 {
   static void sums(const float* lanes, float* out) {
     for (int64_t i = 0; i < kLanes; ++i) out[i] = sum(load(lanes + i * kLanes));
   }
+  struct Pairs {
+    __m256i low, high;
+  };
+  static Pairs load_pairs(const uint16_t* p) {
+    const auto* v = reinterpret_cast<const __m256i*>(p);
+    return {_mm256_loadu_si256(v), _mm256_loadu_si256(v + 1)};
+  }
+  static Reg dot_pairs(const Reg& sum, const Pairs& w, const Pairs& x) {
+    const auto odd = [](const Pairs& v) {
+      const __m256i mask = _mm256_set1_epi32(static_cast<int>(0xffff0000));
+      return Reg{_mm256_castsi256_ps(_mm256_and_si256(v.low, mask)),
+                 _mm256_castsi256_ps(_mm256_and_si256(v.high, mask))};
+    };
+    const auto even = [](const Pairs& v) {
+      return Reg{_mm256_castsi256_ps(_mm256_slli_epi32(v.low, 16)),
+                 _mm256_castsi256_ps(_mm256_slli_epi32(v.high, 16))};
+    };
+    return fma(even(w), even(x), fma(odd(w), odd(x), sum));
+  }
   struct CodeMax {
     static constexpr int64_t kCodes = 32;
     __m256i max = _mm256_setzero_si256();

@@ -79,6 +79,16 @@ struct Avx512 {
     store(out, _mm512_add_ps(_mm512_shuffle_ps(l2[0], l2[1], 0x88),
                              _mm512_shuffle_ps(l2[0], l2[1], 0xdd)));
   }
+  using Pairs = __m512i;
+  static Pairs load_pairs(const uint16_t* p) { return _mm512_loadu_si512(p); }
+  static Reg dot_pairs(Reg sum, Pairs w, Pairs x) {
+    const auto odd = [](Pairs v) {
+      const __m512i mask = _mm512_set1_epi32(static_cast<int>(0xffff0000));
+      return _mm512_castsi512_ps(_mm512_and_si512(v, mask));
+    };
+    const auto even = [](Pairs v) { return _mm512_castsi512_ps(_mm512_slli_epi32(v, 16)); };
+    return fma(even(w), even(x), fma(odd(w), odd(x), sum));
+  }
   struct CodeMax {
     static constexpr int64_t kCodes = 64;
     __m512i max = _mm512_setzero_si512();

@@ -64,6 +64,16 @@ struct Portable {
   static void sums(const float* lanes, float* out) {
     for (int64_t i = 0; i < kLanes; ++i) out[i] = sum(load(lanes + i * kLanes));
   }
+  struct Pairs {
+    const uint16_t* p;
+  };
+  static Pairs load_pairs(const uint16_t* p) { return {p}; }
+  static Reg dot_pairs(const Reg& sum, const Pairs& w, const Pairs& x) {
+    const auto part = [](const Pairs& v, int64_t odd) {
+      return each([&](int64_t i) { return bf16_to_f32(v.p[2 * i + odd]); });
+    };
+    return fma(part(w, 0), part(x, 0), fma(part(w, 1), part(x, 1), sum));
+  }
   struct CodeMax {
     static constexpr int64_t kCodes = 1;
     bool nan = false;

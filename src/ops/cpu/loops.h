@@ -8,7 +8,8 @@
 // the rows and tokens of a tile); zero, load, load_part (the first n lanes, 0 behind them), store,
 // broadcast, fma, mul, sum (the tree of inner_loops.h), sum_rows, of R registers, and sums, of 16
 // in memory; bf16(p), and e4m3(p) and e4m3_pair(p, a, b): 2^-8 of the value, exact, of 16 and 32
-// codes; kCodes codes are looked at in one step by CodeMax.
+// codes; kCodes codes are looked at in one step by CodeMax; Pairs, 32 bf16, load_pairs and
+// dot_pairs(sum, w, x): the odd products first.
 #pragma once
 
 #include "ops/cpu/inner_loops.h"
@@ -269,6 +270,43 @@ void tile(const TileArgs& a) {
 }
 
 template <class V>
+void fast_tile(const FastTileArgs& a) {
+  constexpr int R = V::kTileR, T = V::kTileT;
+  for (int64_t t0 = 0; t0 < a.tokens; t0 += T) {
+    for (int64_t r0 = 0; r0 < a.rows; r0 += R) {
+      float* to = a.lanes + (r0 * kTileTokens + t0) * kLanes;
+      const uint16_t* wr = a.w + r0 * kTileColumns;
+      const uint16_t* xt = a.x + t0 * kTileColumns;
+      typename V::Reg sum[R][T];
+      for (int r = 0; r < R; ++r)
+        for (int t = 0; t < T; ++t)
+          sum[r][t] = a.begin ? V::zero() : V::load(to + (r * kTileTokens + t) * kLanes);
+      for (int64_t k = 0; k < a.columns; k += 2 * kLanes) {
+        typename V::Pairs wk[R];
+        for (int r = 0; r < R; ++r) wk[r] = V::load_pairs(wr + r * kTileColumns + k);
+        for (int t = 0; t < T; ++t) {
+          const typename V::Pairs xk = V::load_pairs(xt + t * kTileColumns + k);
+          for (int r = 0; r < R; ++r) sum[r][t] = V::dot_pairs(sum[r][t], wk[r], xk);
+        }
+      }
+      for (int r = 0; r < R; ++r)
+        for (int t = 0; t < T; ++t) V::store(to + (r * kTileTokens + t) * kLanes, sum[r][t]);
+    }
+  }
+}
+
+template <class V>
+void round_bf16(const float* x, int64_t n, uint16_t* out) {
+  for (int64_t i = 0; i < n; ++i) {
+    uint32_t bits;
+    __builtin_memcpy(&bits, x + i, sizeof bits);
+    const uint32_t nan = (bits & 0x7fffffffu) > 0x7f800000u ? 0x400000u : 0u;  // stays one
+    const uint32_t up = nan != 0 ? 0u : 0x7fffu + ((bits >> 16) & 1u);
+    out[i] = static_cast<uint16_t>(((bits | nan) + up) >> 16);
+  }
+}
+
+template <class V>
 void reduce(const float* lanes, int64_t n, float* out) {
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) V::sums(lanes + i * kLanes, out + i);
@@ -355,6 +393,8 @@ constexpr InnerLoops table() {
           .decode_bf16 = decode_bf16<V>,
           .has_e4m3_nan = has_e4m3_nan<V>,
           .tile = tile<V>,
+          .fast_tile = fast_tile<V>,
+          .round_bf16 = round_bf16<V>,
           .reduce = reduce<V>,
           .add_weighted_rows = add_weighted_rows<V>,
           .add_e4m3_rows = add_stored_rows<V, E4M3<V>>,

@@ -1,0 +1,144 @@
+// The inner loops of the cpu backend by themselves, and what fast math does to a linear layer.
+#include "ops/cpu/inner_loops.h"
+
+#include <cmath>
+#include <vector>
+
+#include "ops/formulas.h"
+#include "ops/linear.h"
+#include "support/backends_under_test.h"
+#include "support/expect_error.h"
+
+namespace dsr::test {
+namespace {
+
+using cpu::FastTile;
+using cpu::FastTileArgs;
+using cpu::InnerLoops;
+using cpu::kLanes;
+using cpu::kTileColumns;
+using cpu::kTileRowRound;
+using cpu::kTileTokenRound;
+using cpu::kTileTokens;
+
+// Every bf16 tile that this machine can run, the emulated ones first.
+std::vector<FastTile> fast_tiles() {
+  std::vector<FastTile> out;
+  for (const CpuLevel level : kCpuLevels)
+    if (level <= best_cpu_level()) out.push_back(cpu::inner_loops(level).fast_tile);
+  if (has_bf16_dots()) out.push_back(cpu::fast_tile_avx512bf16);
+  return out;
+}
+
+TEST(CpuLoops, RoundBf16IsThatOfTheTypes) {
+  std::vector<float> values;
+  for (uint32_t high = 0; high < 0x10000; high += 7)
+    for (const uint32_t low : {0x0u, 0x1u, 0x7fffu, 0x8000u, 0x8001u, 0xffffu})
+      values.push_back(std::bit_cast<float>(high << 16 | low));
+  for (const CpuLevel level : kCpuLevels) {
+    if (level > best_cpu_level()) continue;
+    std::vector<uint16_t> out(values.size());
+    cpu::inner_loops(level).round_bf16(values.data(), std::ssize(values), out.data());
+    for (size_t i = 0; i < values.size(); ++i) {
+      if (std::isnan(values[i]))
+        ASSERT_TRUE(std::isnan(bf16_to_f32(out[i]))) << i;
+      else
+        ASSERT_EQ(out[i], f32_to_bf16(values[i])) << values[i];
+    }
+  }
+}
+
+// Products of numbers that bf16 holds exactly, of a few bits, so that every order and every
+// rounding of the sums gives the same: lanes 2 j and 2 j + 1 of each 32 columns, and nothing else.
+TEST(CpuLoops, FastTileAddsPairsOfColumns) {
+  constexpr int64_t kColumns = 96, kRows = 2 * kTileRowRound, kTokens = 2 * kTileTokenRound;
+  std::vector<uint16_t> w(kRows * kTileColumns), x(kTokens * kTileColumns);
+  std::vector<int> wi(w.size()), xi(x.size());
+  for (size_t i = 0; i < w.size(); ++i)
+    w[i] = f32_to_bf16(static_cast<float>(wi[i] = static_cast<int>(i * 7 % 31) - 15));
+  for (size_t i = 0; i < x.size(); ++i)
+    x[i] = f32_to_bf16(static_cast<float>(xi[i] = static_cast<int>(i * 5 % 29) - 14));
+  for (const FastTile tile : fast_tiles()) {
+    std::vector<float> lanes(kRows * kTileTokens * kLanes, 1000.0f);
+    FastTileArgs a = {.w = w.data(),
+                      .x = x.data(),
+                      .rows = kRows,
+                      .tokens = kTokens,
+                      .columns = kColumns,
+                      .begin = true,
+                      .lanes = lanes.data()};
+    tile(a);
+    a.begin = false;  // the same once more
+    tile(a);
+    for (int64_t r = 0; r < kRows; ++r)
+      for (int64_t t = 0; t < kTokens; ++t)
+        for (int64_t lane = 0; lane < kLanes; ++lane) {
+          int want = 0;
+          for (int64_t k = 2 * lane; k < kColumns; k += 2 * kLanes)
+            for (const int64_t i : {k, k + 1})
+              want += 2 * wi[static_cast<size_t>(r * kTileColumns + i)] *
+                      xi[static_cast<size_t>(t * kTileColumns + i)];
+          const auto at = static_cast<size_t>((r * kTileTokens + t) * kLanes + lane);
+          ASSERT_EQ(lanes[at], static_cast<float>(want)) << r << " " << t << " " << lane;
+        }
+  }
+}
+
+Exec fast_exec(CpuLevel level) {
+  return Exec(Backend::kCpu, false, {.threads = 3, .level = level, .math = CpuMath::kFast});
+}
+
+bool can_be_fast(CpuLevel level) {
+  return level < CpuLevel::kAvx512 ? level <= best_cpu_level() : has_bf16_dots();
+}
+
+// Weights of e4m3 and bf16 lose nothing; activations are rounded to bf16, by 2^-8 of themselves at
+// most: errors of random signs, uniform within 2^-8 |w x|, add up to a deviation of
+// 2^-8 / sqrt(3) sqrt(sum (w x)^2). Five times that; what float32 errs is a thousandth of it.
+TEST(CpuFastMath, LinearErrsByTheRoundingOfActivations) {
+  struct Case {
+    int64_t T;
+    std::vector<int64_t> rows;
+    int64_t K;
+    DType dtype;
+  };
+  TensorMaker make{20260101};
+  for (const CpuLevel level : kCpuLevels) {
+    if (!can_be_fast(level)) continue;
+    Exec exec = fast_exec(level);
+    give_scratch(exec, 1 << 20);
+    for (const Case& c :
+         {Case{13, {130, 20}, 576, DType::kF8E4M3}, Case{129, {70, 64, 1}, 200, DType::kF8E4M3},
+          Case{16, {48}, 10944, DType::kF8E4M3}, Case{70, {96, 48}, 50, DType::kBF16},
+          Case{80, {33}, 2048, DType::kBF16}}) {
+      const float sigma = 1 / std::sqrt(static_cast<float>(c.K));
+      const Weight w = make.weight(c.dtype, c.rows, c.K, sigma, {128, 128}, DType::kF32);
+      const Tensor x = make.normal(DType::kF32, {c.T, c.K});
+      const Matrix want = times_transposed(Matrix(x), dense(w));
+      const Tensor out = make.empty(DType::kF32, {c.T, w.rows()});
+      ops::linear(exec, {.out = out, .x = x, .w = w, .bias = {}});
+      const Matrix xs(x), ws = dense(w);
+      double largest = 0;  // error, in deviations
+      for (int64_t t = 0; t < c.T; ++t)
+        for (int64_t n = 0; n < w.rows(); ++n) {
+          double squares = 0;
+          for (int64_t k = 0; k < c.K; ++k) squares += std::pow(ws(n, k) * xs(t, k), 2);
+          const double error = static_cast<double>(out.ptr<float>(t)[n]) - want(t, n);
+          largest = std::max(largest, std::fabs(error) / (0x1p-8 * std::sqrt(squares / 3)));
+        }
+      EXPECT_LT(largest, 5) << "T=" << c.T << " K=" << c.K << " " << name(level);
+      EXPECT_GT(largest, 1) << "as exact as float32: bf16 was not used";
+    }
+  }
+}
+
+TEST(CpuFastMath, NeedsItsInstructions) {
+  if (best_cpu_level() < CpuLevel::kAvx512 || has_bf16_dots())
+    GTEST_SKIP() << "this machine has avx512_bf16, or no AVX-512 at all";
+  EXPECT_EQ(error_of([] { fast_exec(CpuLevel::kAvx512); }, ErrorKind::kDevice),
+            "cpu math fast: this machine has no bf16 dot products (avx512_bf16)\n"
+            "  try: --cpu-level avx2, which emulates them, slowly");
+}
+
+}  // namespace
+}  // namespace dsr::test
