@@ -171,22 +171,35 @@ class Margins:
 
 
 class Routes(Margins):
-    """Watches every router: what decided, and which experts were chosen."""
+    """Watches every layer of experts: the scores that choose, and which experts they choose.
+
+    Computed from the layer's input and its router's weight, as every router does, so that it does not
+    matter what a version's router returns.
+    """
 
     def __init__(self, config: dict):
         super().__init__(config)
-        self.layers = {}  # router -> [(choice [T, E], chosen [T, E] bool)] in the order of calls
+        self.layers = {}  # module -> [(choice [T, E], chosen [T, E] bool)] in the order of calls
 
-    def __call__(self, router, inputs, outputs):
-        choice = self.choice(router, outputs).float()
+    def watch(self, model, config: dict) -> None:
+        for i, layer in enumerate(model.model.layers):
+            if is_moe_layer(config, i):
+                self.layers[layer.mlp] = []
+                layer.mlp.register_forward_pre_hook(self)
+
+    def __call__(self, mlp, inputs):
+        x = inputs[0].flatten(0, -2)
+        logits = linear(x.float(), mlp.gate.weight.float())
+        choice = self.choice(mlp.gate, (logits,)).float()
         grouped = choice.view(len(choice), self.n_group, -1)
         scores = grouped.topk(2 if self.v3 else 1, dim=-1)[0].sum(-1)
         keep = torch.zeros_like(grouped, dtype=torch.bool)
         keep.scatter_(1, scores.topk(self.topk_group)[1][..., None].expand(-1, -1, grouped.shape[-1]), True)
         masked = grouped.masked_fill(~keep, -math.inf).flatten(1)
         chosen = torch.zeros_like(masked, dtype=torch.bool).scatter_(1, masked.topk(self.top_k)[1], True)
-        self.layers.setdefault(router, []).append((choice.cpu(), chosen.cpu()))
+        self.layers[mlp].append((choice.cpu(), chosen.cpu()))
 
     def of_layers(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """(choice, chosen) of every MoE layer, in its order, all calls one after the other."""
+        """(choice, chosen) of every layer of experts, in its order, all calls one after the other."""
+        assert all(self.layers.values()), "a layer of experts was not called"
         return [tuple(torch.cat(part) for part in zip(*calls)) for calls in self.layers.values()]

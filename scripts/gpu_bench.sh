@@ -4,8 +4,8 @@
 #
 # Random weights in the shapes of released models, prefill and decode by depth and batch. Rows go to
 # OUTPUT.csv (default: standard output) behind the model and the type of its weights. Rows of the
-# Ampere code (a build of the preset cuda80 in build/cuda80, or --cuda-arch 80) have it in the model's
-# name: "deepseek-v2-lite cuda80", "... arch80". They are fewer.
+# Ampere code (a build of the preset cuda80 in build/cuda80, or --cuda-arch 80) say so behind the
+# model's name: "deepseek-v2-lite cuda80", "deepseek-v2-lite arch80". They are fewer.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
@@ -33,8 +33,10 @@ nvidia-smi --query-gpu=name,driver_version --format=csv,noheader >&2
 {
   rows deepseek-v2-lite fp8 -p 512,4096 -n 64 -d 0,1024,8192 -B 1
   rows deepseek-v2-lite fp8 -p 0 -n 64 -d 512 -B 8,32,64 --chunk 64
+  rows deepseek-v2-lite fp8 -p 0 -n 64 -d 32768 -B 1
   if [ -z "$name" ]; then
     rows deepseek-v2-lite bf16 -p 512,4096 -n 64 -d 1024 -B 1
     rows deepseek-llm-7b bf16 -p 512 -n 64 -d 1024 -B 1
+    rows deepseek-llm-67b fp8 -p 0 -n 64 -d 1024 -B 1  # 68 GB
   fi
 } | if [ -n "$output" ]; then cat >"$output"; else cat; fi

@@ -2,12 +2,12 @@
 # SPDX-License-Identifier: MIT
 # Every test that needs a GPU, on this machine's:  scripts/gpu_test.sh [BUILD_DIR [LOG_DIR]]
 #
-# BUILD_DIR holds a build (default: build/release) of deepseek-run, ops_test, sample_test,
-# model_cuda_test and engine_cuda_test. In one of the preset cuda80 all kernels are the Ampere code, as
-# PTX; --cuda-arch 80 before BUILD_DIR runs the program, in the parts that do, with the variants that
-# an A100 could run. Each part has its own time limit and log; the last lines say which failed. Exit
-# status 1 if any did. compute-sanitizer is used where it is. PARTS="soak kl" in the environment: only
-# these.
+# BUILD_DIR holds a build (default: build/release) of deepseek-run, device_test, ops_test,
+# sample_test, model_cuda_test and engine_cuda_test. In one of the preset cuda80 all kernels are the
+# Ampere code, as PTX; --cuda-arch 80 before BUILD_DIR runs the program, in the parts that do, with
+# the variants that an A100 could run. Each part has its own time limit and log; the last lines say
+# which failed. Exit status 1 if any did. compute-sanitizer is used where it is. PARTS="soak kl" in
+# the environment: only these.
 set -uo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
@@ -56,6 +56,8 @@ ops=$(find "$build" -name ops_test -type f | head -1)
 model=$(find "$build" -name model_cuda_test -type f | head -1)
 engine=$(find "$build" -name engine_cuda_test -type f | head -1)
 sample=$(find "$build" -name sample_test -type f | head -1)
+device=$(find "$build" -name device_test -type f | head -1)
+part device 60 "$device" --gtest_brief=1 '--gtest_filter=Cuda*'
 part ops 240 bash -c 'isolated "$@"' - "$ops" '*cuda*'
 part sample 120 bash -c 'isolated "$@"' - "$sample" '*cuda*'
 part model 240 bash -c 'isolated "$@"' - "$model" '*'

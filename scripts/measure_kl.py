@@ -69,7 +69,8 @@ class Binary:
             return np.concatenate(list(pool.map(lambda row: self.row(row, flags), rows)))
 
 
-def transformers_logits(model: Path, rows: list[list[int]], device: str) -> tuple[np.ndarray, np.ndarray]:
+def transformers_logits(model: Path, rows: list[list[int]], device: str,
+                        experts: str) -> tuple[np.ndarray, np.ndarray]:
     """In float32 and in bf16."""
     import torch
     from golden_models import in_bf16
@@ -79,7 +80,7 @@ def transformers_logits(model: Path, rows: list[list[int]], device: str) -> tupl
     exact = reference.model  # with the MTP layer as one more: it goes
     exact.model.layers = exact.model.layers[:reference.layers]
     exact.config.num_hidden_layers = exact.model.config.num_hidden_layers = reference.layers
-    exact.config._experts_implementation = exact.model.config._experts_implementation = "eager"
+    exact.config._experts_implementation = exact.model.config._experts_implementation = experts
     exact = exact.to(device).eval()
     rounded = in_bf16(exact)
 
@@ -115,8 +116,9 @@ def ratio_interval(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float, 
 
 def describe(name: str, k: np.ndarray, exact: np.ndarray, other: np.ndarray) -> None:
     same = (exact.argmax(-1) == other.argmax(-1)).mean()
-    print(f"{name:7} KL mean {k.mean():.3e}  median {np.median(k):.3e}  99 % {np.quantile(k, 0.99):.3e}  "
-          f"largest {k.max():.3e}  same first choice {100 * same:.2f} %")
+    print(f"{name:7} KL mean {k.mean():.3e}  median {np.median(k):.3e}  "
+          f"99 % {np.quantile(k, 0.99):.3e}  largest {k.max():.3e}  "
+          f"same first choice {100 * same:.2f} %")
 
 
 def main() -> int:
@@ -127,6 +129,8 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=9)
     parser.add_argument("--length", type=int, default=1024, help="tokens of a row")
     parser.add_argument("--device", default="cuda", help="of ours; and of torch, where it is cuda")
+    parser.add_argument("--experts", default="eager", help="how transformers computes them: eager adds "
+                        "them up in bf16, grouped_mm does not")
     parser.add_argument("--jobs", type=int, default=9, help="rows of the reference at a time")
     parser.add_argument("--arg", action="append", default=[], metavar="ARG",
                         help="one more argument for ours, as --arg=--cuda-arch --arg=80")
@@ -144,10 +148,13 @@ def main() -> int:
         on_device = ("--device", args.device, *args.arg)
         ours = {"prompt": binary.logits(rows, *on_device, jobs=GPU_JOBS),
                 "decode": binary.logits(rows, *on_device, "--chunk", "1", jobs=GPU_JOBS)}
-    their_exact, theirs = transformers_logits(args.model, rows, args.device.split(":")[0])
+    their_exact, theirs = transformers_logits(args.model, rows, args.device.split(":")[0],
+                                             args.experts)
 
-    error = ((exact - their_exact).astype(np.float64)**2).sum() / (their_exact.astype(np.float64)**2).sum()
-    print(f"{len(exact)} positions of held-out text; reference against transformers in float32: NMSE {error:.1e}")
+    difference = (exact - their_exact).astype(np.float64)
+    error = (difference**2).sum() / (their_exact.astype(np.float64)**2).sum()
+    print(f"{len(exact)} positions of held-out text; reference against transformers in float32: "
+          f"NMSE {error:.1e}")
     good = error <= MAX_NMSE
     their_kl = kl(exact, theirs)
     describe("hf", their_kl, exact, theirs)

@@ -73,7 +73,7 @@ __device__ __forceinline__ void init_ring(StreamRing& ring, bool scaled, bool ue
   if (threadIdx.x == 0) {
     for (int s = 0; s < kStreamStages; ++s) {
       init_barrier(&ring.full[s], kFetchWarps + (scaled ? 16 : 0) + (ue8m0 ? 16 : 0));
-      init_barrier(&ring.empty[s], kStreamWarps);
+      init_barrier(&ring.empty[s], kConsumers);
     }
     publish_barriers();
   }
@@ -249,7 +249,7 @@ __device__ __forceinline__ void consume(Job& job, StreamRing& ring, RingPlace& p
         }
       }
       __syncwarp();  // all lanes have read the stage
-      if (lane == 0) arrive(&ring.empty[place.stage]);
+      arrive(&ring.empty[place.stage]);
       place.advance();
     }
     job.finish(unit, acc, n_units == 1);

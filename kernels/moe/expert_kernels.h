@@ -8,6 +8,9 @@ namespace dsr::cuda {
 
 inline constexpr int kMaxExperts = 1024;
 
+// Tokens that the stream kernels take at a time of one expert, so also of the shared ones.
+inline constexpr int kExpertTokens = 8;
+
 // The shared experts, which every token goes to: one MLP of width F.
 struct SharedExperts {
   DenseLayout down;  // gate and up lie like those of the routed experts
@@ -40,7 +43,7 @@ struct ExpertsCall {
 void skinny_gate_up(Exec& exec, const ExpertsCall& c);
 void skinny_down(Exec& exec, const ExpertsCall& c);
 
-// The same on sm_90, the shared experts with them.
+// The same on sm_90, and the shared experts with them for up to kExpertTokens tokens.
 void stream_gate_up(Exec& exec, const ExpertsCall& c);
 void stream_down(Exec& exec, const ExpertsCall& c);
 

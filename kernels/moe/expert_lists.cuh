@@ -9,6 +9,8 @@
 
 namespace dsr::cuda {
 
+// An expert with more tokens than a kernel takes at a time is there several times, one part after
+// the other: its weights are read again, from the L2 if they are still there.
 struct ExpertLists {
   int16_t* active;  // [n_active] experts, ascending
   int16_t* start;   // [n_active + 1]: where an active expert's pairs start
@@ -18,12 +20,20 @@ struct ExpertLists {
   int n_active;
 };
 
-inline int64_t lists_bytes(int64_t T, int64_t K, int64_t E) {
-  const int64_t n = T * K, shorts = E + E + 1 + 2 * n;
+// Parts of kPart tokens at most.
+template <int kPart>
+__host__ __device__ constexpr int most_active(int n_pairs, int E) {
+  return (n_pairs < E ? n_pairs : E) + n_pairs / kPart;
+}
+template <int kPart>
+int64_t lists_bytes(int T, int K, int E) {
+  const int64_t n = int64_t{T} * K;
+  const int64_t shorts = 2 * most_active<kPart>(T * K, E) + 1 + 2 * n;
   return (n + 1) * 4 + (shorts + 1) / 2 * 4;
 }
 
 // Where the lists of a call lie in `memory`; all but n_active.
+template <int kPart>
 __device__ __forceinline__ ExpertLists place_lists(const ExpertsCall& c, std::byte* memory) {
   const int n = c.T * c.K;
   ExpertLists l;
@@ -31,12 +41,13 @@ __device__ __forceinline__ ExpertLists place_lists(const ExpertsCall& c, std::by
   l.pair = reinterpret_cast<int16_t*>(l.weight + n);
   l.token = l.pair + n;
   l.active = l.token + n;
-  l.start = l.active + c.E;
+  l.start = l.active + most_active<kPart>(n, c.E);
   return l;
 }
 // Lists that make_lists has made, for another thread of the block after a barrier.
+template <int kPart>
 __device__ __forceinline__ ExpertLists lists_in(const ExpertsCall& c, std::byte* memory) {
-  ExpertLists l = place_lists(c, memory);
+  ExpertLists l = place_lists<kPart>(c, memory);
   l.n_active = *reinterpret_cast<const int*>(memory);
   return l;
 }
@@ -48,11 +59,11 @@ __host__ __device__ constexpr int64_t lists_temporary_bytes(int64_t E) {
 
 // By kThreads threads, each with its `tid`; `barrier` is theirs, and the last thing is a barrier.
 // `temporary` holds lists_temporary_bytes(E) that are free until then.
-template <int kThreads, typename Barrier>
+template <int kPart, int kThreads, typename Barrier>
 __device__ __forceinline__ ExpertLists make_lists(const ExpertsCall& c, int tid, std::byte* memory,
                                                   std::byte* temporary, const Barrier& barrier) {
   const int n = c.T * c.K;
-  ExpertLists l = place_lists(c, memory);
+  ExpertLists l = place_lists<kPart>(c, memory);
   if (c.T == 1) {  // its experts come in ascending order
     for (int k = tid; k < c.K; k += kThreads) {
       l.active[k] = static_cast<int16_t>(c.ids[k]);
@@ -81,7 +92,7 @@ __device__ __forceinline__ ExpertLists make_lists(const ExpertsCall& c, int tid,
     const int per_lane = (c.E + 31) / 32, e0 = tid * per_lane, e1 = min(e0 + per_lane, c.E);
     int experts = 0, pairs = 0;
     for (int e = e0; e < e1; ++e) {
-      experts += masks[e] != 0;
+      experts += (__popcll(masks[e]) + kPart - 1) / kPart;
       pairs += __popcll(masks[e]);
     }
     int experts_before = experts, pairs_before = pairs;
@@ -102,10 +113,11 @@ __device__ __forceinline__ ExpertLists make_lists(const ExpertsCall& c, int tid,
     pairs_before -= pairs;
     for (int e = e0; e < e1; ++e) {
       first[e] = pairs_before;
-      if (masks[e] == 0) continue;
-      l.active[experts_before] = static_cast<int16_t>(e);
-      l.start[experts_before++] = static_cast<int16_t>(pairs_before);
-      pairs_before += __popcll(masks[e]);
+      for (int left = __popcll(masks[e]); left > 0; left -= kPart) {
+        l.active[experts_before] = static_cast<int16_t>(e);
+        l.start[experts_before++] = static_cast<int16_t>(pairs_before);
+        pairs_before += min(left, kPart);
+      }
     }
   }
   barrier();

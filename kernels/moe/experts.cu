@@ -6,8 +6,8 @@
 //                                              T > 64    tiled_experts, some thousand tokens a time
 //   anything else                              plain_experts
 //
-// The stream kernels take the shared experts with the routed ones; elsewhere moe_with_shared is
-// composed.
+// The stream kernels take the shared experts with the routed ones while all tokens fit in one tile;
+// elsewhere moe_with_shared is composed.
 // So the bits of a decode row do not depend on T while T <= 64.
 #include <algorithm>
 
@@ -156,7 +156,7 @@ void moe_with_shared(Exec& exec, const MoeWithSharedArgs& a) {
   const MoeExpertsArgs& r = a.routed;
   const int64_t T = r.x.shape[0], E = static_cast<int64_t>(r.down.segments.size());
   auto shared = shared_experts(a);
-  if (exec.cuda().arch() < 90 || T > kMaxDecodeTokens || E > kMaxExperts || !shared ||
+  if (exec.cuda().arch() < 90 || T > kExpertTokens || E > kMaxExperts || !shared ||
       !x_allows_16(r.x))
     return compose_moe_with_shared(exec, a,
                                    {.swiglu = swiglu, .linear = linear, .experts = moe_experts});

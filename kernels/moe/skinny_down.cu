@@ -101,7 +101,7 @@ __global__ __launch_bounds__(kSkinnyThreads,
   auto& ring = *reinterpret_cast<WeightRing*>(shared);
   auto* sums = reinterpret_cast<float*>(&ring + 1);
   wait_for_previous_kernel();
-  const ExpertLists lists = make_lists<kSkinnyThreads>(
+  const ExpertLists lists = make_lists<kTiles * 8, kSkinnyThreads>(
       c, static_cast<int>(threadIdx.x), reinterpret_cast<std::byte*>(sums) + sums_bytes<kTiles>(),
       reinterpret_cast<std::byte*>(&ring), [] { __syncthreads(); });
   const int64_t n = (c.D + 15) / 16, b = blockIdx.x;
@@ -117,8 +117,8 @@ void run(Exec& exec, const ExpertsCall& c) {
   launch(exec, "moe_experts",
          {.grid = dim3(static_cast<unsigned>(skinny_blocks((c.D + 15) / 16, exec.cuda().n_sms()))),
           .threads = kSkinnyThreads,
-          .shared_bytes =
-              int64_t{sizeof(WeightRing)} + sums_bytes<kTiles>() + lists_bytes(c.T, c.K, c.E)},
+          .shared_bytes = int64_t{sizeof(WeightRing)} + sums_bytes<kTiles>() +
+                          lists_bytes<kTiles * 8>(c.T, c.K, c.E)},
          down_kernel<W, kTiles>, c);
 }
 

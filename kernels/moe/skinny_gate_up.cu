@@ -73,7 +73,7 @@ __global__ __launch_bounds__(kSkinnyThreads,
   auto& ring = *reinterpret_cast<WeightRing*>(shared);
   auto* sums = reinterpret_cast<float*>(&ring + 1);
   wait_for_previous_kernel();  // which weights are wanted is what it wrote
-  const ExpertLists lists = make_lists<kSkinnyThreads>(
+  const ExpertLists lists = make_lists<kTiles * 8, kSkinnyThreads>(
       c, static_cast<int>(threadIdx.x), reinterpret_cast<std::byte*>(sums) + kSumsBytes<kTiles>,
       reinterpret_cast<std::byte*>(&ring), [] { __syncthreads(); });
   GateUpJob<kTiles> job(c, lists, sums);
@@ -88,8 +88,8 @@ void run(Exec& exec, const ExpertsCall& c) {
   launch(exec, "moe_experts",
          {.grid = dim3(static_cast<unsigned>(skinny_blocks(most, exec.cuda().n_sms()))),
           .threads = kSkinnyThreads,
-          .shared_bytes =
-              int64_t{sizeof(WeightRing)} + kSumsBytes<kTiles> + lists_bytes(c.T, c.K, c.E)},
+          .shared_bytes = int64_t{sizeof(WeightRing)} + kSumsBytes<kTiles> +
+                          lists_bytes<kTiles * 8>(c.T, c.K, c.E)},
          gate_up_kernel<W, kTiles>, c);
 }
 

@@ -6,7 +6,7 @@
 //           router chose. A token's experts are added in ascending order without atomics: a warp
 //           adds its own slice of K, weighed, to its own sums of every token; the eight slices are
 //           added once, at the end of the tile, and then the shared experts' result, rounded.
-// Traffic   the down weights of every wanted expert and of the shared ones, once.
+// Traffic   the down weights of every wanted expert and of the shared ones, once per 8 tokens.
 #include <algorithm>
 
 #include "gemm/stream.cuh"
@@ -20,7 +20,6 @@ namespace {
 constexpr int64_t sums_bytes(int T) { return int64_t{kStreamWarps} * T * kStreamSumStride * 4; }
 
 #if __CUDA_ARCH__ >= 900
-template <int kTiles>
 class DownStream {
  public:
   // 16 rows from `row` of an active expert; of the shared ones where `active` is -1.
@@ -52,35 +51,30 @@ class DownStream {
   __device__ __forceinline__ const std::byte* x(const Unit& unit) const {
     return reinterpret_cast<const std::byte*>(unit.active < 0 ? c_.shared.hidden : c_.hidden);
   }
-  __device__ __forceinline__ StreamTokens<kTiles> tokens(const Unit& unit, int lane) const {
-    StreamTokens<kTiles> out;
+  __device__ __forceinline__ StreamTokens<1> tokens(const Unit& unit, int lane) const {
+    StreamTokens<1> out;
     const int F = unit.active < 0 ? c_.shared.F : c_.F;
     const int64_t row_bytes = int64_t{F} * 2;
     if (unit.active < 0) {
       out.n = c_.T;
-#pragma unroll
-      for (int j = 0; j < kTiles; ++j) {
-        const int token = j * 8 + lane / 4;
-        out.offset[j] = static_cast<uint32_t>((token < c_.T ? token : 0) * row_bytes);
-      }
+      const int token = lane / 4;
+      out.offset[0] = static_cast<uint32_t>((token < c_.T ? token : 0) * row_bytes);
     } else {
-      find_tokens<kTiles>(
+      find_tokens<1>(
           lists_, unit.active, lane, row_bytes, [&](int i) { return lists_.pair[i]; }, out);
     }
     return out;
   }
-  __device__ __forceinline__ void finish(const Unit& unit, const float (&acc)[kTiles][4], bool) {
+  __device__ __forceinline__ void finish(const Unit& unit, const float (&acc)[1][4], bool) {
     if (unit.active < 0) return keep_shared(acc);
     add_weighed(unit.active, acc);
     if (unit.active + 1 < lists_.n_active) return;
     consumers_barrier();
-#pragma unroll
-    for (int k = 0; k < kResults; ++k) {
-      const int i = static_cast<int>(threadIdx.x) + k * kConsumers, token = i / 16;
-      const int column = unit.row + i % 16;
-      if (token >= c_.T || column >= c_.D) continue;
+    for (int i = static_cast<int>(threadIdx.x); i < 16 * c_.T; i += kConsumers) {
+      const int token = i / 16, column = unit.row + i % 16;
+      if (column >= c_.D) continue;
       float value = total(sums_, c_.T, token, i % 16);
-      if (first_ < 0) value += shared_[k];
+      if (first_ < 0) value += shared_;
       if (c_.addend != nullptr) value += to_float(c_.addend[token * c_.addend_stride + column]);
       const int64_t at = token * c_.out_stride + column;
       if (c_.out_f32)
@@ -93,42 +87,33 @@ class DownStream {
   }
 
  private:
-  // Of a tile, in a thread: rows x tokens.
-  static constexpr int kResults = (16 * kTiles * 8 + kConsumers - 1) / kConsumers;
+  static_assert(16 * kExpertTokens <= kConsumers, "a thread has one result of the shared experts");
 
   __device__ __forceinline__ int warp_sums() const { return c_.T * kStreamSumStride; }
   __device__ __forceinline__ float* mine() const {
     return sums_ + static_cast<int>(threadIdx.x) / 32 * warp_sums();
   }
   // What linear() would have stored of the shared experts.
-  __device__ __forceinline__ void keep_shared(const float (&acc)[kTiles][4]) {
+  __device__ __forceinline__ void keep_shared(const float (&acc)[1][4]) {
     keep_sums(sums_, acc, c_.T);
     consumers_barrier();
-#pragma unroll
-    for (int k = 0; k < kResults; ++k) {
-      const int i = static_cast<int>(threadIdx.x) + k * kConsumers;
-      if (i / 16 < c_.T)
-        shared_[k] = to_float(from_float<bf16>(total(sums_, c_.T, i / 16, i % 16)));
-    }
+    const int i = static_cast<int>(threadIdx.x);
+    if (i / 16 < c_.T) shared_ = to_float(from_float<bf16>(total(sums_, c_.T, i / 16, i % 16)));
     consumers_barrier();
     clear();
   }
   // The next expert may have a token in another lane.
-  __device__ __forceinline__ void add_weighed(int a, const float (&acc)[kTiles][4]) {
+  __device__ __forceinline__ void add_weighed(int a, const float (&acc)[1][4]) {
     const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
     const int start = lists_.start[a], n = lists_.start[a + 1] - start;
 #pragma unroll
-    for (int j = 0; j < kTiles; ++j) {
-      if (j * 8 >= n) break;
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const int at = j * 8 + 2 * t + i;
-        if (at >= n) continue;
-        float* sum = mine() + lists_.token[start + at] * kStreamSumStride + g;
-        const float weight = lists_.weight[start + at];
-        sum[0] = fmaf(weight, acc[j][i], sum[0]);
-        sum[8] = fmaf(weight, acc[j][i + 2], sum[8]);
-      }
+    for (int i = 0; i < 2; ++i) {
+      const int at = 2 * t + i;
+      if (at >= n) continue;
+      float* sum = mine() + lists_.token[start + at] * kStreamSumStride + g;
+      const float weight = lists_.weight[start + at];
+      sum[0] = fmaf(weight, acc[0][i], sum[0]);
+      sum[8] = fmaf(weight, acc[0][i + 2], sum[8]);
     }
     __syncwarp();
   }
@@ -137,12 +122,12 @@ class DownStream {
   const ExpertLists& lists_;
   float* sums_;
   const int first_;
-  float shared_[kResults];
+  float shared_ = 0;
 };
 #endif
 
-template <typename W, int kTiles>
-__global__ __launch_bounds__(kStreamThreads, kStreamBlocksPerSm<kTiles>) void down_kernel(
+template <typename W>
+__global__ __launch_bounds__(kStreamThreads, kStreamBlocksPerSm<1>) void down_kernel(
     const __grid_constant__ ExpertsCall c) {
 #if __CUDA_ARCH__ >= 900
   extern __shared__ uint4 shared[];
@@ -154,7 +139,7 @@ __global__ __launch_bounds__(kStreamThreads, kStreamBlocksPerSm<kTiles>) void do
   const int64_t n = (c.D + 15) / 16, b = blockIdx.x;
   const auto first = static_cast<int>(b * n / gridDim.x);
   const auto n_tiles = static_cast<int>((b + 1) * n / gridDim.x) - first;
-  using Job = DownStream<kTiles>;
+  using Job = DownStream;
   Job job(c, lists, sums);
   const int n_known = c.shared.F > 0 ? 1 : 0;  // units whose weights are wanted in any case
   if (threadIdx.x >= kConsumers) {
@@ -173,32 +158,26 @@ __global__ __launch_bounds__(kStreamThreads, kStreamBlocksPerSm<kTiles>) void do
   job.clear();
   RingPlace place;
   lists.n_active = 1;
-  consume<W, kTiles>(job, ring, place, job.first(first), n_known);
+  consume<W, 1>(job, ring, place, job.first(first), n_known);
   lists = lists_of_producers(c, memory);
-  consume<W, kTiles>(job, ring, place, {0, first * 16}, n_tiles * job.per_tile() - n_known);
+  consume<W, 1>(job, ring, place, {0, first * 16}, n_tiles * job.per_tile() - n_known);
 #endif
 }
 
-template <typename W, int kTiles>
+template <typename W>
 void run(Exec& exec, const ExpertsCall& c) {
   const int64_t blocks = stream_blocks((c.D + 15) / 16, exec.cuda().n_sms());
   launch(exec, "moe_experts",
          {.grid = dim3(static_cast<unsigned>(blocks)),
           .threads = kStreamThreads,
           .shared_bytes = int64_t{sizeof(StreamRing)} + sums_bytes(c.T) + stream_lists_bytes(c)},
-         down_kernel<W, kTiles>, c);
+         down_kernel<W>, c);
 }
 
 }  // namespace
 
 void stream_down(Exec& exec, const ExpertsCall& c) {
-  const bool fp8 = c.down.fp8;
-  if (c.T <= 8)
-    fp8 ? run<Fp8Weight, 1>(exec, c) : run<Bf16Weight, 1>(exec, c);
-  else if (c.T <= 16)
-    fp8 ? run<Fp8Weight, 2>(exec, c) : run<Bf16Weight, 2>(exec, c);
-  else
-    fp8 ? run<Fp8Weight, 8>(exec, c) : run<Bf16Weight, 8>(exec, c);
+  c.down.fp8 ? run<Fp8Weight>(exec, c) : run<Bf16Weight>(exec, c);
 }
 
 }  // namespace dsr::cuda

@@ -2,11 +2,14 @@
 //   hidden[p] = silu(gate_e x) * (up_e x) for every pair p = (token, expert), and for the shared
 //   experts, which every token goes to.
 //
-// Mapping   stream.cuh over units of 8 rows of gate and the same 8 of up; the tokens of an expert
-//           are the columns of the product. Every block first has its part of the shared experts'
-//           units, whose weights it fetches before it knows what the router chose, then its part of
-//           the units of all wanted experts.
-// Traffic   the gate and up weights of every wanted expert and of the shared ones, once.
+// Mapping   stream.cuh over units of 8 rows of gate and the same 8 of up; an expert's tokens, 8 at
+// a
+//           time, are the columns of the product. Every block first has its part of the shared
+//           experts' units, whose weights it fetches before it knows what the router chose, then
+//           its part of the units of all wanted experts.
+// Traffic   the gate and up weights of every wanted expert and of the shared ones, once per 8
+// tokens;
+//           more of one expert's registers than one tile's would leave no room for a second block.
 #include <algorithm>
 
 #include "gemm/stream.cuh"
@@ -17,7 +20,6 @@ namespace dsr::cuda {
 namespace {
 
 #if __CUDA_ARCH__ >= 900
-template <int kTiles>
 class GateUpStream {
  public:
   // 8 rows of gate and of up of an active expert; of the shared ones where `active` is -1.
@@ -25,7 +27,7 @@ class GateUpStream {
     int active, row;
   };
   __device__ GateUpStream(const ExpertsCall& c, const ExpertLists& lists, float* sums)
-      : c_(c), lists_(lists), held_(sums, c.T) {
+      : c_(c), lists_(lists), held_(sums, min(c.T, kExpertTokens)) {
     const int64_t n = (c.shared.F + 7) / 8, b = blockIdx.x;
     const auto first = static_cast<int>(b * n / gridDim.x);
     n_shared_ = static_cast<int>((b + 1) * n / gridDim.x) - first;
@@ -62,24 +64,20 @@ class GateUpStream {
     if (unit.active < 0) return c_.T;
     return lists_.start[unit.active + 1] - lists_.start[unit.active];
   }
-  __device__ __forceinline__ StreamTokens<kTiles> tokens(const Unit& unit, int lane) const {
-    StreamTokens<kTiles> out;
+  __device__ __forceinline__ StreamTokens<1> tokens(const Unit& unit, int lane) const {
+    StreamTokens<1> out;
     if (unit.active < 0) {
       out.n = c_.T;
-#pragma unroll
-      for (int j = 0; j < kTiles; ++j) {
-        const int token = j * 8 + lane / 4;
-        out.offset[j] = static_cast<uint32_t>((token < c_.T ? token : 0) * c_.x_stride_bytes);
-      }
+      const int token = lane / 4;
+      out.offset[0] = static_cast<uint32_t>((token < c_.T ? token : 0) * c_.x_stride_bytes);
     } else {
-      find_tokens<kTiles>(
+      find_tokens<1>(
           lists_, unit.active, lane, c_.x_stride_bytes, [&](int i) { return lists_.token[i]; },
           out);
     }
     return out;
   }
-  __device__ __forceinline__ void finish(const Unit& unit, const float (&acc)[kTiles][4],
-                                         bool last) {
+  __device__ __forceinline__ void finish(const Unit& unit, const float (&acc)[1][4], bool last) {
     held_.template keep<8>(*this, unit, acc, last);
   }
   __device__ __forceinline__ void store(const Unit& unit, int token, int row,
@@ -96,23 +94,23 @@ class GateUpStream {
  private:
   const ExpertsCall& c_;
   const ExpertLists& lists_;
-  HeldSums<Unit, kTiles> held_;
+  HeldSums<Unit, 1> held_;
   Unit first_shared_, first_routed_ = {0, 0};
   int n_shared_, n_routed_ = 0;
 };
 #endif
 
-template <typename W, int kTiles>
-__global__ __launch_bounds__(kStreamThreads, kStreamBlocksPerSm<kTiles>) void gate_up_kernel(
+template <typename W>
+__global__ __launch_bounds__(kStreamThreads, kStreamBlocksPerSm<1>) void gate_up_kernel(
     const __grid_constant__ ExpertsCall c) {
 #if __CUDA_ARCH__ >= 900
   extern __shared__ uint4 shared[];
   auto& ring = *reinterpret_cast<StreamRing*>(shared);
   auto* sums = reinterpret_cast<float*>(&ring + 1);
-  auto* memory = reinterpret_cast<std::byte*>(sums) + held_sums_bytes(c.T);
+  auto* memory = reinterpret_cast<std::byte*>(sums) + held_sums_bytes(min(c.T, kExpertTokens));
   ExpertLists lists;
   init_ring(ring, W::kScaled, c.gate_up.ue8m0);
-  using Job = GateUpStream<kTiles>;
+  using Job = GateUpStream;
   Job job(c, lists, sums);
   if (threadIdx.x >= kConsumers) {
     StreamProducer<W, Job> producer(job, ring);
@@ -128,34 +126,28 @@ __global__ __launch_bounds__(kStreamThreads, kStreamBlocksPerSm<kTiles>) void ga
   }
   wait_for_previous_kernel();
   RingPlace place;
-  consume<W, kTiles>(job, ring, place, job.first_shared(), job.n_shared());
+  consume<W, 1>(job, ring, place, job.first_shared(), job.n_shared());
   lists = lists_of_producers(c, memory);
   job.find_routed();
-  consume<W, kTiles>(job, ring, place, job.first_routed(), job.n_routed());
+  consume<W, 1>(job, ring, place, job.first_routed(), job.n_routed());
 #endif
 }
 
-template <typename W, int kTiles>
+template <typename W>
 void run(Exec& exec, const ExpertsCall& c) {
   const int64_t routed = std::min<int64_t>(c.E, int64_t{c.T} * c.K) * ((c.F + 7) / 8);
-  launch(
-      exec, "moe_experts",
-      {.grid = dim3(static_cast<unsigned>(stream_blocks(routed, exec.cuda().n_sms()))),
-       .threads = kStreamThreads,
-       .shared_bytes = int64_t{sizeof(StreamRing)} + held_sums_bytes(c.T) + stream_lists_bytes(c)},
-      gate_up_kernel<W, kTiles>, c);
+  launch(exec, "moe_experts",
+         {.grid = dim3(static_cast<unsigned>(stream_blocks(routed, exec.cuda().n_sms()))),
+          .threads = kStreamThreads,
+          .shared_bytes = int64_t{sizeof(StreamRing)} +
+                          held_sums_bytes(std::min(c.T, kExpertTokens)) + stream_lists_bytes(c)},
+         gate_up_kernel<W>, c);
 }
 
 }  // namespace
 
 void stream_gate_up(Exec& exec, const ExpertsCall& c) {
-  const bool fp8 = c.gate_up.fp8;
-  if (c.T <= 8)
-    fp8 ? run<Fp8Weight, 1>(exec, c) : run<Bf16Weight, 1>(exec, c);
-  else if (c.T <= 16)
-    fp8 ? run<Fp8Weight, 2>(exec, c) : run<Bf16Weight, 2>(exec, c);
-  else
-    fp8 ? run<Fp8Weight, 8>(exec, c) : run<Bf16Weight, 8>(exec, c);
+  c.gate_up.fp8 ? run<Fp8Weight>(exec, c) : run<Bf16Weight>(exec, c);
 }
 
 }  // namespace dsr::cuda

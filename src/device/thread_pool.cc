@@ -13,16 +13,21 @@ namespace {
 
 constexpr std::chrono::microseconds kSpin{50};
 
-// Returns when `done` says so of the value: after a short while of looking, asleep in between.
+// Looks at the value for a short while: whether `done` said so of it.
 template <typename Done>
-void await(std::atomic<int>& value, const Done& done) {
+bool spin(const std::atomic<int>& value, const Done& done) {
   const auto begin = std::chrono::steady_clock::now();
   do {
     for (int i = 0; i < 64; ++i) {
-      if (done(value.load(std::memory_order_acquire))) return;
+      if (done(value.load(std::memory_order_acquire))) return true;
       __builtin_ia32_pause();
     }
   } while (std::chrono::steady_clock::now() - begin < kSpin);
+  return false;
+}
+
+template <typename Done>
+void sleep_until(std::atomic<int>& value, const Done& done) {
   for (int now = value.load(std::memory_order_acquire); !done(now);
        now = value.load(std::memory_order_acquire))
     value.wait(now, std::memory_order_acquire);
@@ -57,7 +62,12 @@ void ThreadPool::do_share(int worker) {
 
 void ThreadPool::work(int worker) {
   for (int seen = 0;; ++seen) {
-    await(started_, [&](int now) { return now != seen; });
+    const auto begun = [&](int now) { return now != seen; };
+    if (!spin(started_, begun)) {
+      asleep_.fetch_add(1, std::memory_order_relaxed);
+      sleep_until(started_, begun);
+      asleep_.fetch_sub(1, std::memory_order_relaxed);
+    }
     if (stop_.load(std::memory_order_relaxed)) return;
     do_share(worker);
     if (pending_.fetch_sub(1, std::memory_order_acq_rel) == 1) pending_.notify_one();
@@ -73,7 +83,8 @@ void ThreadPool::run(const void* job, Call call) {
     started_.notify_all();
   }
   do_share(0);
-  await(pending_, [](int now) { return now == 0; });
+  const auto finished = [](int now) { return now == 0; };
+  if (!spin(pending_, finished)) sleep_until(pending_, finished);
   if (error_ != nullptr) std::rethrow_exception(std::exchange(error_, nullptr));
 }
 

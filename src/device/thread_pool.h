@@ -23,6 +23,8 @@ class ThreadPool {
   ~ThreadPool();
 
   int size() const { return size_; }
+  // Nobody sleeps: a job begins at once. By the time it does, that may have changed.
+  bool awake() const { return asleep_.load(std::memory_order_relaxed) == 0; }
 
   // Calls job(worker) once for every worker, all at the same time, and returns when all have. If
   // some throw, one of what they threw is thrown on. Not from two threads, not from a job.
@@ -42,6 +44,7 @@ class ThreadPool {
   Call call_ = nullptr;
   std::atomic<int> started_{0};  // jobs so far
   std::atomic<int> pending_{0};  // workers that have not finished the present one
+  std::atomic<int> asleep_{0};
   std::atomic<bool> stop_{false};
   std::mutex mutex_;
   std::exception_ptr error_;  // under mutex_ while a job runs

@@ -70,6 +70,7 @@ void append_slice(HostBatch& b, const BatchSlice& s) {
 HostBatch build_batch(const StepPlan& plan, int64_t max_blocks) {
   HostBatch b;
   b.max_blocks = max_blocks;
+  b.block_table.reserve(plan.slices.size() * static_cast<size_t>(max_blocks));
   for (const Slice& s : plan.slices) {
     BatchSlice slice{*s.request->sequence, s.first, s.count, {}};
     if (s.wants_logits) {

@@ -62,15 +62,26 @@ void dots(benchmark::State& state, void (*loop)(const DotArgs&), int64_t rows, i
   rows /= static_cast<int64_t>(sizeof(T));
   Values<T> w = random_values<T>(rows * kColumns);
   Values<float> x = random_values<float>(tokens * kColumns);
-  float out[kDotRows * kDotTokens];
-  DotArgs a{.rows = {}, .x = {}, .tokens = tokens, .columns = kColumns, .out = out};
+  std::vector<float> out(static_cast<size_t>(rows * tokens));
+  constexpr int64_t kTile = 128;  // rows, as linear layers take them
+  DotArgs a{};
+  a.row_bytes = kColumns * int64_t{sizeof(T)};
+  a.steps = a.end = std::min(rows, kTile) / kDotRows;
+  a.tokens = tokens;
+  a.columns = kColumns;
+  a.row_stride = tokens;
+  a.token_stride = 1;
   for (int64_t t = 0; t < tokens; ++t) a.x[t] = x.data() + t * kColumns;
   for (auto _ : state) {
-    for (int64_t row = 0; row < rows; row += kDotRows) {
-      for (int64_t r = 0; r < kDotRows; ++r) a.rows[r] = w.data() + (row + r) * kColumns;
+    for (int64_t row = 0; row < rows; row += kDotRows * a.steps) {
+      for (int64_t r = 0; r < kDotRows; ++r) {
+        a.rows[r] = w.data() + (row + r * a.steps) * kColumns;
+        a.next[r] = w.data() + (row + (r + kDotRows) * a.steps) * kColumns;
+        a.out[r] = out.data() + (row + r * a.steps) * tokens;
+      }
       loop(a);
-      benchmark::DoNotOptimize(out[0]);
     }
+    benchmark::ClobberMemory();
   }
   const double products = static_cast<double>(rows * kColumns);
   count(state, products * sizeof(T), 2 * products * static_cast<double>(tokens));
@@ -87,7 +98,9 @@ void tile(benchmark::State& state, const InnerLoops& loops) {
                 .tokens = kTileTokens,
                 .columns = kTileColumns,
                 .begin = true,
-                .lanes = lanes.data()});
+                .lanes = lanes.data(),
+                .ahead = nullptr,
+                .ahead_bytes = 0});
     benchmark::ClobberMemory();
   }
   count(state, 0, 2.0 * kTileRows * kTileTokens * kTileColumns);
@@ -159,7 +172,7 @@ void add(const std::string& name, const F& f) {
 
 void add_dots(const std::string& level, const InnerLoops& loops, bool in_memory) {
   const int64_t rows = in_memory ? kInMemory : kInCache;
-  for (const int64_t tokens : {1, 2, 4, 6}) {
+  for (const int64_t tokens : {1, 2, 4, 6, 8, 12}) {
     const std::string end = str("/", in_memory ? "memory" : "cache", "/tokens:", tokens);
     add(level + "/dots_e4m3" + end,
         [&loops, rows, tokens](auto& s) { dots<uint8_t>(s, loops.dots_e4m3, rows, tokens); });

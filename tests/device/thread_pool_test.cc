@@ -44,6 +44,32 @@ TEST(ThreadPool, WakesFromSleep) {
   }
 }
 
+TEST(ThreadPool, KnowsWhetherItsWorkersSleep) {
+  ThreadPool pool(3);
+  for (int round = 0; round < 3; ++round) {
+    while (pool.awake()) std::this_thread::yield();  // all have nothing to do for long enough
+    std::atomic<bool> seen_awake{false};
+    pool.run([&](int worker) {
+      while (worker == 0 && !pool.awake()) std::this_thread::yield();
+      if (worker == 0) seen_awake = true;
+      while (!seen_awake) std::this_thread::yield();  // at work: nobody sleeps
+    });
+  }
+}
+
+TEST(CpuContext, WakesNobodyForLittle) {
+  CpuContext cpu({.threads = 2, .level = {}}, false);
+  const auto parts = [&](int64_t n, int64_t grain) {
+    std::atomic<int> n_parts{0};
+    cpu.parallel(n, grain, [&](int64_t, int64_t) { ++n_parts; });
+    return n_parts.load();
+  };
+  EXPECT_EQ(parts(100, 50), 2);  // asleep or not
+  EXPECT_EQ(parts(100, 401), 1);
+  // Between the two it depends on whether they sleep: they do after a while.
+  while (parts(100, 51) != 1) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+}
+
 TEST(ThreadPool, WhatAWorkerThrowsIsThrownOnAndThePoolGoesOn) {
   ThreadPool pool(3);
   for (const int thrower : {0, 2}) {

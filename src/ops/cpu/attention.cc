@@ -1,5 +1,7 @@
 #include "ops/cpu/attention.h"
 
+#include "ops/cpu/row_streams.h"
+
 namespace dsr::cpu {
 
 std::vector<int64_t> sequence_of_tokens(const Tensor& cu_seqlens_q, int64_t T) {
@@ -23,20 +25,22 @@ void PagedAttention::begin(const HeadGroup& g) {
 }
 
 void PagedAttention::add_scores(const HeadGroup& g, const PageRows& rows, int64_t n) {
-  float scores[kDotRows * kDotTokens];
+  const RowStreams streams(n);
   DotArgs a{};
+  for (int64_t r = 0; r < kDotRows; ++r) {
+    a.rows[r] = a.next[r] = rows.keys + streams.first(r) * rows.key_stride;
+    a.out[r] = p_[0] + streams.first(r);
+  }
+  a.row_bytes = rows.key_stride * int64_t{sizeof(float)};
+  a.steps = a.end = streams.steps();
   std::copy_n(g.q, g.heads, a.x);
   a.tokens = g.heads;
   a.columns = g.key_columns;
-  a.out = scores;
-  for (int64_t s = 0; s < n; s += kDotRows) {
-    for (int64_t r = 0; r < kDotRows; ++r)
-      a.rows[r] = rows.keys + std::min(s + r, n - 1) * rows.key_stride;
-    loops_.dots_f32(a);
-    for (int64_t r = 0; r < std::min(kDotRows, n - s); ++r)
-      for (int64_t h = 0; h < g.heads; ++h)
-        p_[h][s + r] = scores[r * kDotTokens + h] * g.softmax_scale;
-  }
+  a.row_stride = 1;
+  a.token_stride = kPageTokens;
+  loops_.dots_f32(a);
+  for (int64_t h = 0; h < g.heads; ++h)
+    for (int64_t s = 0; s < n; ++s) p_[h][s] *= g.softmax_scale;
 }
 
 void PagedAttention::add_page(const HeadGroup& g, const PageRows& rows, int64_t n) {

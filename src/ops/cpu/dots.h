@@ -2,6 +2,8 @@
 // projections of MLA are made of.
 #pragma once
 
+#include <vector>
+
 #include "ops/cpu/inner_loops.h"
 #include "tensor/quant.h"
 
@@ -16,6 +18,8 @@ struct Dots {
   int64_t tokens;
   float* out;                        // out[r * row_stride + t * token_stride]
   int64_t row_stride, token_stride;  // in floats
+  // As many rows that will be wanted after these; nullptr: the following ones.
+  const void* next = nullptr;
 };
 
 // Reads each weight once where there are few tokens, and turns tiles of them into float32 where
@@ -25,8 +29,33 @@ void dots(CpuContext& cpu, const Dots& d);
 // a . b by the definition of inner_loops.h.
 float dot(const InnerLoops& loops, const float* a, const float* b, int64_t n);
 
-// Columns [first, first + n) of a row as float32, by the fastest way.
-void decode_row(const InnerLoops& loops, const WeightSegment& segment, const QuantScheme& quant,
-                int64_t row, int64_t first, int64_t n, float* out);
+// The scales of an e4m3 row's blocks as aligned float32; nothing for other rows.
+class RowScales {
+ public:
+  RowScales(const WeightSegment& s, const QuantScheme& q, int64_t row) {
+    if (s.data.dtype != DType::kF8E4M3) return;
+    const int64_t n = s.scales.shape[1];
+    float* to = here_;
+    if (n > kHere) {
+      more_.resize(static_cast<size_t>(n));
+      to = more_.data();
+    }
+    to_f32(s.scales.dtype, s.scales.at(row / q.block_rows), to, n);
+    values_ = to;
+  }
+  RowScales(const RowScales&) = delete;
+  const float* values() const { return values_; }
+
+ private:
+  static constexpr int64_t kHere = 192;  // 24576 columns in blocks of 128
+  float here_[kHere];
+  std::vector<float> more_;
+  const float* values_ = nullptr;
+};
+
+// Columns [first, first + n) of a row as float32 without their scales: of e4m3 the 2^-8 of the
+// codes' values.
+void decode_unscaled(const InnerLoops& loops, const WeightSegment& segment,
+                     const QuantScheme& quant, int64_t row, int64_t first, int64_t n, float* out);
 
 }  // namespace dsr::cpu

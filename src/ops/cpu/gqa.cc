@@ -26,8 +26,8 @@ void gqa_attention(Exec& exec, const GqaAttentionArgs& a) {
   const int64_t tasks = T * f.n_kv_heads * groups;
   const std::vector<int64_t> sequence = sequence_of_tokens(a.cu_seqlens_q, T);
   const int64_t n_parts = exec.cpu().threads();
-  const bool alone = seen_tokens(a.positions) * 2 * H * d < 2 * kGrainProducts;
-  exec.cpu().parallel(n_parts, alone ? n_parts : 1, [&](int64_t begin, int64_t end) {
+  const int64_t products = seen_tokens(a.positions) * 2 * H * d;
+  exec.cpu().parallel(n_parts, grain(products / n_parts), [&](int64_t begin, int64_t end) {
     PagedAttention attention(loops);
     std::vector<float> q(static_cast<size_t>(kHeadsAtOnce * d));
     std::vector<float> keys, values;

@@ -17,9 +17,9 @@ namespace dsr::cpu {
 
 inline constexpr int64_t kLanes = 16;
 
-// dots_*: what they compute at once.
+// dots_*: streams of rows that they read at once, and the most tokens.
 inline constexpr int64_t kDotRows = 4;
-inline constexpr int64_t kDotTokens = 6;
+inline constexpr int64_t kDotTokens = 12;
 
 // tile: rows and tokens of a tile, and the columns of it that are held as float32.
 inline constexpr int64_t kTileRows = 128;
@@ -28,11 +28,16 @@ inline constexpr int64_t kTileColumns = 512;
 inline constexpr int64_t kTileRowRound = 4, kTileTokenRound = 6;  // what they are rounded up to
 
 struct DotArgs {
-  const void* rows[kDotRows];  // of weights, one may stand in several places
+  const void* rows[kDotRows];  // of weights: the first of each stream
+  const void* next[kDotRows];  // what is read after the streams: asked for towards their end
+  int64_t row_bytes;           // from one row of a stream to the next
+  int64_t steps;               // rows of a stream
+  int64_t begin, end;          // those of them that this call takes
   const float* x[kDotTokens];  // of activations; e4m3: scaled
   int64_t tokens;              // 1..kDotTokens
   int64_t columns;             // K
-  float* out;                  // [kDotRows][kDotTokens]
+  float* out[kDotRows];        // of each stream: [step * row_stride + token * token_stride]
+  int64_t row_stride, token_stride;
 };
 
 struct TileArgs {
@@ -42,11 +47,15 @@ struct TileArgs {
   int64_t columns;       // a multiple of 16
   bool begin;            // the lanes are 0 so far, whatever they hold
   float* lanes;          // [rows][kTileTokens][16]
+  const uint8_t* ahead;  // bytes that will be wanted, asked for meanwhile, or nullptr
+  int64_t ahead_bytes;
 };
 
+inline constexpr int64_t kAddColumns = 32;  // add_*_rows: what they take at once
+
 struct InnerLoops {
-  // out[r][t] = rows[r] . x[t], for weights read once as they are stored; of e4m3 the 2^-8 of their
-  // values. A NaN among e4m3 codes goes unnoticed: see has_e4m3_nan.
+  // out = row . x for weights read once as they are stored; of e4m3 the 2^-8 of their values. A NaN
+  // among e4m3 codes goes unnoticed: see has_e4m3_nan.
   void (*dots_e4m3)(const DotArgs& a);
   void (*dots_bf16)(const DotArgs& a);
   void (*dots_f32)(const DotArgs& a);
@@ -74,6 +83,20 @@ struct InnerLoops {
     int64_t sum_stride, columns;
   };
   void (*add_weighted_rows)(const Weighted& a);
+
+  // sum[t][c] = fma(x[block of c][t][s], rows[s][c], sum[t][c]) for s = 0, 1, ... n - 1, of weights
+  // as they are stored; of e4m3 the 2^-8 of their values.
+  struct StoredRows {
+    const void* rows;
+    int64_t row_bytes, n;
+    int64_t columns, block_columns;  // multiples of kAddColumns
+    const float* x;                  // [block of columns][tokens][n]
+    int64_t tokens;
+    float* sum;
+    int64_t sum_stride;
+  };
+  void (*add_e4m3_rows)(const StoredRows& a);
+  void (*add_bf16_rows)(const StoredRows& a);
 };
 
 const InnerLoops& inner_loops_portable();

@@ -39,6 +39,10 @@ struct Avx2 {
     const __m128 l2 = _mm_add_ps(l4, _mm_movehl_ps(l4, l4));
     return _mm_cvtss_f32(_mm_add_ss(l2, _mm_shuffle_ps(l2, l2, 1)));
   }
+  template <int R>
+  static void sum_rows(const Reg (&v)[R], float* out) {
+    for (int r = 0; r < R; ++r) out[r] = sum(v[r]);
+  }
   static Reg bf16(const uint16_t* p) {
     const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
     const auto widen = [](__m128i half) {

@@ -28,6 +28,21 @@ struct Avx512 {
     const __m128 l2 = _mm_add_ps(l4, _mm_movehl_ps(l4, l4));
     return _mm_cvtss_f32(_mm_add_ss(l2, _mm_shuffle_ps(l2, l2, 1)));
   }
+  // [a l8 | b l8]: the first round of the tree for both.
+  static Reg add_halves(Reg a, Reg b) {
+    return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+  }
+  template <int R>
+  static void sum_rows(const Reg (&v)[R], float* out) {
+    static_assert(R == 4);
+    const Reg a = add_halves(v[0], v[1]), b = add_halves(v[2], v[3]);
+    const Reg l4 =
+        _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+    const Reg l2 = _mm512_add_ps(l4, _mm512_permute_ps(l4, 0x4e));
+    const Reg l1 = _mm512_add_ps(l2, _mm512_permute_ps(l2, 0xb1));
+    const Reg all = _mm512_maskz_compress_ps(0x1111, l1);  // of every fourth place
+    _mm_storeu_ps(out, _mm512_castps512_ps128(all));
+  }
   static Reg bf16(const uint16_t* p) {
     const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
@@ -51,8 +66,7 @@ struct Avx512 {
     Reg l8[8], l4[4], l2[2];
     for (int i = 0; i < 8; ++i) {
       const int first = (i & 1) * 8 + (i >> 1);  // of (0, 4), (8, 12), (1, 5), (9, 13), ...
-      const Reg a = load(lanes + first * kLanes), b = load(lanes + (first + 4) * kLanes);
-      l8[i] = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+      l8[i] = add_halves(load(lanes + first * kLanes), load(lanes + (first + 4) * kLanes));
     }
     for (int i = 0; i < 4; ++i) {
       const Reg a = l8[2 * i], b = l8[2 * i + 1];

@@ -47,6 +47,10 @@ struct Portable {
       for (int64_t i = 0; i < n; ++i) l[i] += l[i + n];
     return l[0];
   }
+  template <int R>
+  static void sum_rows(const Reg (&v)[R], float* out) {
+    for (int r = 0; r < R; ++r) out[r] = sum(v[r]);
+  }
   static Reg bf16(const uint16_t* p) {
     return each([&](int64_t i) { return bf16_to_f32(p[i]); });
   }

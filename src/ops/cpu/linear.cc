@@ -46,7 +46,8 @@ void swiglu(Exec& exec, const SwigluArgs& a) {
                             .x = x.data(),
                             .tokens = T,
                             .out = a.out.ptr<float>() + tile.row,
-                            .token_stride = a.out.strides[0]});
+                            .token_stride = a.out.strides[0],
+                            .next = s[0].data.at(tile.first_row + tile.rows)});
   });
 }
 

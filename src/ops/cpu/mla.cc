@@ -1,6 +1,7 @@
 // Multi-head latent attention on the cpu, absorbed.
 #include "ops/mla.h"
 
+#include "ops/cpu/add_rows.h"
 #include "ops/cpu/attention.h"
 #include "ops/cpu/tiles.h"
 #include "ops/ref/attention.h"
@@ -18,30 +19,24 @@ void mla_write_kv(Exec& exec, const MlaWriteKvArgs& a) {
 
 void mla_query(Exec& exec, const MlaQueryArgs& a) {
   if (a.kv_b_proj.segments.size() != 1) return ref::mla_query(exec, a);
-  constexpr int64_t kRowsAtOnce = 16;
   const InnerLoops& loops = inner_loops(exec.cpu().level());
   const int64_t T = a.q.shape[0], H = a.q.shape[1], C = a.kv_b_proj.columns();
   const int64_t rope_dim = a.out.shape[2] - C, nope = a.q.shape[2] - rope_dim;
   exec.cpu().parallel(H, grain(T * nope * C), [&](int64_t begin, int64_t end) {
-    std::vector<float> w(static_cast<size_t>(kRowsAtOnce * C));
+    std::vector<float> memory;
     for (int64_t h = begin; h < end; ++h) {
       for (int64_t t = 0; t < T; ++t) std::fill_n(a.out.ptr<float>(t, h), C, 0.0f);
-      const int64_t first_row = h * (nope + a.v_head_dim);
-      for (int64_t i = 0; i < nope; i += kRowsAtOnce) {
-        const int64_t n = std::min(kRowsAtOnce, nope - i);
-        for (int64_t r = 0; r < n; ++r)
-          decode_row(loops, a.kv_b_proj.segments[0], a.kv_b_proj.quant, first_row + i + r, 0, C,
-                     w.data() + r * C);
-        loops.add_weighted_rows({.p = a.q.ptr<float>(0, h) + i,
-                                 .p_stride = a.q.strides[0],
-                                 .queries = T,
-                                 .rows = w.data(),
-                                 .row_stride = C,
-                                 .n = n,
-                                 .sum = a.out.ptr<float>(0, h),
-                                 .sum_stride = a.out.strides[0],
-                                 .columns = C});
-      }
+      add_rows(loops,
+               {.segment = a.kv_b_proj.segments[0],
+                .quant = a.kv_b_proj.quant,
+                .first_row = h * (nope + a.v_head_dim),
+                .rows = nope,
+                .x = a.q.ptr<float>(0, h),
+                .x_stride = a.q.strides[0],
+                .tokens = T,
+                .sum = a.out.ptr<float>(0, h),
+                .sum_stride = a.out.strides[0]},
+               memory);
       for (int64_t t = 0; t < T; ++t) {
         float* rope = a.out.ptr<float>(t, h) + C;
         std::copy_n(a.q.ptr<float>(t, h) + nope, rope_dim, rope);
@@ -59,8 +54,8 @@ void mla_attention(Exec& exec, const MlaAttentionArgs& a) {
   const std::vector<int64_t> sequence = sequence_of_tokens(a.cu_seqlens_q, T);
   // Tokens alternate between threads: the later ones of a prompt see more.
   const int64_t n_parts = exec.cpu().threads();
-  const bool alone = seen_tokens(a.positions) * H * (width + C) < 2 * kGrainProducts;
-  exec.cpu().parallel(n_parts, alone ? n_parts : 1, [&](int64_t begin, int64_t end) {
+  const int64_t products = seen_tokens(a.positions) * H * (width + C);
+  exec.cpu().parallel(n_parts, grain(products / n_parts), [&](int64_t begin, int64_t end) {
     PagedAttention attention(loops);
     std::vector<float> decoded;
     if (f.type != CacheType::kF32) decoded.resize(static_cast<size_t>(kPageTokens * width));

@@ -78,7 +78,10 @@ void moe_experts(Exec& exec, const MoeExpertsArgs& a) {
     for (int64_t i = begin / units; i * units < end; ++i) {
       const int64_t e = tokens.wanted[static_cast<size_t>(i)], first = first_of(e);
       const auto gate = static_cast<size_t>(2 * e);
+      const auto e_after = static_cast<size_t>(i + 1 < n_wanted ? i + 1 : 0);
       const auto run = [&](int64_t row, int64_t n) {
+        const bool goes_on = row + n < F;
+        const auto next = goes_on ? gate : static_cast<size_t>(2 * tokens.wanted[e_after]);
         gated_tile(cpu, {.gate = a.gate_up.segments[gate],
                          .up = a.gate_up.segments[gate + 1],
                          .quant = a.gate_up.quant,
@@ -87,7 +90,8 @@ void moe_experts(Exec& exec, const MoeExpertsArgs& a) {
                          .x = x.data() + first,
                          .tokens = first_of(e + 1) - first,
                          .out = hidden.ptr<float>(first) + row,
-                         .token_stride = F});
+                         .token_stride = F,
+                         .next = a.gate_up.segments[next].data.at(goes_on ? row + n : 0)});
       };
       for_each_run(std::max<int64_t>(0, begin - i * units), std::min(units, end - i * units), F,
                    run);
@@ -101,7 +105,8 @@ void moe_experts(Exec& exec, const MoeExpertsArgs& a) {
     for (int64_t t = 0; t < T; ++t)
       std::fill(a.out.ptr<float>(t) + first_column, a.out.ptr<float>(t) + last_column, 0.0f);
     float product[kTileRows * kTileTokens];
-    const auto add_part = [&](int64_t e, const RowTile& tile, int64_t first, int64_t n) {
+    const auto add_part = [&](int64_t e, const RowTile& tile, int64_t first, int64_t n,
+                              const void* next) {
       dots(cpu, {.segment = *tile.segment,
                  .quant = a.down.quant,
                  .first_row = tile.row,
@@ -110,7 +115,8 @@ void moe_experts(Exec& exec, const MoeExpertsArgs& a) {
                  .tokens = n,
                  .out = product,
                  .row_stride = 1,
-                 .token_stride = kTileRows});
+                 .token_stride = kTileRows,
+                 .next = next});
       for (int64_t i = 0; i < n; ++i) {
         const auto at = static_cast<size_t>(first_of(e) + first + i);
         float* out = a.out.ptr<float>(tokens.token[at]) + tile.row;
@@ -118,12 +124,18 @@ void moe_experts(Exec& exec, const MoeExpertsArgs& a) {
           out[r] += tokens.weight[at] * product[i * kTileRows + r];
       }
     };
-    for (const int64_t e : tokens.wanted)
+    for (int64_t i = 0; i < n_wanted; ++i) {
+      const int64_t e = tokens.wanted[static_cast<size_t>(i)];
+      const int64_t e_after = tokens.wanted[static_cast<size_t>(std::min(i + 1, n_wanted - 1))];
       for_each_run(begin, end, D, [&](int64_t row, int64_t rows) {
         const RowTile tile{&a.down.segments[static_cast<size_t>(e)], row, row, rows};
-        for_each_token_part(first_of(e + 1) - first_of(e),
-                            [&](int64_t first, int64_t n) { add_part(e, tile, first, n); });
+        const bool goes_on = row + rows < last_column;
+        const Tensor& next = a.down.segments[static_cast<size_t>(goes_on ? e : e_after)].data;
+        for_each_token_part(first_of(e + 1) - first_of(e), [&](int64_t first, int64_t n) {
+          add_part(e, tile, first, n, next.at(goes_on ? row + rows : first_column));
+        });
       });
+    }
     if (a.addend.rank() == 0) return;
     for (int64_t t = 0; t < T; ++t)
       for (int64_t d = first_column; d < last_column; ++d)

@@ -7,7 +7,7 @@ namespace dsr::cpu {
 void gated_tile(CpuContext& cpu, const GatedTile& a) {
   float gate[kTileRows * kTileTokens], up[kTileRows * kTileTokens];
   for_each_token_part(a.tokens, [&](int64_t t0, int64_t n) {
-    const auto run = [&](const WeightSegment& segment, float* out) {
+    const auto run = [&](const WeightSegment& segment, float* out, const void* next) {
       dots(cpu, {.segment = segment,
                  .quant = a.quant,
                  .first_row = a.first_row,
@@ -16,10 +16,11 @@ void gated_tile(CpuContext& cpu, const GatedTile& a) {
                  .tokens = n,
                  .out = out,
                  .row_stride = 1,
-                 .token_stride = kTileRows});
+                 .token_stride = kTileRows,
+                 .next = next});
     };
-    run(a.gate, gate);
-    run(a.up, up);
+    run(a.gate, gate, a.up.data.at(a.first_row));
+    run(a.up, up, a.next);
     for (int64_t t = 0; t < n; ++t)
       for (int64_t r = 0; r < a.rows; ++r) {
         const int64_t i = t * kTileRows + r;

@@ -87,6 +87,7 @@ struct GatedTile {
   int64_t tokens;
   float* out;
   int64_t token_stride;
+  const void* next;  // see Dots: after the rows of `up`
 };
 void gated_tile(CpuContext& cpu, const GatedTile& a);
 

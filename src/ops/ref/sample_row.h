@@ -44,21 +44,29 @@ inline float gumbel(const SampleRow& row, int32_t id) {
   return -std::log(-std::log(uniform_open(block[0])));
 }
 
+// The lower id of equals.
+inline int32_t most_probable(const Row& logits, const Tensor& allowed) {
+  size_t best = logits.size();
+  for (size_t id = 0; id < logits.size(); ++id)
+    if ((best == logits.size() || logits[id] > logits[best]) && is_allowed(allowed, id)) best = id;
+  DSR_CHECK(best < logits.size());
+  return static_cast<int32_t>(best);
+}
+
 // kept(candidates, row) are those that may be drawn, in any order.
 template <typename Kept>
 int32_t draw(const Row& logits, const SampleRow& row, const Tensor& allowed, const Kept& kept) {
+  if (row.temperature == 0) return most_probable(logits, allowed);
   std::vector<Candidate> candidates;
-  for (size_t id = 0; id < logits.size(); ++id) {
-    if (!is_allowed(allowed, id)) continue;
-    const float logit = row.temperature > 0 ? logits[id] / row.temperature : logits[id];
-    candidates.push_back({static_cast<int32_t>(id), logit});
-  }
+  candidates.reserve(logits.size());
+  for (size_t id = 0; id < logits.size(); ++id)
+    if (is_allowed(allowed, id))
+      candidates.push_back({static_cast<int32_t>(id), logits[id] / row.temperature});
   DSR_CHECK(!candidates.empty());
-  if (row.temperature > 0) candidates = kept(std::move(candidates), row);
   int32_t token = -1;
   float best = 0;
-  for (const Candidate& c : candidates) {
-    const float value = row.temperature > 0 ? c.logit + gumbel(row, c.id) : c.logit;
+  for (const Candidate& c : kept(std::move(candidates), row)) {
+    const float value = c.logit + gumbel(row, c.id);
     if (token < 0 || value > best || (value == best && c.id < token)) {
       token = c.id;
       best = value;
