@@ -162,6 +162,7 @@ class Batch {
     const DeviceChoice device = choose_device(o_.engine.device);
     out.set("device", name(device.backend)).set("gpu", device.gpu_name());
     out.set("cache_type", name(cache_type_of(o_.engine.cache_type, device.backend)));
+    out.set("cpu_math", device.backend == Backend::kCpu ? o_.engine.cpu_math : "");
     out.set("seed", std::to_string(o_.seed)).set("sampling", sampling_json(context_.defaults));
     out.set("max_new_tokens", o_.max_new_tokens);
     out.set("stop", Json(Json::Array(o_.stop.begin(), o_.stop.end())));

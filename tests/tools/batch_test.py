@@ -92,6 +92,18 @@ class BatchTest(BatchCase):
         self.assertIn("4/4 done", self.batch(source, *named).stderr.decode())
         self.assertIn("device is", self.refusal(source, "--device", "reference"))
 
+    def test_other_arithmetic_is_another_batch(self):
+        source = write_lines(self.dir / "in.jsonl", prompts(2))
+        self.batch(source, "--device", "cpu")
+        # What changes no bit may change.
+        self.batch(source, "--device", "cpu", "--cpu-level", "portable", "--chunk", "7", "-t", "1")
+        self.assertIn('cpu_math is "exact", now "fast"',
+                      self.refusal(source, "--device", "cpu", "--cpu-math", "fast"))
+        # The definitions have one arithmetic.
+        other = self.dir / "reference"
+        self.batch(source, "--device", "reference", out=other)
+        self.batch(source, "--device", "reference", "--cpu-math", "fast", out=other)
+
     def test_a_line_that_is_too_long(self):
         source = self.dir / "long.jsonl"
         with open(source, "wb") as f:
