@@ -20,7 +20,7 @@ int run_logits(const Options& options) {
   PromptInput input = read_prompt(options);
   const std::unique_ptr<Tokenizer> tokenizer =
       input.ids ? load_tokenizer(dir, options.quiet) : require_tokenizer(dir, options.quiet);
-  const Prompt prompt = make_raw_prompt(tokenizer.get(), std::move(input), /*bytes=*/false);
+  const Prompt prompt = make_raw_prompt(tokenizer.get(), std::move(input), options.bytes);
   const auto engine = Engine::create(engine_options(options, dir, tokenizer.get()));
   write_logits_npy(*engine, prompt.ids, options.output);
   return 0;

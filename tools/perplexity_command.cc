@@ -18,7 +18,7 @@ int run_perplexity(const Options& options) {
   const auto text_bytes = static_cast<int64_t>(input.text.size());
   const std::unique_ptr<Tokenizer> tokenizer =
       input.ids ? load_tokenizer(dir, options.quiet) : require_tokenizer(dir, options.quiet);
-  const Prompt prompt = make_raw_prompt(tokenizer.get(), std::move(input), /*bytes=*/false);
+  const Prompt prompt = make_raw_prompt(tokenizer.get(), std::move(input), options.bytes);
   PerplexityOptions o;
   o.engine = engine_options(options, dir, tokenizer.get());
   o.stride = options.stride;

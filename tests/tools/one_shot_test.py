@@ -122,6 +122,18 @@ class Prompts(CliTest):
         ids = self.shown("--bytes", stdin=b"ab\xff\n")[1]
         self.assertEqual(ids, [BOS, *(FIRST_BYTE + b for b in b"ab\xff\n")])
 
+    def test_bytes_of_the_commands_that_only_read(self):
+        directory = SCRATCH / "bytes"
+        directory.mkdir()
+        as_ids = ",".join(str(i) for i in (BOS, *(FIRST_BYTE + b for b in b"ab\xff\n")))
+        for command in ("logits", "perplexity"):
+            out, want = directory / command, directory / (command + "_of_ids")
+            self.assertIn("try: --bytes", self.failure("-o", out, stdin=b"ab\xff\n",
+                                                       command=command, code=2))
+            self.output("--bytes", "-o", out, stdin=b"ab\xff\n", command=command)
+            self.output("--prompt-ids", as_ids, "-o", want, command=command)
+            self.assertEqual(out.read_bytes(), want.read_bytes())
+
     def test_none(self):
         self.assertIn("standard input is empty", self.failure(code=2))
         self.assertIn("standard input is empty", self.failure(code=2, stdin=b"\n"))
