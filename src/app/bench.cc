@@ -206,7 +206,7 @@ BenchReport run_bench(const BenchOptions& options) {
   BenchOptions o = options;
   if (o.batches.empty()) o.batches = {o.serve_rates.empty() ? 1 : kServedAtATime};
   check(o);
-  std::vector<ComparedRow> base;
+  BenchBase base;
   if (!o.compare.empty()) base = read_base(o.compare);
   const EngineOptions wanted = engine_options(o);
   const double start_seconds = process_seconds();
@@ -229,8 +229,8 @@ BenchReport run_bench(const BenchOptions& options) {
   f.end_mhz = clock_mhz();
   BenchReport out = {.text = bench_text(f, o.format), .complete = true};
   if (o.compare.empty()) return out;
-  BenchComparison comparison = compare(base, rows);
-  out.comparison = std::move(comparison.text);
+  BenchComparison comparison = compare(base.rows, rows);
+  out.comparison = unlike(base.report, bench_head_json(f)) + comparison.text;
   out.has_regression = comparison.has_regression;
   return out;
 }

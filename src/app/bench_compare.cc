@@ -46,18 +46,29 @@ ComparedRow compared(const ServeRow& r) {
   return {r.test, r.serve.batch, 0, r.request_tok_per_s()};
 }
 
-std::vector<ComparedRow> read_base(const std::string& path) {
+BenchBase read_base(const std::string& path) {
   try {
-    const Json report = parse_json(read_file(path, kMaxReportBytes), path);
-    const Json* rows = report.is_object() ? report.find("rows") : nullptr;
+    BenchBase out{parse_json(read_file(path, kMaxReportBytes), path), {}};
+    const Json* rows = out.report.is_object() ? out.report.find("rows") : nullptr;
     if (rows == nullptr || !rows->is_array())
       fail_usage(path, ": not a report of bench --format json");
-    std::vector<ComparedRow> out;
-    for (const Json& row : rows->as_array()) out.push_back(read_row(row, path));
+    for (const Json& row : rows->as_array()) out.rows.push_back(read_row(row, path));
     return out;
   } catch (const Error& e) {
     fail_usage("--compare: ", e.what());  // the file is the user's, not a model's
   }
+}
+
+std::string unlike(const Json& before, const Json& now) {
+  std::string out;
+  for (const char* key :
+       {"machine", "device", "architecture", "weights", "cache_type", "peak_type", "load_mode"}) {
+    const Json* old = before.find(key);
+    const Json* is = now.find(key);
+    if (old == nullptr || is == nullptr || old->dump() == is->dump()) continue;
+    out += str("note: ", key, " was ", escaped(old->dump()), ", is ", escaped(is->dump()), "\n");
+  }
+  return out;
 }
 
 BenchVerdict verdict_of(const std::vector<double>& before, const std::vector<double>& after) {
@@ -74,11 +85,16 @@ BenchComparison compare(const std::vector<ComparedRow>& base,
   BenchComparison out;
   std::vector<std::vector<std::string>> cells = {
       {"test", "batch", "depth", "before", "after", "change", "noise", ""}};
+  std::string added;
   for (const ComparedRow& row : rows) {
     const auto before = std::find_if(base.begin(), base.end(), [&](const ComparedRow& b) {
       return b.test == row.test && b.batch == row.batch && b.depth == row.depth;
     });
-    if (before == base.end()) continue;
+    if (before == base.end()) {
+      added += str("note: not in the earlier report: ", row.test, ", batch ", row.batch, ", depth ",
+                   row.depth, "\n");
+      continue;
+    }
     const BenchVerdict v = verdict_of(before->tok_per_s, row.tok_per_s);
     out.has_regression = out.has_regression || v.is_regression();
     cells.push_back({row.test, str(row.batch), str(row.depth), fixed(v.before, 2),
@@ -88,7 +104,7 @@ BenchComparison compare(const std::vector<ComparedRow>& base,
                                        : "the same"});
   }
   if (cells.size() == 1) fail_usage("--compare: the reports have no row in common");
-  out.text = table({{}, {true}, {true}, {true}, {true}, {true}, {true}, {}}, cells);
+  out.text = table({{}, {true}, {true}, {true}, {true}, {true}, {true}, {}}, cells) + added;
   return out;
 }
 

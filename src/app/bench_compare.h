@@ -18,8 +18,15 @@ struct ComparedRow {
 };
 ComparedRow compared(const BenchRow& row);
 ComparedRow compared(const ServeRow& row);
-// The rows of a report that was written with --format json. Throws Error(kUsage).
-std::vector<ComparedRow> read_base(const std::string& path);
+// A report that was written with --format json. Throws Error(kUsage).
+struct BenchBase {
+  Json report;
+  std::vector<ComparedRow> rows;
+};
+BenchBase read_base(const std::string& path);
+// What of machine and model is not as it was, a line each: then a verdict is of them too. What
+// the earlier report does not say is not compared.
+std::string unlike(const Json& before, const Json& now);
 
 struct BenchVerdict {
   double before = 0, after = 0;  // mean tok/s
@@ -36,7 +43,7 @@ struct BenchComparison {
   std::string text;
   bool has_regression = false;
 };
-// Throws Error(kUsage) where no row is in both.
+// Names the rows that are only in the later one. Throws Error(kUsage) where no row is in both.
 BenchComparison compare(const std::vector<ComparedRow>& base, const std::vector<ComparedRow>& rows);
 
 }  // namespace dsr

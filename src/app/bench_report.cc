@@ -104,22 +104,6 @@ std::string processor(const BenchFindings& f) {
   return f.peaks.threads > 0 ? str(f.processor, ", threads: ", f.peaks.threads) : f.processor;
 }
 
-Json head_json(const BenchFindings& f) {
-  Json out = Json::object();
-  out.set("build", str("deepseek-run ", kVersion, ", ", __VERSION__));
-  out.set("machine", processor(f));
-  out.set("device", f.device);
-  out.set("clocks", Json::object().set("start_mhz", f.start_mhz).set("end_mhz", f.end_mhz));
-  out.set("model", f.model).set("architecture", f.architecture).set("weights", f.weights);
-  out.set("cache_type", f.cache_type)
-      .set("load_mode", f.load_mode)
-      .set("start_seconds", f.start_seconds)
-      .set("load_seconds", f.load_seconds);
-  out.set("planned_memory_bytes", f.planned_memory_bytes);
-  out.set("bandwidth_gb_per_s", f.peaks.gb_per_s).set("peak_tflops", f.peaks.tflop_per_s);
-  return out;
-}
-
 std::string percent(double share) { return fixed(share * 100, 1) + " %"; }
 
 std::vector<std::vector<std::string>> cells(const BenchFindings& f, bool units) {
@@ -215,6 +199,23 @@ double BenchRow::median_seconds() const {
   return sorted.size() % 2 == 1 ? sorted[half] : (sorted[half - 1] + sorted[half]) / 2;
 }
 
+Json bench_head_json(const BenchFindings& f) {
+  Json out = Json::object();
+  out.set("build", str("deepseek-run ", kVersion, ", ", __VERSION__));
+  out.set("machine", processor(f));
+  out.set("device", f.device);
+  out.set("clocks", Json::object().set("start_mhz", f.start_mhz).set("end_mhz", f.end_mhz));
+  out.set("model", f.model).set("architecture", f.architecture).set("weights", f.weights);
+  out.set("cache_type", f.cache_type)
+      .set("load_mode", f.load_mode)
+      .set("start_seconds", f.start_seconds)
+      .set("load_seconds", f.load_seconds);
+  out.set("planned_memory_bytes", f.planned_memory_bytes);
+  out.set("bandwidth_gb_per_s", f.peaks.gb_per_s).set("peak_tflops", f.peaks.tflop_per_s);
+  out.set("peak_type", f.peaks.flop_type);
+  return out;
+}
+
 std::string bench_text(const BenchFindings& f, BenchFormat format) {
   if (format == BenchFormat::kMarkdown) return markdown(f);
   if (format == BenchFormat::kCsv)
@@ -222,9 +223,10 @@ std::string bench_text(const BenchFindings& f, BenchFormat format) {
   Json rows = Json::array();
   for (const BenchRow& r : f.rows) rows.push_back(row_json(r, f.peaks));
   for (const ServeRow& r : f.serve_rows) rows.push_back(serve_json(r));
-  if (format == BenchFormat::kJson) return head_json(f).set("rows", std::move(rows)).dump() + "\n";
+  if (format == BenchFormat::kJson)
+    return bench_head_json(f).set("rows", std::move(rows)).dump() + "\n";
   std::string out;
-  for (const Json& row : rows.as_array()) out += head_json(f).set("row", row).dump() + "\n";
+  for (const Json& row : rows.as_array()) out += bench_head_json(f).set("row", row).dump() + "\n";
   return out;
 }
 

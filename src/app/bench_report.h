@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "app/bench_serve.h"
+#include "base/json.h"
 #include "deepseek_run/bench.h"
 
 namespace dsr {
@@ -39,5 +40,7 @@ struct BenchFindings {
 };
 
 std::string bench_text(const BenchFindings& findings, BenchFormat format);
+// All but the rows.
+Json bench_head_json(const BenchFindings& findings);
 
 }  // namespace dsr

@@ -183,7 +183,7 @@ TEST(BenchServeReport, ComparesWhatOneRequestGets) {
   const TempDir dir;
   const std::string path = dir.string() + "/base.json";
   std::ofstream(path) << bench_text(findings(), BenchFormat::kJson);
-  const std::vector<ComparedRow> base = read_base(path);
+  const std::vector<ComparedRow> base = read_base(path).rows;
   ASSERT_EQ(base.size(), 1u);
   EXPECT_EQ(base[0].test, "serve7+2@0.5");
   EXPECT_DOUBLE_EQ(base[0].tok_per_s.at(0), 2 / 2.5);  // E2E 2 and 3 seconds

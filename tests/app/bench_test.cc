@@ -146,6 +146,15 @@ TEST_F(BenchTest, ComparesWithAnEarlierReport) {
       R"({"rows": [{"test": "tg3", "batch": 2, "depth": 0, "repetitions": [1e-3, 1e-3, 1e-3]}]})");
   EXPECT_FALSE(faster.has_regression);
   EXPECT_NE(faster.comparison.find("faster"), std::string::npos) << faster.comparison;
+  EXPECT_EQ(faster.comparison.find(" was "), std::string::npos) << faster.comparison;
+  const BenchReport other = run_against(
+      R"({"device": "cuda", "weights": "none", "rows":
+          [{"test": "tg3", "batch": 2, "depth": 0, "repetitions": [1e-3, 1e-3, 1e-3]}]})");
+  EXPECT_TRUE(other.comparison.starts_with("note: device was \"cuda\", is \"")) << other.comparison;
+  EXPECT_NE(other.comparison.find("note: weights was \"none\", is \""), std::string::npos);
+  EXPECT_TRUE(
+      other.comparison.ends_with("note: not in the earlier report: tg3, batch 1, depth 0\n"))
+      << other.comparison;
   EXPECT_EQ(error_of([&] { run_against("[]"); }, ErrorKind::kUsage),
             "--compare: " + options_.compare + ": not a report of bench --format json");
   EXPECT_EQ(error_of([&] { run_against(R"({"rows": []})"); }, ErrorKind::kUsage),
