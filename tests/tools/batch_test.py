@@ -4,6 +4,7 @@
 import json
 import os
 import random
+import re
 import resource
 import signal
 import subprocess
@@ -13,8 +14,9 @@ import unittest
 from pathlib import Path
 
 from batch_case import KILL_MODEL, BatchCase, prompts, read_records, write_lines
-from cli import BINARY, MODEL, environment
+from cli import BINARY, MODEL, TINY, environment, needs_tiny
 
+README = Path(__file__).resolve().parents[2] / "README.md"
 KILLS = int(os.environ.get("DSR_BATCH_KILLS", "15"))
 PROMPTS = int(os.environ.get("DSR_BATCH_PROMPTS", "60"))
 
@@ -53,6 +55,17 @@ class BatchTest(BatchCase):
         self.assertRegex(messages[5], "^line 6: messages need a chat format")
         self.assertRegex(messages[7], "^line 8 has a body and no custom_id")
         self.assertEqual(messages[8], "line 9: a stop string is empty")
+
+    @needs_tiny
+    def test_the_example_of_the_readme(self):
+        block = re.search(r"```\n\$ cat q\.jsonl\n(.*?)\n```", README.read_text(), re.S).group(1)
+        lines = block.splitlines()
+        at = next(i for i, line in enumerate(lines) if line.startswith("$"))
+        source = write_lines(self.dir / "q.jsonl", lines[:at])
+        run = self.run_cli(source, "-o", self.out, "--ordered", "--device", "cpu", command="batch",
+                           model=TINY, code=7)
+        self.assertTrue(run.stderr.decode().startswith(lines[at + 1].partition(" | ")[0]))
+        self.assertEqual(self.out.read_text().splitlines()[-1], lines[-1])
 
     def test_answers_are_those_of_one_shot(self):
         source = write_lines(self.dir / "in.jsonl",
