@@ -76,6 +76,10 @@ class ProgressPrinter {
 int run_batch(const Options& options) {
   BatchOptions batch = options.batch;
   if (batch.input.empty()) throw Error(ErrorKind::kUsage, "no input file: batch IN -o OUT");
+  if (batch.input == "-")
+    throw Error(ErrorKind::kUsage,
+                "a batch needs a file to read, not standard input: it is read again when an "
+                "unfinished batch is continued");
   if (batch.output.empty() || batch.output == "-")
     throw Error(ErrorKind::kUsage, "a batch needs a file to write: -o OUT");
   if (same_file(batch.input, batch.output))

@@ -44,6 +44,14 @@ int open_for_append(const std::string& path) {
   return fd;
 }
 
+Json read_manifest(const std::string& path) {
+  try {
+    return parse_json(read_file(path, kMaxManifestBytes), path);
+  } catch (const Error& e) {  // the file is the batch's, not a model's
+    fail_usage(e.what(), "\n  try: another -o, or --restart");
+  }
+}
+
 // The id of a record, or empty for a line that is none.
 struct ReadRecord {
   std::string id;
@@ -99,7 +107,7 @@ BatchManifest::BatchManifest(const std::string& output, const Json& wanted, bool
   hash.update(identity.dump());
   id_ = hash.finish();
   if (!exists_) return;
-  const Json before = parse_json(read_file(path_, kMaxManifestBytes), path_);
+  const Json before = read_manifest(path_);
   for (const auto& [key, value] : wanted.as_object().members) {
     const Json* old = before.is_object() ? before.find(key) : nullptr;
     const std::string text = old == nullptr ? "missing" : old->dump();

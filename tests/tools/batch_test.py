@@ -160,6 +160,7 @@ class BatchTest(BatchCase):
         self.assertFalse(self.out.exists())
         self.assertIn("are the same file", self.refusal(source, out=source))
         self.assertIn("cannot be opened", self.refusal(self.dir / "none"))
+        self.assertIn("needs a file to read", self.refusal("-"))
         foreign = self.dir / "foreign"
         foreign.write_text("precious\n")
         for flags in ([], ["--restart"]):
@@ -177,6 +178,18 @@ class BatchTest(BatchCase):
         self.assertEqual(self.out.read_text(), before)
         self.batch(source, "--restart")
         self.assertEqual(len(read_records(self.out)), 4)
+
+    def test_a_damaged_manifest(self):
+        source = write_lines(self.dir / "in.jsonl", prompts(3))
+        self.batch(source, "--ordered")
+        whole = self.out.read_bytes()
+        manifest = Path(f"{self.out}.manifest.json")
+        for text in ("", "{", "[]", '{"a": 1}'):
+            manifest.write_text(text)
+            self.assertIn("--restart", self.refusal(source))
+            self.assertEqual(self.out.read_bytes(), whole)
+        self.batch(source, "--ordered", "--restart")
+        self.assertEqual(self.out.read_bytes(), whole)
 
     def test_retry_errors(self):
         source = write_lines(self.dir / "in.jsonl", prompts(3) + ["{"])
