@@ -155,7 +155,19 @@ std::string negation(std::string_view name) {
                                : std::string(kNo) + std::string(name.substr(2));
 }
 
-[[noreturn]] void fail_unknown(std::string_view name, unsigned command) {
+// "deepseek-run, deepseek-run batch": the commands that have a flag of that name.
+std::string commands_with(const std::string& name) {
+  std::string out;
+  for (const CommandRow& c : command_rows())
+    if (meaning_of(name, c.bit))
+      out += (out.empty() ? "deepseek-run" : ", deepseek-run") +
+             (*c.name == '\0' ? "" : std::string(" ") + c.name);
+  return out;
+}
+
+[[noreturn]] void fail_unknown(const std::string& name, unsigned command) {
+  if (const std::string others = commands_with(name); !others.empty())
+    fail_usage(name + " is not a flag here, but of " + others);
   std::vector<std::string> names;
   for (const Row& row : option_rows())
     if ((row.commands & command) != 0 && row.group != kHidden)

@@ -161,7 +161,11 @@ class WrongFlags(CliTest):
         self.assertEqual(self.failure("a", "b", command="batch", model=None, code=2),
                          'unexpected argument "b": the input is "a" already')
         self.assertEqual(self.failure("--predict", "1", command="tokenize", code=2),
-                         "unknown flag --predict\n  try: --help")
+                         "--predict is not a flag here, but of deepseek-run, deepseek-run batch")
+        self.assertEqual(self.failure("--card", "x", command="batch", code=2),
+                         "--card is not a flag here, but of deepseek-run plan, deepseek-run bench, "
+                         "deepseek-run make-random-checkpoint")
+        self.assertIn("is not a flag here", self.failure("-p", "x", command="batch", code=2))
 
     def test_foreign_flags_get_a_sentence(self):
         self.assertEqual(self.failure("--mirostat", "2", code=2),
