@@ -2,12 +2,9 @@
 """What tests of batch have in common."""
 
 import json
-import os
 from pathlib import Path
 
-from cli import BINARY, MODEL, SCRATCH, CliTest
-
-KILL_MODEL = os.environ.get("DSR_BATCH_MODEL", str(MODEL))
+from cli import BINARY, SCRATCH, TINY, CliTest
 
 
 def prompts(n: int) -> list[dict]:
@@ -48,6 +45,6 @@ class BatchCase(CliTest):
         ids = [json.loads(line)["id"] for line in text.splitlines()]
         self.assertEqual(len(ids), len(set(ids)))
 
-    def command(self, source: Path, out: Path, *flags: str, model: str = KILL_MODEL) -> list[str]:
+    def command(self, source: Path, out: Path, *flags: str, model: str = str(TINY)) -> list[str]:
         return [BINARY, "batch", "-m", model, str(source), "-o", str(out), "--raw", "-q",
-                "--ordered", "--max-seqs", "4", *flags]
+                "--ordered", "--max-seqs", "4", "-t", "1", *flags]
