@@ -363,7 +363,7 @@ void run_attention(Bench& bench, const char* model, int64_t H, int64_t S, int64_
   const int64_t n_blocks = S * ceil_div(n, kPageTokens);
   const Row row{.op = "mla_attention",
                 .model = model,
-                .shape = std::to_string(H) + " heads, " + std::to_string(n) + " tokens",
+                .shape = std::to_string(H) + " heads; " + std::to_string(n) + " tokens",
                 .dtype = DType::kBF16,
                 .T = S,
                 .bytes = static_cast<double>(S * n * format.row_bytes()),
