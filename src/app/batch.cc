@@ -264,19 +264,11 @@ class Batch {
     if (!o_.on_progress || since_report_.seconds() < kInterval) return;
     since_report_ = Timer();
     count(p);
-    int64_t work = 0;
+    std::vector<const BatchItem*> unfinished;
     for (const BatchItem& i : items_)
-      if (!output_->records().contains(i.id)) work += i.prompt_tokens + expected_tokens(i, p);
-    const int64_t so_far = run.finished_work();
-    p.eta_seconds =
-        so_far == 0 ? 0 : seconds * static_cast<double>(work) / static_cast<double>(so_far);
+      if (!output_->records().contains(i.id)) unfinished.push_back(&i);
+    p.eta_seconds = seconds_left(unfinished, run.pace(seconds));
     o_.on_progress(p);
-  }
-
-  // As long as the answers were so far.
-  static int64_t expected_tokens(const BatchItem& item, const BatchProgress& p) {
-    const int64_t mean = p.done > 0 ? p.tokens / p.done : 0;
-    return item.n * (item.max_new_tokens < 0 ? mean : std::min(mean, item.max_new_tokens));
   }
 
   void count(BatchProgress& p) const {

@@ -77,4 +77,19 @@ std::vector<const BatchItem*> fastest_order(std::vector<const BatchItem*> items,
   return items;
 }
 
+double seconds_left(const std::vector<const BatchItem*>& unfinished, const BatchPace& pace) {
+  const int64_t done = pace.ended_work + pace.running_work;
+  if (done == 0) return 0;
+  const bool knows_length = pace.ended_answers > 0;
+  const int64_t mean = knows_length ? pace.ended_tokens / pace.ended_answers : 0;
+  int64_t work = 0;
+  for (const BatchItem* i : unfinished) {
+    if (i->max_new_tokens < 0 && !knows_length) return 0;
+    const int64_t most = i->max_new_tokens < 0 ? mean : i->max_new_tokens;
+    work += i->prompt_tokens + i->n * (knows_length ? std::min(mean, most) : most);
+  }
+  const auto left = static_cast<double>(std::max<int64_t>(work - pace.running_work, 0));
+  return pace.seconds * left / static_cast<double>(done);
+}
+
 }  // namespace dsr

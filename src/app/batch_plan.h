@@ -34,4 +34,15 @@ int64_t longest_tokens(const std::vector<BatchItem>& items);
 // longest first, so that the end of the batch is not one long answer running alone.
 std::vector<const BatchItem*> fastest_order(std::vector<const BatchItem*> items, int64_t ctx_size);
 
+// How a run went so far.
+struct BatchPace {
+  double seconds = 0;
+  int64_t ended_answers = 0, ended_tokens = 0;  // of answers that have ended, and their tokens
+  int64_t ended_work = 0;    // tokens of prompts and answers of records that have ended
+  int64_t running_work = 0;  // of those that have begun and not ended
+};
+// What the other records take at this pace, if answers without a limit become as long as those that
+// ended. 0: nothing is known yet.
+double seconds_left(const std::vector<const BatchItem*>& unfinished, const BatchPace& pace);
+
 }  // namespace dsr

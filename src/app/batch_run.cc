@@ -69,6 +69,17 @@ void BatchRun::step() {
   output_.sync_if_due();
 }
 
+BatchPace BatchRun::pace(double seconds) const {
+  BatchPace out = ended_;
+  out.seconds = seconds;
+  for (const auto& record : running_) {
+    int64_t tokens = 0;
+    for (const auto& a : record->answers) tokens += std::ssize(a->answer().ids);
+    if (tokens > 0) out.running_work += record->item->prompt_tokens + tokens;
+  }
+  return out;
+}
+
 void BatchRun::finish(Record& record) {
   const BatchItem& item = *record.item;
   std::vector<Answer> answers;
@@ -110,7 +121,9 @@ void BatchRun::finish(Record& record) {
   stats.set("first_token_seconds", answers.front().first_token_seconds);
   stats.set("total_seconds", record.timer.seconds());
   stats_.append(stats);
-  finished_work_ += item.prompt_tokens + tokens;
+  ended_.ended_answers += std::ssize(answers);
+  ended_.ended_tokens += tokens;
+  ended_.ended_work += item.prompt_tokens + tokens;
   std::erase_if(running_, [&](const auto& r) { return r.get() == &record; });
 }
 

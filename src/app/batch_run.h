@@ -29,8 +29,7 @@ class BatchRun {
   void step();
   bool idle() const { return running_.empty(); }
   int64_t tokens() const { return tokens_; }
-  // Tokens, of prompts and of answers, that records which have ended took.
-  int64_t finished_work() const { return finished_work_; }
+  BatchPace pace(double seconds) const;
 
  private:
   struct Record {
@@ -50,7 +49,8 @@ class BatchRun {
   BatchStats& stats_;
   std::vector<std::unique_ptr<Record>> running_;
   std::unordered_map<RequestId, std::pair<Record*, size_t>> by_request_;
-  int64_t tokens_ = 0, finished_work_ = 0;
+  int64_t tokens_ = 0;
+  BatchPace ended_ = {};  // what it says of records that have ended
 };
 
 // {"id", "custom_id", "response": null, "error": {"code", "message"}} and a line break.

@@ -58,6 +58,25 @@ TEST(BatchPlanTest, PrefixesTogetherAndLongOnesFirst) {
   EXPECT_EQ(longest_tokens(items), 510);
 }
 
+TEST(BatchPlanTest, TimeLeftCountsWhatIsUnderWay) {
+  const std::vector<BatchItem> items(4, item(10, 90, 1));
+  std::vector<const BatchItem*> all;
+  for (const BatchItem& i : items) all.push_back(&i);
+  EXPECT_EQ(seconds_left(all, {.seconds = 5}), 0) << "nothing is known";
+  // A quarter of all has been done, and none has ended: answers may be 90 tokens long.
+  EXPECT_DOUBLE_EQ(seconds_left(all, {.seconds = 5, .running_work = 100}), 15);
+  // One has ended after 40 tokens: three of 50 are left, of which 50 tokens are done.
+  const std::vector<const BatchItem*> three(all.begin(), all.begin() + 3);
+  BatchPace pace = {.seconds = 5, .ended_answers = 1, .ended_tokens = 40, .ended_work = 50};
+  pace.running_work = 50;
+  EXPECT_DOUBLE_EQ(seconds_left(three, pace), 5);
+  // Two answers of a record without a limit, as long as the one that ended.
+  BatchItem open = item(10, -1, 1);
+  open.n = 2;
+  EXPECT_DOUBLE_EQ(seconds_left({&open}, pace), 5.0 * (90 - 50) / 100);
+  EXPECT_EQ(seconds_left({&open}, {.seconds = 5, .running_work = 100}), 0) << "how long is unknown";
+}
+
 // Twelve questions about each of six long texts, all mixed up, in a cache that holds two texts.
 TEST(BatchRunTest, TheOrderSavesComputationAndChangesNoAnswer) {
   const TempDir dir;
