@@ -357,8 +357,10 @@ TEST_P(MoeExpertsTest, WithSharedIsItsComposition) {
                           {{2, 128, 64, 5, 2, DType::kF8E4M3}, 64, DType::kBF16},
                           {{5, 33, 17, 5, 3, DType::kF32}, 9, DType::kF32}};
   for (const Shared& c : cases) {
-    set_up(c.routed);
     const int64_t T = c.routed.T, D = c.routed.D;
+    // Real widths are for kernels; elsewhere the op is its composition, which takes minutes there.
+    if (exec.backend() != Backend::kCuda && D * c.F > 1 << 18) continue;
+    set_up(c.routed);
     const Weight shared_gate_up = make.weight(c.dtype, {c.F, c.F}, D, 0.05f, {128, 128});
     const Weight shared_down = make.weight(c.dtype, {D}, c.F, 0.05f, {128, 128});
     const Tensor hidden = empty_activation({T, c.F}), shared = empty_activation({T, D});
