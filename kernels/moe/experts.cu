@@ -10,6 +10,7 @@
 // elsewhere moe_with_shared is composed.
 // So the bits of a decode row do not depend on T while T <= 64.
 #include <algorithm>
+#include <optional>
 
 #include "gemm/linear_kernels.h"
 #include "moe/expert_kernels.h"
@@ -84,14 +85,26 @@ ExpertsCall part(const MoeExpertsArgs& a, int64_t first, int64_t n, const Scratc
           .touch_x = n * a.x.shape[1] * 2 <= kTouchBytes};
 }
 
+// How the weights of all experts lie.
+struct ExpertLayouts {
+  DenseLayout gate_up, down;
+};
+// Nothing where only the plain kernels can take the call.
+std::optional<ExpertLayouts> fast_layouts(const MoeExpertsArgs& a) {
+  if (!x_allows_16(a.x) || static_cast<int64_t>(a.down.segments.size()) > kMaxExperts)
+    return std::nullopt;
+  const auto gate_up = dense_layout(a.gate_up.segments, a.gate_up.quant, a.x.shape[1]);
+  const auto down = dense_layout(a.down.segments, a.down.quant, a.down.columns());
+  if (!gate_up || !down) return std::nullopt;
+  return ExpertLayouts{*gate_up, *down};
+}
+
 }  // namespace
 
 void moe_experts(Exec& exec, const MoeExpertsArgs& a) {
-  const int64_t T = a.x.shape[0], D = a.x.shape[1], F = a.down.columns();
-  const int64_t K = a.expert_ids.shape[1], E = static_cast<int64_t>(a.down.segments.size());
-  const auto gate_up = dense_layout(a.gate_up.segments, a.gate_up.quant, D);
-  const auto down = dense_layout(a.down.segments, a.down.quant, F);
-  const bool fast = gate_up && down && x_allows_16(a.x) && E <= kMaxExperts;
+  const int64_t T = a.x.shape[0], D = a.x.shape[1], K = a.expert_ids.shape[1];
+  const auto layouts = fast_layouts(a);
+  const bool fast = layouts.has_value();
   const bool tiled = fast && T > kMaxDecodeTokens;
   const int64_t at_once =
       tiled ? tokens_at_once(T, K, D) : std::min(T, fast ? kMaxDecodeTokens : kMaxPlainTokens);
@@ -107,8 +120,8 @@ void moe_experts(Exec& exec, const MoeExpertsArgs& a) {
       plain_experts(exec, c, a.gate_up.quant, a.down.quant);
       continue;
     }
-    c.gate_up = *gate_up;
-    c.down = *down;
+    c.gate_up = layouts->gate_up;
+    c.down = layouts->down;
     if (tiled) {
       tiled_experts(exec, c, plan_in(s));
     } else if (exec.cuda().arch() >= 90) {
@@ -130,17 +143,14 @@ bool same_layout(const DenseLayout& a, const DenseLayout& b) {
 
 // How the stream kernels see the shared experts, without their scratch; nothing where they cannot
 // read them together with the routed ones.
-std::optional<SharedExperts> shared_experts(const MoeWithSharedArgs& a) {
-  const MoeExpertsArgs& r = a.routed;
-  const int64_t D = r.x.shape[1], F = a.shared_down.columns();
-  const auto gate_up = paired_weight(a.shared_gate_up, D);
-  const auto routed_gate_up = dense_layout(r.gate_up.segments, r.gate_up.quant, D);
-  const auto routed_down = dense_layout(r.down.segments, r.down.quant, r.down.columns());
+std::optional<SharedExperts> shared_experts(const MoeWithSharedArgs& a,
+                                            const ExpertLayouts& routed) {
+  const int64_t F = a.shared_down.columns();
+  const auto gate_up = paired_weight(a.shared_gate_up, a.routed.x.shape[1]);
   int n_taken = 0;
   const auto down = dense_weight(a.shared_down.segments, a.shared_down.quant, F, n_taken);
-  if (!gate_up || !routed_gate_up || !routed_down || !down || down->n_segments != 1 ||
-      !same_layout(gate_up->layout, *routed_gate_up) || down->layout.fp8 != routed_down->fp8 ||
-      down->layout.ue8m0 != routed_down->ue8m0)
+  if (!gate_up || !down || down->n_segments != 1 || !same_layout(gate_up->layout, routed.gate_up) ||
+      down->layout.fp8 != routed.down.fp8 || down->layout.ue8m0 != routed.down.ue8m0)
     return std::nullopt;
   return SharedExperts{.down = down->layout,
                        .gate = gate_up->segments[0],
@@ -154,10 +164,11 @@ std::optional<SharedExperts> shared_experts(const MoeWithSharedArgs& a) {
 
 void moe_with_shared(Exec& exec, const MoeWithSharedArgs& a) {
   const MoeExpertsArgs& r = a.routed;
-  const int64_t T = r.x.shape[0], E = static_cast<int64_t>(r.down.segments.size());
-  auto shared = shared_experts(a);
-  if (exec.cuda().arch() < 90 || T > kExpertTokens || E > kMaxExperts || !shared ||
-      !x_allows_16(r.x))
+  const int64_t T = r.x.shape[0];
+  const bool few = exec.cuda().arch() >= 90 && T <= kExpertTokens;
+  const auto layouts = few ? fast_layouts(r) : std::nullopt;
+  auto shared = layouts ? shared_experts(a, *layouts) : std::nullopt;
+  if (!shared)
     return compose_moe_with_shared(exec, a,
                                    {.swiglu = swiglu, .linear = linear, .experts = moe_experts});
   const Arena::Scope scope(exec.scratch());
@@ -166,8 +177,8 @@ void moe_with_shared(Exec& exec, const MoeWithSharedArgs& a) {
   if (exec.dry_run()) return;
   ExpertsCall c = part(r, 0, T, s);
   c.weights = expert_weights(exec, r, s.table, /*always=*/false);
-  c.gate_up = *dense_layout(r.gate_up.segments, r.gate_up.quant, r.x.shape[1]);
-  c.down = *dense_layout(r.down.segments, r.down.quant, r.down.columns());
+  c.gate_up = layouts->gate_up;
+  c.down = layouts->down;
   shared->hidden = hidden.ptr<bf16>();
   c.shared = *shared;
   stream_gate_up(exec, c);
