@@ -92,19 +92,11 @@ void launch_skinny(Exec& exec, const char* op, const DenseProduct& p) {
   launch(exec, op, shape, skinny_kernel<W, kTiles, kPaired>, p);
 }
 
-// Few tokens in few tiles; the bits are the same in all of them.
 template <bool kPaired>
 void run_skinny(Exec& exec, const char* op, const DenseProduct& p) {
-  const bool fp8 = p.w.layout.fp8;
-  if (p.n_tokens <= 8)
-    fp8 ? launch_skinny<Fp8Weight, 1, kPaired>(exec, op, p)
-        : launch_skinny<Bf16Weight, 1, kPaired>(exec, op, p);
-  else if (p.n_tokens <= 16)
-    fp8 ? launch_skinny<Fp8Weight, 2, kPaired>(exec, op, p)
-        : launch_skinny<Bf16Weight, 2, kPaired>(exec, op, p);
-  else
-    fp8 ? launch_skinny<Fp8Weight, 8, kPaired>(exec, op, p)
-        : launch_skinny<Bf16Weight, 8, kPaired>(exec, op, p);
+  with_tiles(p.w.layout.fp8, p.n_tokens, [&](auto weight, auto tiles) {
+    launch_skinny<decltype(weight), tiles.value, kPaired>(exec, op, p);
+  });
 }
 
 }  // namespace dsr::cuda

@@ -101,19 +101,11 @@ void launch_stream(Exec& exec, const char* op, const DenseProduct& p) {
          stream_kernel<W, kTiles, kPaired>, p);
 }
 
-// Few tokens in few tiles; the bits are the same in all of them.
 template <bool kPaired>
 void run_stream(Exec& exec, const char* op, const DenseProduct& p) {
-  const bool fp8 = p.w.layout.fp8;
-  if (p.n_tokens <= 8)
-    fp8 ? launch_stream<Fp8Weight, 1, kPaired>(exec, op, p)
-        : launch_stream<Bf16Weight, 1, kPaired>(exec, op, p);
-  else if (p.n_tokens <= 16)
-    fp8 ? launch_stream<Fp8Weight, 2, kPaired>(exec, op, p)
-        : launch_stream<Bf16Weight, 2, kPaired>(exec, op, p);
-  else
-    fp8 ? launch_stream<Fp8Weight, 8, kPaired>(exec, op, p)
-        : launch_stream<Bf16Weight, 8, kPaired>(exec, op, p);
+  with_tiles(p.w.layout.fp8, p.n_tokens, [&](auto weight, auto tiles) {
+    launch_stream<decltype(weight), tiles.value, kPaired>(exec, op, p);
+  });
 }
 
 }  // namespace dsr::cuda

@@ -7,6 +7,8 @@
 // one contiguous piece as well: e4m3: 16 of them at 64 s + 16 t; bf16: 8 at 32 s + 8 t.
 #pragma once
 
+#include <type_traits>
+
 #include "common/ptx.cuh"
 #include "common/types.cuh"
 #include "gemm/dense_weight.h"
@@ -36,6 +38,19 @@ struct Bf16Weight {
   static constexpr int kProducts = 2;
   static constexpr int kXChunks = 1;
 };
+
+// Calls f with the type of the weights and the tiles of 8 that so many tokens need, as a
+// std::integral_constant. Few tokens in few tiles; the bits are the same in all of them.
+template <typename F>
+void with_tiles(bool fp8, int n_tokens, const F& f) {
+  const auto with = [&](auto tiles) { fp8 ? f(Fp8Weight{}, tiles) : f(Bf16Weight{}, tiles); };
+  if (n_tokens <= 8)
+    with(std::integral_constant<int, 1>{});
+  else if (n_tokens <= 16)
+    with(std::integral_constant<int, 2>{});
+  else
+    with(std::integral_constant<int, 8>{});
+}
 
 // Four codes to two pairs of bf16, exactly. The seven bits below the sign, moved into bf16's
 // exponent and mantissa, are the value times 2^-120, subnormals included; the product with 2^120

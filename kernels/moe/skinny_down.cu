@@ -125,13 +125,8 @@ void run(Exec& exec, const ExpertsCall& c) {
 }  // namespace
 
 void skinny_down(Exec& exec, const ExpertsCall& c) {
-  const bool fp8 = c.down.fp8;
-  if (c.T <= 8)
-    fp8 ? run<Fp8Weight, 1>(exec, c) : run<Bf16Weight, 1>(exec, c);
-  else if (c.T <= 16)
-    fp8 ? run<Fp8Weight, 2>(exec, c) : run<Bf16Weight, 2>(exec, c);
-  else
-    fp8 ? run<Fp8Weight, 8>(exec, c) : run<Bf16Weight, 8>(exec, c);
+  with_tiles(c.down.fp8, c.T,
+             [&](auto weight, auto tiles) { run<decltype(weight), tiles.value>(exec, c); });
 }
 
 }  // namespace dsr::cuda
