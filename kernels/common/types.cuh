@@ -49,6 +49,14 @@ __device__ __forceinline__ e4m3 from_float<e4m3>(float v) {
   return {static_cast<uint8_t>(__nv_cvt_float_to_fp8(v, __NV_SATFINITE, __NV_E4M3))};
 }
 
+// Element `at` of an output that is float32 or bf16.
+__device__ __forceinline__ void store_as(void* out, bool f32, int64_t at, float value) {
+  if (f32)
+    static_cast<float*>(out)[at] = value;
+  else
+    static_cast<bf16*>(out)[at] = from_float<bf16>(value);
+}
+
 __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
   const __nv_bfloat162 v = __floats2bfloat162_rn(low, high);
   return *reinterpret_cast<const uint32_t*>(&v);

@@ -54,11 +54,7 @@ class DenseStream {
     } else if (p_.bias != nullptr) {
       value += p_.bias[column + row];
     }
-    const int64_t at = token * p_.out_stride + column + row;
-    if (p_.out_f32)
-      static_cast<float*>(p_.out)[at] = value;
-    else
-      static_cast<bf16*>(p_.out)[at] = from_float<bf16>(value);
+    store_as(p_.out, p_.out_f32, token * p_.out_stride + column + row, value);
   }
 
  private:

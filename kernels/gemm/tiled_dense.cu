@@ -72,11 +72,7 @@ class DenseTile {
 
  private:
   __device__ __forceinline__ void put(int token, int column, float value) const {
-    const int64_t at = int64_t{first_token_ + token} * p_.out_stride + column;
-    if (p_.out_f32)
-      static_cast<float*>(p_.out)[at] = value;
-    else
-      static_cast<bf16*>(p_.out)[at] = from_float<bf16>(value);
+    store_as(p_.out, p_.out_f32, int64_t{first_token_ + token} * p_.out_stride + column, value);
   }
 
   const DenseProduct& p_;

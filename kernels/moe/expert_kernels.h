@@ -39,6 +39,13 @@ struct ExpertsCall {
   bool out_f32, touch_x;
 };
 
+// The sum over a token's experts to `out`, the addend with it.
+__device__ __forceinline__ void store_result(const ExpertsCall& c, int64_t token, int column,
+                                             float sum) {
+  if (c.addend != nullptr) sum += to_float(c.addend[token * c.addend_stride + column]);
+  store_as(c.out, c.out_f32, token * c.out_stride + column, sum);
+}
+
 // 1..64 tokens: every weight of a wanted expert is read once.
 void skinny_gate_up(Exec& exec, const ExpertsCall& c);
 void skinny_down(Exec& exec, const ExpertsCall& c);

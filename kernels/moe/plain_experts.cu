@@ -49,12 +49,7 @@ __global__ __launch_bounds__(kThreads) void out_kernel(const __grid_constant__ E
     sum = __fadd_rn(sum, __fmul_rn(c.chosen[t * c.chosen_stride + k], product[0]));
   }
   if (threadIdx.x % 32 != 0) return;
-  if (c.addend != nullptr) sum += to_float(c.addend[t * c.addend_stride + d]);
-  const int64_t at = t * c.out_stride + d;
-  if (c.out_f32)
-    static_cast<float*>(c.out)[at] = sum;
-  else
-    static_cast<bf16*>(c.out)[at] = from_float<bf16>(sum);
+  store_result(c, t, static_cast<int>(d), sum);
 }
 
 dim3 grid(int64_t rows, int64_t T) {

@@ -44,12 +44,7 @@ class DownJob {
       const int token = i / 16, column = (first_tile_ + tile) * 16 + i % 16;
       if (column >= c_.D) continue;
       float value = sum_of_warps<kTiles>(sums_, token, i % 16);
-      if (c_.addend != nullptr) value += to_float(c_.addend[token * c_.addend_stride + column]);
-      const int64_t at = token * c_.out_stride + column;
-      if (c_.out_f32)
-        static_cast<float*>(c_.out)[at] = value;
-      else
-        static_cast<bf16*>(c_.out)[at] = from_float<bf16>(value);
+      store_result(c_, token, column, value);
     }
     __syncthreads();
     clear();

@@ -75,12 +75,7 @@ class DownStream {
       if (column >= c_.D) continue;
       float value = total(sums_, c_.T, token, i % 16);
       if (first_ < 0) value += shared_;
-      if (c_.addend != nullptr) value += to_float(c_.addend[token * c_.addend_stride + column]);
-      const int64_t at = token * c_.out_stride + column;
-      if (c_.out_f32)
-        static_cast<float*>(c_.out)[at] = value;
-      else
-        static_cast<bf16*>(c_.out)[at] = from_float<bf16>(value);
+      store_result(c_, token, column, value);
     }
     consumers_barrier();
     clear();

@@ -167,14 +167,7 @@ __global__ __launch_bounds__(kCombineThreads) void combine_kernel(
       for (int i = 0; i < kWidth; ++i) sum[i] = __fadd_rn(sum[i], __fmul_rn(weight, y[i]));
     }
 #pragma unroll
-    for (int i = 0; i < kWidth; ++i) {
-      if (c.addend != nullptr) sum[i] += to_float(c.addend[t * c.addend_stride + d + i]);
-      const int64_t at = t * c.out_stride + d + i;
-      if (c.out_f32)
-        static_cast<float*>(c.out)[at] = sum[i];
-      else
-        static_cast<bf16*>(c.out)[at] = from_float<bf16>(sum[i]);
-    }
+    for (int i = 0; i < kWidth; ++i) store_result(c, t, d + i, sum[i]);
   }
 }
 
