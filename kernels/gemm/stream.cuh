@@ -1,19 +1,19 @@
 // The loop of every kernel that reads weights for few tokens on sm_90: decode is this loop at the
 // speed of memory. skinny.cuh is its counterpart for older GPUs.
 //
-// Mapping   one block per SM: 8 warps multiply, 4 fetch. Units are 16 rows (weight_units.cuh). A
-//           stage of the ring is 1 KB of each of a unit's rows, copied by the copy engine, and a
-//           warp takes 128 bytes of it: so a unit's K is shared out over the warps. The fetching
-//           warps, 4 rows each, run ahead as far as the ring allows, from one unit to the next, and
-//           do not wait for the kernel before: weights are on their way while that one ends. (One
-//           warp alone starts copies more slowly than they arrive.)
+// Mapping   a block or two per SM (stream_blocks): 8 warps multiply, 4 fetch. Units are 16 rows
+//           (weight_units.cuh). A stage of the ring is 1 KB of each of a unit's rows, copied by the
+//           copy engine, and a warp takes 128 bytes of it: so a unit's K is shared out over the
+//           warps. The fetching warps, 4 rows each, run ahead as far as the ring allows, from one
+//           unit to the next, and do not wait for the kernel before: weights are on their way while
+//           that one ends. (One warp alone starts copies more slowly than they arrive.)
 // Order     slice w of K is the blocks w, w + 8, w + 16, ... of 128 bytes, added in this order; a
 //           block is the sum of its two halves, scaled. The eight sums of a row are added from left
-//           to right. A column of the product does not see its neighbours:
-//           a token's result depends on its own row and the weight, and on nothing else.
-// Memory    85 KB of weights in flight. Activations come through L1. With few tokens a block takes
-// half of an SM, so that one of
-//           the next kernel fits beside it, and not two of either on one SM and none on another.
+//           to right. A column of the product does not see its neighbours: a token's result depends
+//           on its own row and the weight, and on nothing else.
+// Memory    85 KB of weights in flight per block. Activations come through L1. With few tokens a
+//           block takes half of an SM, so that one of the next kernel fits beside it, and not two
+//           of either on one SM and none on another.
 #pragma once
 
 #include <algorithm>

@@ -2,14 +2,12 @@
 //   hidden[p] = silu(gate_e x) * (up_e x) for every pair p = (token, expert), and for the shared
 //   experts, which every token goes to.
 //
-// Mapping   stream.cuh over units of 8 rows of gate and the same 8 of up; an expert's tokens, 8 at
-// a
-//           time, are the columns of the product. Every block first has its part of the shared
+// Mapping   stream.cuh over units of 8 rows of gate and the same 8 of up; an expert's tokens, 8
+//           at a time, are the columns of the product. Every block first has its part of the shared
 //           experts' units, whose weights it fetches before it knows what the router chose, then
 //           its part of the units of all wanted experts.
 // Traffic   the gate and up weights of every wanted expert and of the shared ones, once per 8
-// tokens;
-//           more of one expert's registers than one tile's would leave no room for a second block.
+//           tokens: the registers of a second tile would leave no room for a second block.
 #include <algorithm>
 
 #include "gemm/stream.cuh"
