@@ -18,6 +18,7 @@ using cpu::InnerLoops;
 using cpu::kLanes;
 using cpu::kTileColumns;
 using cpu::kTileRowRound;
+using cpu::kTileRows;
 using cpu::kTileTokenRound;
 using cpu::kTileTokens;
 
@@ -59,19 +60,23 @@ TEST(CpuLoops, FastTileAddsPairsOfColumns) {
   for (size_t i = 0; i < x.size(); ++i)
     x[i] = f32_to_bf16(static_cast<float>(xi[i] = static_cast<int>(i * 5 % 29) - 14));
   for (const FastTile tile : fast_tiles()) {
-    std::vector<float> lanes(kRows * kTileTokens * kLanes, 1000.0f);
+    std::vector<float> lanes(kRows * kTileTokens * kLanes, 1000.0f), sums(kTokens * kTileRows);
     FastTileArgs a = {.w = w.data(),
                       .x = x.data(),
                       .rows = kRows,
                       .tokens = kTokens,
                       .columns = kColumns,
                       .begin = true,
-                      .lanes = lanes.data()};
+                      .lanes = lanes.data(),
+                      .sums = nullptr};
     tile(a);
     a.begin = false;  // the same once more
     tile(a);
+    a.sums = sums.data();  // and a third time, for their sums
+    tile(a);
     for (int64_t r = 0; r < kRows; ++r)
-      for (int64_t t = 0; t < kTokens; ++t)
+      for (int64_t t = 0; t < kTokens; ++t) {
+        float sum = 0;  // exact in any order
         for (int64_t lane = 0; lane < kLanes; ++lane) {
           int want = 0;
           for (int64_t k = 2 * lane; k < kColumns; k += 2 * kLanes)
@@ -80,7 +85,10 @@ TEST(CpuLoops, FastTileAddsPairsOfColumns) {
                       xi[static_cast<size_t>(t * kTileColumns + i)];
           const auto at = static_cast<size_t>((r * kTileTokens + t) * kLanes + lane);
           ASSERT_EQ(lanes[at], static_cast<float>(want)) << r << " " << t << " " << lane;
+          sum += 1.5f * lanes[at];
         }
+        ASSERT_EQ(sums[static_cast<size_t>(t * kTileRows + r)], sum) << r << " " << t;
+      }
   }
 }
 

@@ -45,12 +45,12 @@ void stored_rows(const InnerLoops& loops, const Dots& d, const float* const* x) 
   for (int64_t r = 0; r < kDotRows; ++r) {
     a.rows[r] = first + streams.first(r) * a.row_bytes;
     a.next[r] = next + streams.first(r) * a.row_bytes;
-    a.out[r] = d.out + streams.first(r) * d.row_stride;
+    a.out[r] = d.out + streams.first(r);
   }
   std::copy_n(x, d.tokens, a.x);
   a.tokens = d.tokens;
   a.columns = data.shape[1];
-  a.row_stride = d.row_stride;
+  a.row_stride = 1;
   a.token_stride = d.token_stride;
   a.end = a.steps;
   if (data.dtype != DType::kF8E4M3 || d.segment.no_nan) return call(loops, data.dtype, a);
@@ -98,6 +98,7 @@ struct Tile {
   alignas(64) float w[kTileRows * kTileColumns];
   alignas(64) float x[kTileTokens * kTileColumns];
   alignas(64) float lanes[kTileRows * kTileTokens * kLanes];
+  alignas(64) float sums[kTileTokens * kTileRows];
 };
 
 // Multiplies all of d's rows with some tokens, kTileColumns columns at a time.
@@ -109,8 +110,9 @@ class TileProduct {
     fast_ = cpu.level() >= CpuLevel::kAvx512 ? fast_tile_avx512bf16 : loops_.fast_tile;
   }
 
-  // Adds the products of columns [k, k + columns) and tokens [t0, t0 + n) to the lanes.
+  // Adds the products of columns [k, k + columns) and tokens [t0, t0 + n). The last ones give sums.
   void add(int64_t k, int64_t columns, int64_t t0, int64_t n) {
+    const bool is_end = k + columns == d_.segment.data.shape[1];
     fill_w(k, columns);
     fill_x(t0, n, k, columns);
     const TileArgs a = {.w = tile_.w,
@@ -119,7 +121,8 @@ class TileProduct {
                         .tokens = round_up(n, kTileTokenRound),
                         .columns = round_up(columns, kPad),
                         .begin = k == 0,
-                        .lanes = tile_.lanes};
+                        .lanes = tile_.lanes,
+                        .sums = is_end ? tile_.sums : nullptr};
     if (fast_ == nullptr)
       loops_.tile(a);
     else
@@ -129,17 +132,14 @@ class TileProduct {
              .tokens = a.tokens,
              .columns = a.columns,
              .begin = a.begin,
-             .lanes = a.lanes});
+             .lanes = a.lanes,
+             .sums = a.sums});
   }
 
-  // The sums of lanes that hold the products of all columns.
-  void store(int64_t t0, int64_t n) {
-    for (int64_t r = 0; r < d_.rows; ++r) {
-      float sums[kTileTokens];
-      loops_.reduce(tile_.lanes + r * kTileTokens * kLanes, n, sums);
-      float* out = d_.out + r * d_.row_stride + t0 * d_.token_stride;
-      for (int64_t t = 0; t < n; ++t) out[t * d_.token_stride] = sums[t];
-    }
+  // The sums of all columns.
+  void store(int64_t t0, int64_t n) const {
+    for (int64_t t = 0; t < n; ++t)
+      std::copy_n(tile_.sums + t * kTileRows, d_.rows, d_.out + (t0 + t) * d_.token_stride);
   }
 
  private:
@@ -221,7 +221,7 @@ void dots(CpuContext& cpu, const Dots& d) {
     Dots part = d;
     part.first_row = row;
     part.rows = std::min(d.rows - r, block_end - row);
-    part.out = d.out + r * d.row_stride;
+    part.out = d.out + r;
     if (r + part.rows < d.rows) part.next = nullptr;
     dots_of_block(cpu, part);
     r += part.rows;

@@ -47,6 +47,7 @@ struct TileArgs {
   int64_t columns;       // a multiple of 16
   bool begin;            // the lanes are 0 so far, whatever they hold
   float* lanes;          // [rows][kTileTokens][16]
+  float* sums;           // [tokens][kTileRows], of the lanes; nullptr: more columns follow
 };
 
 inline constexpr int64_t kAddColumns = 32;  // add_*_rows: what they take at once
@@ -59,6 +60,7 @@ struct FastTileArgs {
   int64_t columns;       // a multiple of 32
   bool begin;
   float* lanes;  // [rows][kTileTokens][16]
+  float* sums;   // [tokens][kTileRows]
 };
 using FastTile = void (*)(const FastTileArgs&);
 
@@ -77,13 +79,12 @@ struct InnerLoops {
   void (*decode_bf16)(const uint16_t* row, int64_t n, float* out);
   bool (*has_e4m3_nan)(const uint8_t* codes, int64_t n);
 
-  // Adds the products of a tile to the 16 lanes of every (row, token).
+  // Adds the products of a tile to the 16 lanes of every (row, token). Where it has all columns the
+  // lanes stay in registers.
   void (*tile)(const TileArgs& a);
   FastTile fast_tile;  // with float32 instructions
   // To the nearest bf16, even on a tie.
   void (*round_bf16)(const float* x, int64_t n, uint16_t* out);
-  // out[i] = the sum of 16 lanes.
-  void (*reduce)(const float* lanes, int64_t n, float* out);
 
   // sum[q][c] = fma(p[q][s], rows[s][c], sum[q][c]) for s = 0, 1, ... n - 1
   struct Weighted {

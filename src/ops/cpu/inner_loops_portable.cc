@@ -61,9 +61,6 @@ struct Portable {
     a = e4m3(p);
     b = e4m3(p + kLanes);
   }
-  static void sums(const float* lanes, float* out) {
-    for (int64_t i = 0; i < kLanes; ++i) out[i] = sum(load(lanes + i * kLanes));
-  }
   struct Pairs {
     const uint16_t* p;
   };

@@ -6,10 +6,10 @@
 // V has: Reg; kRegs of them; rows_for(T), how many rows of weights to take with T tokens, and
 // kTokens, the most of these; kTileR x kTileT, a block of sums that fits the registers (dividing
 // the rows and tokens of a tile); zero, load, load_part (the first n lanes, 0 behind them), store,
-// broadcast, fma, mul, sum (the tree of inner_loops.h), sum_rows, of R registers, and sums, of 16
-// in memory; bf16(p), and e4m3(p) and e4m3_pair(p, a, b): 2^-8 of the value, exact, of 16 and 32
-// codes; kCodes codes are looked at in one step by CodeMax; Pairs, 32 bf16, load_pairs and
-// dot_pairs(sum, w, x): the odd products first.
+// broadcast, fma, mul, sum_rows, of R registers by the tree of inner_loops.h; bf16(p), and e4m3(p)
+// and e4m3_pair(p, a, b): 2^-8 of the value, exact, of 16 and 32 codes; kCodes codes are looked at
+// in one step by CodeMax; Pairs, 32 bf16, load_pairs and dot_pairs(sum, w, x): the odd products
+// first.
 #pragma once
 
 #include "ops/cpu/inner_loops.h"
@@ -243,28 +243,51 @@ bool has_e4m3_nan(const uint8_t* codes, int64_t n) {
   return found;
 }
 
+// The sums of R rows and T tokens of a tile, from row r0 and token t0 on.
+template <class V>
+struct TileBlock {
+  static constexpr int R = V::kTileR, T = V::kTileT;
+  typename V::Reg sum[T][R];
+
+  static int64_t lanes_at(int64_t r, int64_t t) { return (r * kTileTokens + t) * kLanes; }
+
+  template <class Args>
+  void begin(const Args& a, int64_t r0, int64_t t0) {
+    for (int t = 0; t < T; ++t)
+      for (int r = 0; r < R; ++r)
+        sum[t][r] = a.begin ? V::zero() : V::load(a.lanes + lanes_at(r0 + r, t0 + t));
+  }
+
+  template <class Args>
+  void end(const Args& a, int64_t r0, int64_t t0) const {
+    for (int t = 0; t < T; ++t) {
+      if (a.sums != nullptr) {
+        V::template sum_rows<R>(sum[t], a.sums + (t0 + t) * kTileRows + r0);
+        continue;
+      }
+      for (int r = 0; r < R; ++r) V::store(a.lanes + lanes_at(r0 + r, t0 + t), sum[t][r]);
+    }
+  }
+};
+
 template <class V>
 void tile(const TileArgs& a) {
   constexpr int R = V::kTileR, T = V::kTileT;
   for (int64_t t0 = 0; t0 < a.tokens; t0 += T) {
     for (int64_t r0 = 0; r0 < a.rows; r0 += R) {
-      float* to = a.lanes + (r0 * kTileTokens + t0) * kLanes;
       const float* wr = a.w + r0 * kTileColumns;
       const float* xt = a.x + t0 * kTileColumns;
-      typename V::Reg sum[R][T];
-      for (int r = 0; r < R; ++r)
-        for (int t = 0; t < T; ++t)
-          sum[r][t] = a.begin ? V::zero() : V::load(to + (r * kTileTokens + t) * kLanes);
+      TileBlock<V> block;
+      block.begin(a, r0, t0);
       for (int64_t k = 0; k < a.columns; k += kLanes) {
         typename V::Reg wk[R];
         for (int r = 0; r < R; ++r) wk[r] = V::load(wr + r * kTileColumns + k);
         for (int t = 0; t < T; ++t) {
           const typename V::Reg xk = V::load(xt + t * kTileColumns + k);
-          for (int r = 0; r < R; ++r) sum[r][t] = V::fma(wk[r], xk, sum[r][t]);
+          for (int r = 0; r < R; ++r) block.sum[t][r] = V::fma(wk[r], xk, block.sum[t][r]);
         }
       }
-      for (int r = 0; r < R; ++r)
-        for (int t = 0; t < T; ++t) V::store(to + (r * kTileTokens + t) * kLanes, sum[r][t]);
+      block.end(a, r0, t0);
     }
   }
 }
@@ -274,23 +297,19 @@ void fast_tile(const FastTileArgs& a) {
   constexpr int R = V::kTileR, T = V::kTileT;
   for (int64_t t0 = 0; t0 < a.tokens; t0 += T) {
     for (int64_t r0 = 0; r0 < a.rows; r0 += R) {
-      float* to = a.lanes + (r0 * kTileTokens + t0) * kLanes;
       const uint16_t* wr = a.w + r0 * kTileColumns;
       const uint16_t* xt = a.x + t0 * kTileColumns;
-      typename V::Reg sum[R][T];
-      for (int r = 0; r < R; ++r)
-        for (int t = 0; t < T; ++t)
-          sum[r][t] = a.begin ? V::zero() : V::load(to + (r * kTileTokens + t) * kLanes);
+      TileBlock<V> block;
+      block.begin(a, r0, t0);
       for (int64_t k = 0; k < a.columns; k += 2 * kLanes) {
         typename V::Pairs wk[R];
         for (int r = 0; r < R; ++r) wk[r] = V::load_pairs(wr + r * kTileColumns + k);
         for (int t = 0; t < T; ++t) {
           const typename V::Pairs xk = V::load_pairs(xt + t * kTileColumns + k);
-          for (int r = 0; r < R; ++r) sum[r][t] = V::dot_pairs(sum[r][t], wk[r], xk);
+          for (int r = 0; r < R; ++r) block.sum[t][r] = V::dot_pairs(block.sum[t][r], wk[r], xk);
         }
       }
-      for (int r = 0; r < R; ++r)
-        for (int t = 0; t < T; ++t) V::store(to + (r * kTileTokens + t) * kLanes, sum[r][t]);
+      block.end(a, r0, t0);
     }
   }
 }
@@ -304,13 +323,6 @@ void round_bf16(const float* x, int64_t n, uint16_t* out) {
     const uint32_t up = nan != 0 ? 0u : 0x7fffu + ((bits >> 16) & 1u);
     out[i] = static_cast<uint16_t>(((bits | nan) + up) >> 16);
   }
-}
-
-template <class V>
-void reduce(const float* lanes, int64_t n, float* out) {
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) V::sums(lanes + i * kLanes, out + i);
-  for (; i < n; ++i) out[i] = V::sum(V::load(lanes + i * kLanes));
 }
 
 // --- sums of rows -------------------------------------------------------------------------------
@@ -395,7 +407,6 @@ constexpr InnerLoops table() {
           .tile = tile<V>,
           .fast_tile = fast_tile<V>,
           .round_bf16 = round_bf16<V>,
-          .reduce = reduce<V>,
           .add_weighted_rows = add_weighted_rows<V>,
           .add_e4m3_rows = add_stored_rows<V, E4M3<V>>,
           .add_bf16_rows = add_stored_rows<V, Bf16<V>>};

@@ -114,7 +114,6 @@ void moe_experts(Exec& exec, const MoeExpertsArgs& a) {
                  .x = h.data() + first_of(e) + first,
                  .tokens = n,
                  .out = product,
-                 .row_stride = 1,
                  .token_stride = kTileRows,
                  .next = next});
       for (int64_t i = 0; i < n; ++i) {

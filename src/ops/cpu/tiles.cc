@@ -15,7 +15,6 @@ void gated_tile(CpuContext& cpu, const GatedTile& a) {
                  .x = a.x + t0,
                  .tokens = n,
                  .out = out,
-                 .row_stride = 1,
                  .token_stride = kTileRows,
                  .next = next});
     };
