@@ -7,6 +7,10 @@
 // and scale * x is rounded to float32. One scale serves a block of rows, so the activations are
 // scaled once for all of them, and a weight costs no multiplication. So the bits do not depend on
 // the level, on how many rows or tokens are computed together, or on who computes them.
+//
+// e^x, with x kept within [-86.6, 88], is 2^n times a polynomial of r = x - n ln 2, |r| <= ln 2 /
+// 2: the series up to r^7 / 7!, what is left out being less than 2^-27 of it. So it is off by an
+// ulp or two, and by 2^-124 where the true value is smaller than that.
 #pragma once
 
 #include <cstdint>
@@ -85,6 +89,11 @@ struct InnerLoops {
   FastTile fast_tile;  // with float32 instructions
   // To the nearest bf16, even on a tie.
   void (*round_bf16)(const float* x, int64_t n, uint16_t* out);
+
+  // out[i] = e^(x[i] - minus); `out` may be x.
+  void (*exp_minus)(const float* x, float minus, int64_t n, float* out);
+  // out[i] = gate[i] / (1 + e^-gate[i]) * up[i]
+  void (*silu_times)(const float* gate, const float* up, int64_t n, float* out);
 
   // sum[q][c] = fma(p[q][s], rows[s][c], sum[q][c]) for s = 0, 1, ... n - 1
   struct Weighted {

@@ -6,10 +6,11 @@
 // V has: Reg; kRegs of them; rows_for(T), how many rows of weights to take with T tokens, and
 // kTokens, the most of these; kTileR x kTileT, a block of sums that fits the registers (dividing
 // the rows and tokens of a tile); zero, load, load_part (the first n lanes, 0 behind them), store,
-// broadcast, fma, mul, sum_rows, of R registers by the tree of inner_loops.h; bf16(p), and e4m3(p)
-// and e4m3_pair(p, a, b): 2^-8 of the value, exact, of 16 and 32 codes; kCodes codes are looked at
-// in one step by CodeMax; Pairs, 32 bf16, load_pairs and dot_pairs(sum, w, x): the odd products
-// first.
+// broadcast, fma, mul, add, div, min and max (b where one is NaN), sum_rows, of R registers by the
+// tree of inner_loops.h; power_of_two(v), of the integers in the lowest bits of v; bf16(p), and
+// e4m3(p) and e4m3_pair(p, a, b): 2^-8 of the value, exact, of 16 and 32 codes; kCodes codes are
+// looked at in one step by CodeMax; Pairs, 32 bf16, load_pairs and dot_pairs(sum, w, x): the odd
+// products first.
 #pragma once
 
 #include "ops/cpu/inner_loops.h"
@@ -325,6 +326,57 @@ void round_bf16(const float* x, int64_t n, uint16_t* out) {
   }
 }
 
+// --- exponentials -------------------------------------------------------------------------------
+
+// By the definition of inner_loops.h. A NaN stays one.
+template <class V>
+typename V::Reg exp(typename V::Reg x) {
+  constexpr float kLog2E = 0x1.715476p+0f, kLn2High = 0x1.62e4p-1f, kLn2Low = 0x1.7f7d1cp-20f;
+  constexpr float kRound = 0x1.8p23f;  // adding it rounds to an integer, in the lowest bits
+  constexpr float kSeries[] = {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f};
+  x = V::min(V::broadcast(88.0f), V::max(V::broadcast(-86.6f), x));
+  const typename V::Reg rounded = V::fma(x, V::broadcast(kLog2E), V::broadcast(kRound));
+  const typename V::Reg n = V::add(rounded, V::broadcast(-kRound));
+  typename V::Reg r = V::fma(n, V::broadcast(-kLn2High), x);  // exact
+  r = V::fma(n, V::broadcast(-kLn2Low), r);
+  typename V::Reg p = V::broadcast(1.0f / 5040);
+  for (const float c : kSeries) p = V::fma(p, r, V::broadcast(c));
+  return V::mul(p, V::power_of_two(rounded));
+}
+
+// out[i] = f(i, left), of 16 lanes at a time, the last `left` of which may be fewer.
+template <class V, class F>
+void map(int64_t n, float* out, const F& f) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) V::store(out + i, f(i, kLanes));
+  if (i == n) return;
+  alignas(64) float part[kLanes];
+  V::store(part, f(i, n - i));
+  for (int64_t j = 0; i < n; ++j, ++i) out[i] = part[j];
+}
+
+template <class V>
+typename V::Reg load_up_to(const float* p, int64_t n) {
+  return n == kLanes ? V::load(p) : V::load_part(p, n);
+}
+
+template <class V>
+void exp_minus(const float* x, float minus, int64_t n, float* out) {
+  const typename V::Reg less = V::broadcast(-minus);
+  map<V>(n, out,
+         [&](int64_t i, int64_t left) { return exp<V>(V::add(load_up_to<V>(x + i, left), less)); });
+}
+
+template <class V>
+void silu_times(const float* gate, const float* up, int64_t n, float* out) {
+  const typename V::Reg one = V::broadcast(1.0f), minus_one = V::broadcast(-1.0f);
+  map<V>(n, out, [&](int64_t i, int64_t left) {
+    const typename V::Reg g = load_up_to<V>(gate + i, left);
+    const typename V::Reg silu = V::div(g, V::add(one, exp<V>(V::mul(g, minus_one))));
+    return V::mul(silu, load_up_to<V>(up + i, left));
+  });
+}
+
 // --- sums of rows -------------------------------------------------------------------------------
 
 // Q queries by C runs of 16 columns.
@@ -407,6 +459,8 @@ constexpr InnerLoops table() {
           .tile = tile<V>,
           .fast_tile = fast_tile<V>,
           .round_bf16 = round_bf16<V>,
+          .exp_minus = exp_minus<V>,
+          .silu_times = silu_times<V>,
           .add_weighted_rows = add_weighted_rows<V>,
           .add_e4m3_rows = add_stored_rows<V, E4M3<V>>,
           .add_bf16_rows = add_stored_rows<V, Bf16<V>>};
