@@ -110,6 +110,10 @@ class BatchTest(BatchCase):
         self.batch(source, "--device", "cpu", "--cpu-level", "portable", "--chunk", "7", "-t", "1")
         self.assertIn('cpu_math is "exact", now "fast"',
                       self.refusal(source, "--device", "cpu", "--cpu-math", "fast"))
+        # Nor are code and chunks of a GPU anything to the cpu.
+        manifest = json.loads(Path(f"{self.out}.manifest.json").read_text())
+        self.assertEqual([manifest["cuda_arch"], manifest["chunk"]], [0, 0])
+        self.batch(source, "--device", "cpu", "--cuda-arch", "80")
         # The definitions have one arithmetic.
         other = self.dir / "reference"
         self.batch(source, "--device", "reference", out=other)
