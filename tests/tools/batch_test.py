@@ -170,6 +170,25 @@ class BatchTest(BatchCase):
         self.assertEqual(foreign.read_text(), "precious\n")
         self.assertIn("needs a file to write", self.failure(source, command="batch", code=2))
 
+    def test_the_files_of_the_batch_are_no_input(self):
+        source = write_lines(self.dir / "in.jsonl", prompts(2))
+        self.batch(source)
+        files = {p: p.read_bytes() for p in sorted(self.dir.glob("out.jsonl*"))}
+        self.assertEqual(len(files), 4, "records, lock, manifest, times")
+        link = self.dir / "link"
+        link.hardlink_to(f"{self.out}.stats.jsonl")
+        for path in [*files, link]:
+            for flags in ([], ["--restart"]):
+                error = self.refusal(path, "--split", "line", *flags)
+                self.assertRegex(error, "^the input (is a file that the batch itself writes|and -o "
+                                        "are the same file): ")
+            self.assertEqual({p: p.read_bytes() for p in files}, files)
+        # Nor are they made to say so.
+        other = self.dir / "other"
+        other.symlink_to(source)
+        self.assertIn("are the same file", self.refusal(source, out=other))
+        self.assertEqual(sorted(self.dir.glob("other*")), [other])
+
     def test_a_changed_input_or_seed_needs_restart(self):
         source = write_lines(self.dir / "in.jsonl", prompts(3))
         self.batch(source)
