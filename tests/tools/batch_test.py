@@ -189,6 +189,18 @@ class BatchTest(BatchCase):
         self.assertIn("are the same file", self.refusal(source, out=other))
         self.assertEqual(sorted(self.dir.glob("other*")), [other])
 
+    def test_an_empty_custom_id_is_one(self):
+        source = write_lines(self.dir / "in.jsonl", [
+            {"custom_id": "", "body": {"prompt": "a", "max_tokens": 2}},
+            {"body": {"prompt": "a", "max_tokens": 2}}])
+        self.batch(source, "--ordered", code=7)
+        self.assertEqual([r["custom_id"] for r in read_records(self.out)], ["", None])
+        times = read_records(Path(f"{self.out}.stats.jsonl"))
+        self.assertEqual(times[0]["custom_id"], "")
+        twice = write_lines(self.dir / "twice.jsonl", [{"custom_id": "", "prompt": "a"}] * 2)
+        self.assertEqual(self.refusal(twice, out=self.dir / "twice"),
+                         'lines 1 and 2 have the same custom_id ""')
+
     def test_a_changed_input_or_seed_needs_restart(self):
         source = write_lines(self.dir / "in.jsonl", prompts(3))
         self.batch(source)
