@@ -185,10 +185,8 @@ class Batch {
     out.set("device", name(device.backend)).set("gpu", device.gpu_name());
     out.set("cache_type", name(cache_type_of(o_.engine.cache_type, device.backend)));
     out.set("cpu_math", device.backend == Backend::kCpu ? o_.engine.cpu_math : "");
-    // Of a GPU; elsewhere chunks change no bit.
-    const bool on_gpu = device.backend == Backend::kCuda;
-    out.set("cuda_arch", on_gpu ? device.gpu_arch(o_.engine.cuda_arch) : 0);
-    out.set("chunk", on_gpu ? o_.engine.chunk : 0);
+    if (device.backend == Backend::kCuda)  // elsewhere chunks change no bit
+      out.set("cuda_arch", device.gpu_arch(o_.engine.cuda_arch)).set("chunk", o_.engine.chunk);
     out.set("seed", std::to_string(o_.seed)).set("sampling", sampling_json(context_.defaults));
     out.set("max_new_tokens", o_.max_new_tokens);
     out.set("stop", Json(Json::Array(o_.stop.begin(), o_.stop.end())));
