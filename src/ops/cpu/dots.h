@@ -18,6 +18,7 @@ struct Dots {
   int64_t tokens;
   float* out;            // out[t * token_stride + r]
   int64_t token_stride;  // in floats
+  bool gates = false;    // instead: out = silu(out) * the product
   // As many rows that will be wanted after these; nullptr: the following ones.
   const void* next = nullptr;
 };
