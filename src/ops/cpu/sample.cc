@@ -13,17 +13,26 @@ namespace {
 
 using Candidates = std::vector<ref::Candidate>;
 
-// Divides by the temperature; -inf where an id is not allowed.
-ref::Row scaled(const ref::Row& logits, const SampleRow& row, const Tensor& allowed) {
+constexpr float kNever = -std::numeric_limits<float>::infinity();
+constexpr float kLowest = std::numeric_limits<float>::lowest();
+
+// Divides by the temperature; kNever where an id is not allowed, and nowhere else.
+void scale(ref::Row& logits, const SampleRow& row, const Tensor& allowed) {
   constexpr size_t kIds = 32;  // of a word of `allowed`
-  ref::Row out(logits.size());
-  for (size_t first = 0; first < out.size(); first += kIds) {
-    const size_t end = std::min(first + kIds, out.size());
-    for (size_t id = first; id < end; ++id) out[id] = logits[id] / row.temperature;
+  for (size_t first = 0; first < logits.size(); first += kIds) {
+    const size_t end = std::min(first + kIds, logits.size());
+    for (size_t id = first; id < end; ++id)
+      logits[id] = std::max(kLowest, logits[id] / row.temperature);
     if (allowed.ptr<int32_t>()[first / kIds] == -1) continue;
     for (size_t id = first; id < end; ++id)
-      if (!ref::is_allowed(allowed, id)) out[id] = -std::numeric_limits<float>::infinity();
+      if (!ref::is_allowed(allowed, id)) logits[id] = kNever;
   }
+}
+
+Candidates at_least(const ref::Row& logits, float least) {
+  Candidates out;
+  for (size_t id = 0; id < logits.size(); ++id)
+    if (logits[id] >= least) out.push_back({static_cast<int32_t>(id), logits[id]});
   return out;
 }
 
@@ -47,8 +56,9 @@ double total_likelihood(const InnerLoops& loops, const ref::Row& logits, float b
   double total = 0;
   for (size_t first = 0; first < logits.size(); first += kAtOnce) {
     const size_t n = std::min(kAtOnce, logits.size() - first);
-    float values[kAtOnce] = {};
+    float values[kAtOnce];
     loops.exp_minus(logits.data() + first, best, static_cast<int64_t>(n), values);
+    std::fill(values + n, values + kAtOnce, 0.0f);
     float sums[kLanes] = {};
     for (size_t i = 0; i < kAtOnce; i += kLanes)
       for (size_t j = 0; j < kLanes; ++j) sums[j] += values[i + j];
@@ -64,9 +74,7 @@ Candidates few_likeliest(const InnerLoops& loops, const ref::Row& logits, double
   const float best = largest(logits);
   const double wanted = top_p * total_likelihood(loops, logits, best);
   for (const float reach : {4.0f, 12.0f}) {
-    Candidates out;
-    for (size_t id = 0; id < logits.size(); ++id)
-      if (logits[id] >= best - reach) out.push_back({static_cast<int32_t>(id), logits[id]});
+    Candidates out = at_least(logits, best - reach);
     std::sort(out.begin(), out.end(), ref::more_probable);
     double sum = 0;
     size_t n = 0;
@@ -80,16 +88,18 @@ Candidates few_likeliest(const InnerLoops& loops, const ref::Row& logits, double
   return {};
 }
 
-Candidates kept(const InnerLoops& loops, const ref::Row& logits, const SampleRow& row,
+Candidates kept(const InnerLoops& loops, ref::Row& logits, const SampleRow& row,
                 const Tensor& allowed) {
+  scale(logits, row, allowed);
   SampleRow cuts = row;  // those that are left
   Candidates out;
   if (row.top_k == 0 && row.top_p < 1)
-    out = few_likeliest(loops, scaled(logits, row, allowed), static_cast<double>(row.top_p));
+    out = few_likeliest(loops, logits, static_cast<double>(row.top_p));
   if (!out.empty()) {
     cuts.top_p = 1;
   } else {
-    out = ref::candidates(logits, row, allowed);
+    out = at_least(logits, kLowest);
+    DSR_CHECK(!out.empty());
     if (row.top_k > 0 && static_cast<size_t>(row.top_k) < out.size()) {
       std::nth_element(out.begin(), out.begin() + row.top_k, out.end(), ref::more_probable);
       out.resize(static_cast<size_t>(row.top_k));
@@ -110,10 +120,9 @@ void sample(Exec& exec, const SampleArgs& a) {
   const InnerLoops& loops = inner_loops(exec.cpu().level());
   exec.cpu().parallel(a.logits.shape[0], 1, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r)
-      ref::sample_row(a, r,
-                      [&](const ref::Row& logits, const SampleRow& row, const Tensor& allowed) {
-                        return kept(loops, logits, row, allowed);
-                      });
+      ref::sample_row(a, r, [&](ref::Row& logits, const SampleRow& row, const Tensor& allowed) {
+        return kept(loops, logits, row, allowed);
+      });
   });
 }
 
