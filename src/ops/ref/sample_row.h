@@ -112,8 +112,8 @@ inline int32_t draw(const std::vector<Candidate>& kept, const SampleRow& row) {
   return token;
 }
 
-// Row r of the batch. kept(logits, row, allowed) are the candidates that may be drawn; it may change
-// the logits, which are a copy.
+// Row r of the batch. kept(logits, row, allowed) are the candidates that may be drawn. It may
+// change the logits: they are a copy.
 template <typename Kept>
 void sample_row(const SampleArgs& a, int64_t r, const Kept& kept) {
   Row logits = load_row(a.logits, r);
