@@ -23,10 +23,13 @@ struct CudaDevice {
   std::string name;
   int arch = 0;  // compute capability, 80 for 8.0
   int64_t memory_bytes = 0;
+  int code_arch = 0;  // of the newest code in this program that runs there
 };
 // The GPUs that this process may use. Empty without a driver, without a GPU, and in a build without
 // CUDA; never throws.
 std::vector<CudaDevice> cuda_devices();
+// One of them. Throws Error(kDevice) where it is not there.
+CudaDevice cuda_device(int index);
 // Why cuda_devices() is empty, as the end of a sentence: "no NVIDIA driver is installed".
 std::string cuda_absence();
 // Whether the program was built with CUDA.

@@ -12,6 +12,7 @@ namespace {
 
 bool built_with_cuda() { return false; }
 std::vector<CudaDevice> cuda_devices() { return {}; }
+CudaDevice cuda_device(int) { fail_missing(); }
 std::string cuda_absence() { return "this program was built without CUDA"; }
 
 PinnedMemory::PinnedMemory(int64_t) { fail_missing(); }
