@@ -31,6 +31,17 @@ TEST_P(RowsTest, EmbeddingIsALookUp) {
   }
 }
 
+// Rows of the step before, in any order, beside ids that are known; one drew nothing.
+TEST_P(RowsTest, EmbeddingLooksUpWhatWasDrawn) {
+  const Tensor table = make.normal(DType::kBF16, {100, 64}), out = empty_activation({5, 64});
+  const Tensor drawn = make.i32({4}, {99, -1, 7, 5});
+  ops::embedding(exec, {.out = out,
+                        .token_ids = make.i32({5}, {-4, -1, 12, -3, -2}),
+                        .table = table,
+                        .drawn = drawn});
+  EXPECT_TRUE(close(out, picked(table, {5, 99, 12, 7, 0}), {}));
+}
+
 TEST_P(RowsTest, EmbeddingRefusesIdsOutsideTheTable) {
   if (on_cuda()) GTEST_SKIP() << "a kernel cannot refuse";
   const Tensor table = make.normal(DType::kBF16, {10, 4}), out = empty_activation({1, 4});
@@ -42,6 +53,17 @@ TEST_P(RowsTest, EmbeddingRefusesIdsOutsideTheTable) {
         ErrorKind::kInternal);
     EXPECT_NE(error.find(str("with ", id)), std::string::npos) << error;
   }
+  const Tensor drawn = make.i32({2}, {0, 10});
+  const auto with_drawn = [&](int32_t id) {
+    return error_of(
+        [&] {
+          ops::embedding(
+              exec, {.out = out, .token_ids = make.i32({1}, {id}), .table = table, .drawn = drawn});
+        },
+        ErrorKind::kInternal);
+  };
+  EXPECT_NE(with_drawn(-2).find("with 10"), std::string::npos) << with_drawn(-2);
+  EXPECT_NE(with_drawn(-3).find("with -3"), std::string::npos) << with_drawn(-3);
 }
 
 TEST_P(RowsTest, GatherPicksRows) {
