@@ -138,12 +138,6 @@ void CudaContext::upload_pinned(void* to, const void* from, int64_t bytes) {
              bytes, " bytes");
 }
 
-void CudaContext::download_pinned(void* to, const void* from, int64_t bytes) {
-  if (bytes == 0) return;
-  CUDA_CHECK(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost, stream_),
-             bytes, " bytes");
-}
-
 void CudaContext::synchronize() { CUDA_CHECK(cudaStreamSynchronize(stream_), kFailedBefore); }
 
 StreamMark::StreamMark(CudaContext& context) : context_(context) {

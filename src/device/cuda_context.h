@@ -98,10 +98,8 @@ class CudaContext {
   void upload(void* to, const void* from, int64_t bytes);
   void download(void* to, const void* from, int64_t bytes);
   void fill(void* data, int byte, int64_t bytes);
-  // Copies in the order of the stream that the host does not wait for. The host's side is pinned,
-  // and left alone until synchronize(), a download or StreamMark::wait returns.
+  // `from` is pinned and left alone until synchronize(), a download or StreamMark::wait returns.
   void upload_pinned(void* to, const void* from, int64_t bytes);
-  void download_pinned(void* to, const void* from, int64_t bytes);
   // Many ranges, by several threads through a ring of pinned buffers; done when it returns.
   void upload_all(const std::vector<HostRange>& ranges, const UploadShape& shape = {});
   // Waits until everything on the stream is done; throws Error(kDevice) if something failed.

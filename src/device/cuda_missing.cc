@@ -26,7 +26,6 @@ void CudaContext::upload(void*, const void*, int64_t) { fail_missing(); }
 void CudaContext::download(void*, const void*, int64_t) { fail_missing(); }
 void CudaContext::fill(void*, int, int64_t) { fail_missing(); }
 void CudaContext::upload_pinned(void*, const void*, int64_t) { fail_missing(); }
-void CudaContext::download_pinned(void*, const void*, int64_t) { fail_missing(); }
 void CudaContext::upload_all(const std::vector<HostRange>&, const UploadShape&) { fail_missing(); }
 void CudaContext::synchronize() { fail_missing(); }
 

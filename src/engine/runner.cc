@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "device/finite_check.h"
 #include "engine/memory_plan.h"
+#include "ops/copy.h"
 #include "ops/log_probs.h"
 #include "sampling/sampler_state.h"
 
@@ -172,7 +173,8 @@ Runner::UploadedBatch Runner::upload(const HostBatch& h) {
                 .bias_ids = fill(batch_.bias_ids, h.bias_ids),
                 .bias_values = fill(batch_.bias_values, h.bias_values)};
   if (on_gpu() && !exec_.dry_run())
-    exec_.cuda().upload_pinned(batch_.packed.data, host_side(batch_.packed, now), used);
+    ops::copy(exec_, {.out = rows(batch_.packed, 0, used),
+                      .x = Tensor::of(host_side(batch_.packed, now), DType::kU8, {used})});
   return out;
 }
 
@@ -236,8 +238,9 @@ void Runner::start(const HostBatch& h) {
   now.n_drawn = std::ssize(h.sample_rows);
   if (!h.log_prob_rows.empty()) now.result.log_probs = log_probs(h, batch.sample);
   if (now.done) {
-    exec_.cuda().download_pinned(host_side(batch_.drawn, now), batch_.drawn.data,
-                                 batch_.drawn.size_bytes());
+    const Shape bytes = {batch_.drawn.size_bytes()};
+    ops::copy(exec_, {.out = Tensor::of(host_side(batch_.drawn, now), DType::kU8, bytes),
+                      .x = Tensor::of(batch_.drawn.data, DType::kU8, bytes)});
     now.done->set();
   } else {
     read_drawn(now);  // the next step draws to the same place

@@ -1,4 +1,5 @@
-// embedding and gather_rows: rows that are copied.
+// embedding and gather_rows: rows that are copied; copy: bytes that are.
+#include "ops/copy.h"
 #include "ops/embedding.h"
 #include "ops/formulas.h"
 #include "ops/gather_rows.h"
@@ -86,6 +87,24 @@ TEST_P(RowsTest, GatherRefusesRowsOutsideX) {
         ErrorKind::kInternal);
     EXPECT_NE(error.find(str("with ", id)), std::string::npos) << error;
   }
+}
+
+// Any size at any address, and no byte beside it.
+TEST_P(RowsTest, CopyMovesBytes) {
+  constexpr int64_t kAround = 32;
+  for (const int64_t n : {1, 8, 15, 16, 40, 512, 4096, 100000, 1 << 20})
+    for (const int64_t offset : {0, 16, 3}) {
+      const Tensor x = make.empty(DType::kU8, {n + kAround});
+      const Tensor out = make.empty(DType::kU8, {n + kAround});
+      std::vector<uint8_t> want(static_cast<size_t>(n + kAround), 0xa5);
+      std::memcpy(out.data, want.data(), want.size());
+      for (int64_t i = 0; i < n; ++i) {
+        *x.ptr<uint8_t>(16 + i) = static_cast<uint8_t>(i * 7 + i / 251);
+        want[static_cast<size_t>(offset + i)] = *x.ptr<uint8_t>(16 + i);
+      }
+      ops::copy(exec, {.out = rows(out, offset, n), .x = rows(x, 16, n)});
+      EXPECT_EQ(std::memcmp(out.data, want.data(), want.size()), 0) << n << " at " << offset;
+    }
 }
 
 TEST_P(RowsTest, NoTokensIsNothingToDo) {
