@@ -26,6 +26,13 @@ __device__ __forceinline__ void wait_then_start_next_kernel() {
 #endif
 }
 
+// The same, but the next kernel starts only when all blocks of this one have ended.
+__device__ __forceinline__ void wait_and_hold_next_kernel() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 // --- copies from global to shared memory --------------------------------------------------------
 
 __device__ __forceinline__ uint32_t shared_address(const void* p) {
