@@ -126,15 +126,15 @@ struct WarpWeights {
     scale_low = scale_at(w.layout, r.scale_low, block);
     scale_high = scale_at(w.layout, r.scale_high, block);
   }
-  // acc += these times the activations of 8 tokens.
-  __device__ __forceinline__ void multiply(const uint4 (&x)[2][W::kXChunks],
+  // acc += these times a token's activations, in every column of the product.
+  __device__ __forceinline__ void multiply(const void* token, int step, int n_steps, int lane,
                                            float (&acc)[4]) const {
-    uint32_t a[2][W::kProducts][4];
-#pragma unroll
-    for (int i = 0; i < 2; ++i)
-#pragma unroll
-      for (int k = 0; k < W::kProducts; ++k) product_fragment(W{}, low[i], high[i], k, a[i][k]);
-    add_block<W>(a, x, scale_low, scale_high, acc);
+    BlockX<W> x;
+    load_x<W>(static_cast<const std::byte*>(token), step, step + 1 < n_steps, lane, x);
+    make_operands(x, lane);
+    BlockWeights<W> w;
+    expand_block<W>(low, high, w);
+    add_block(w, x, scale_low, scale_high, acc);
   }
 
  private:
@@ -165,12 +165,7 @@ __global__ __launch_bounds__(kThreads) void mla_value_kernel(
   merge_latent(p, place.group, parts, part_weights[warp], latent);
   __syncthreads();
   float acc[1][4] = {};
-  if (step < d.w.layout.n_steps) {
-    uint4 x[2][W::kXChunks];
-    stream_x<W>(reinterpret_cast<const std::byte*>(latent), step, step + 1 < d.w.layout.n_steps,
-                lane, x);
-    weights.multiply(x, acc[0]);
-  }
+  if (step < d.w.layout.n_steps) weights.multiply(latent, step, d.w.layout.n_steps, lane, acc[0]);
   keep_sums<1>(sums, acc, 1);
   __syncthreads();
   const int row = static_cast<int>(threadIdx.x);

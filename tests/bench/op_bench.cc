@@ -284,8 +284,21 @@ void run_experts(Bench& bench, const Experts& c, int64_t T) {
   });
 }
 
-void run_route(Bench& bench, const Experts& c, int64_t T) {
+MoeRouteArgs route_args(const Experts& c, std::byte* memory, int64_t T) {
   const bool v3 = c.E == 256;
+  return {.expert_ids = Tensor::of(memory, DType::kI32, {T, c.K}),
+          .expert_weights = Tensor::of(memory + T * c.K * 4, DType::kF32, {T, c.K}),
+          .logits = {},
+          .correction_bias = {},
+          .scoring_func = v3 ? ScoringFunc::kSigmoid : ScoringFunc::kSoftmax,
+          .group_score = v3 ? GroupScore::kTop2Sum : GroupScore::kMax,
+          .n_group = c.E == 64 ? 1 : 8,
+          .topk_group = c.E == 64 ? 1 : 4,
+          .norm_topk_prob = v3,
+          .routed_scaling_factor = 1};
+}
+
+void run_route(Bench& bench, const Experts& c, int64_t T) {
   const Row row{.op = "moe_route",
                 .model = c.model,
                 .shape = std::to_string(c.E),
@@ -302,17 +315,39 @@ void run_route(Bench& bench, const Experts& c, int64_t T) {
   for (int64_t i = 0; i < T * c.E; ++i) values.push_back(random.next_normal());
   exec.upload(memory.data(), values.data(), T * c.E * 4);
   auto* at = static_cast<std::byte*>(memory.data()) + T * c.E * 4;
-  bench.run(row, 1, [&](int64_t) {
-    ops::moe_route(exec, {.expert_ids = Tensor::of(at, DType::kI32, {T, c.K}),
-                          .expert_weights = Tensor::of(at + T * c.K * 4, DType::kF32, {T, c.K}),
-                          .logits = Tensor::of(memory.data(), DType::kF32, {T, c.E}),
-                          .correction_bias = {},
-                          .scoring_func = v3 ? ScoringFunc::kSigmoid : ScoringFunc::kSoftmax,
-                          .group_score = v3 ? GroupScore::kTop2Sum : GroupScore::kMax,
-                          .n_group = c.E == 64 ? 1 : 8,
-                          .topk_group = c.E == 64 ? 1 : 4,
-                          .norm_topk_prob = v3,
-                          .routed_scaling_factor = 1});
+  MoeRouteArgs args = route_args(c, at, T);
+  args.logits = Tensor::of(memory.data(), DType::kF32, {T, c.E});
+  bench.run(row, 1, [&](int64_t) { ops::moe_route(exec, args); });
+}
+
+void run_gate(Bench& bench, const Experts& c, int64_t T) {
+  const auto elements = static_cast<double>(c.E * c.D);
+  const Row row{.op = "moe_gate",
+                .model = c.model,
+                .shape = std::to_string(c.E) + "x" + std::to_string(c.D),
+                .dtype = DType::kBF16,
+                .T = T,
+                .bytes = 2 * elements,
+                .flop = 2 * elements * static_cast<double>(T)};
+  if (!bench.wanted(row)) return;
+  bench.rewind();
+  Exec& exec = bench.exec();
+  std::vector<Weight> gates;
+  for (int64_t i = bench.copies(row.dtype, static_cast<int64_t>(row.bytes)); i > 0; --i)
+    gates.push_back(bench.weight(row.dtype, {c.E}, c.D));
+  const Tensor x = bench.activation({T, c.D}), residual = bench.activation({T, c.D});
+  const Tensor out = bench.activation({T, c.D});
+  Buffer memory(exec, MemoryKind::kBatch, c.D * 4 + T * c.K * 8);
+  const std::vector<float> ones(static_cast<size_t>(c.D), 1.0f);
+  exec.upload(memory.data(), ones.data(), c.D * 4);
+  const AddRmsNormArgs norm{.out = out,
+                            .residual = residual,
+                            .x = x,
+                            .weight = Tensor::of(memory.data(), DType::kF32, {c.D}),
+                            .eps = 1e-6f};
+  const MoeRouteArgs route = route_args(c, static_cast<std::byte*>(memory.data()) + c.D * 4, T);
+  bench.run(row, static_cast<int64_t>(gates.size()), [&](int64_t i) {
+    ops::moe_gate(exec, {.norm = norm, .gate = gates[static_cast<size_t>(i)], .route = route});
   });
 }
 
@@ -498,7 +533,10 @@ int run(const std::string& filter) {
   for (const Experts& c : kExperts) {
     for (const int64_t T : {1, 8, 32, 64, 1024, 4096}) run_experts(bench, c, T);
     if (c.dtype == DType::kF8E4M3)
-      for (const int64_t T : {1, 64}) run_route(bench, c, T);
+      for (const int64_t T : {1, 8, 64}) {
+        run_route(bench, c, T);
+        run_gate(bench, c, T);
+      }
   }
   for (const auto& [model, H] : {std::pair{"v2-lite", 16}, std::pair{"v3", 128}})
     for (const int64_t T : {1, 8, 64, 1024})

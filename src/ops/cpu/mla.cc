@@ -107,7 +107,6 @@ void mla_value(Exec& exec, const MlaValueArgs& a) {
                           .x = x.data(),
                           .tokens = T,
                           .out = a.out.ptr<float>(0, h) + i,
-                          .row_stride = 1,
                           .token_stride = a.out.strides[0]});
     }
   });
