@@ -7,25 +7,25 @@
 
 namespace dsr::cuda {
 
+// What is loaded and stored at once.
+template <typename T, int kWidth>
+struct alignas(kWidth * sizeof(T)) Packed {
+  T v[kWidth];
+};
+
 // kWidth values as float32, one load of kWidth * sizeof(T) bytes.
 template <int kWidth, typename T>
 __device__ __forceinline__ void load_floats(const T* p, float (&out)[kWidth]) {
-  struct alignas(kWidth * sizeof(T)) Chunk {
-    T v[kWidth];
-  };
-  const Chunk c = *reinterpret_cast<const Chunk*>(p);
+  const auto c = *reinterpret_cast<const Packed<T, kWidth>*>(p);
 #pragma unroll
   for (int i = 0; i < kWidth; ++i) out[i] = to_float(c.v[i]);
 }
 template <int kWidth, typename T>
 __device__ __forceinline__ void store_floats(T* p, const float (&in)[kWidth]) {
-  struct alignas(kWidth * sizeof(T)) Chunk {
-    T v[kWidth];
-  };
-  Chunk c;
+  Packed<T, kWidth> c;
 #pragma unroll
   for (int i = 0; i < kWidth; ++i) c.v[i] = from_float<T>(in[i]);
-  *reinterpret_cast<Chunk*>(p) = c;
+  *reinterpret_cast<Packed<T, kWidth>*>(p) = c;
 }
 
 // Whether every row (all dimensions but the last) starts at a multiple of 16 bytes and is whole
@@ -37,17 +37,24 @@ inline bool rows_allow_16(const Tensor& t) {
   return true;
 }
 
-// The sum of one value of every thread of the block, in a fixed order; `shared` holds 32 floats and
-// may not be in use. The same in all threads.
-__device__ __forceinline__ float block_sum(float v, float* shared) {
+// The sum of one value of every thread, in a fixed order: of a warp's threads, then of the warps'
+// sums. The same in all threads.
+__device__ __forceinline__ float warp_sum(float v) {
 #pragma unroll
   for (int offset = 16; offset > 0; offset /= 2) v += __shfl_xor_sync(0xffffffffu, v, offset);
-  const int warp = threadIdx.x / 32, n_warps = (blockDim.x + 31) / 32;
-  if (threadIdx.x % 32 == 0) shared[warp] = v;
-  __syncthreads();
+  return v;
+}
+__device__ __forceinline__ float sum_of_warps(const float* sums, int n_warps) {
   float sum = 0;
-  for (int w = 0; w < n_warps; ++w) sum += shared[w];
+  for (int w = 0; w < n_warps; ++w) sum += sums[w];
   return sum;
+}
+// Of the whole block; `shared` holds 32 floats and may not be in use.
+__device__ __forceinline__ float block_sum(float v, float* shared) {
+  v = warp_sum(v);
+  if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = v;
+  __syncthreads();
+  return sum_of_warps(shared, static_cast<int>(blockDim.x + 31) / 32);
 }
 
 }  // namespace dsr::cuda

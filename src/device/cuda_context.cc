@@ -8,6 +8,7 @@ namespace dsr {
 namespace {
 
 constexpr int kOldestArch = 80;
+constexpr char kFailedBefore[] = "a kernel before; --debug-nan names its layer and op";
 
 int attribute(cudaDeviceAttr what, int device) {
   int value = 0;
@@ -137,8 +138,18 @@ void CudaContext::upload_pinned(void* to, const void* from, int64_t bytes) {
              bytes, " bytes");
 }
 
-void CudaContext::synchronize() {
-  CUDA_CHECK(cudaStreamSynchronize(stream_), "a kernel before; --debug-nan names its layer and op");
+void CudaContext::synchronize() { CUDA_CHECK(cudaStreamSynchronize(stream_), kFailedBefore); }
+
+StreamMark::StreamMark(CudaContext& context) : context_(context) {
+  CUDA_CHECK(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming));
 }
+
+StreamMark::~StreamMark() {
+  if (cudaEventSynchronize(event_) != cudaSuccess) cudaGetLastError();  // nobody is left to tell
+  cudaEventDestroy(event_);
+}
+
+void StreamMark::set() { CUDA_CHECK(cudaEventRecord(event_, context_.stream()), kFailedBefore); }
+void StreamMark::wait() { CUDA_CHECK(cudaEventSynchronize(event_), kFailedBefore); }
 
 }  // namespace dsr

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+struct CUevent_st;   // cudaEvent_t is a pointer to it
 struct CUstream_st;  // cudaStream_t is a pointer to it
 
 namespace dsr {
@@ -100,7 +101,7 @@ class CudaContext {
   void upload(void* to, const void* from, int64_t bytes);
   void download(void* to, const void* from, int64_t bytes);
   void fill(void* data, int byte, int64_t bytes);
-  // `from` is pinned and left alone until synchronize(), or a download, returns.
+  // `from` is pinned and left alone until synchronize(), a download or StreamMark::wait returns.
   void upload_pinned(void* to, const void* from, int64_t bytes);
   // Many ranges, by several threads through a ring of pinned buffers; done when it returns.
   void upload_all(const std::vector<HostRange>& ranges, const UploadShape& shape = {});
@@ -116,6 +117,24 @@ class CudaContext {
   int64_t shared_bytes_per_sm_ = 0;
   int64_t l2_bytes_ = 0;
   CUstream_st* stream_ = nullptr;
+};
+
+// A place in the stream that the host can wait for; outlived by the context.
+class StreamMark {
+ public:
+  explicit StreamMark(CudaContext& context);
+  StreamMark(const StreamMark&) = delete;
+  StreamMark& operator=(const StreamMark&) = delete;
+  ~StreamMark();  // waits too
+
+  // Behind everything that is on the stream now.
+  void set();
+  // Until the stream has come to the last place that was set; throws like synchronize().
+  void wait();
+
+ private:
+  [[maybe_unused]] CudaContext& context_;  // without CUDA
+  [[maybe_unused]] CUevent_st* event_ = nullptr;
 };
 
 }  // namespace dsr

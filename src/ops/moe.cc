@@ -5,19 +5,54 @@
 
 namespace dsr {
 
-void ops::moe_route(Exec& exec, const MoeRouteArgs& a) {
-  constexpr char kOp[] = "moe_route";
-  Dim T{"T"}, E{"E"}, K{"K"};
-  expect(kOp, "logits", a.logits, DType::kF32, {T, E});
-  expect(kOp, "expert_ids", a.expert_ids, DType::kI32, {T, K});
-  expect(kOp, "expert_weights", a.expert_weights, DType::kF32, {T, K});
+namespace {
+
+// All but the logits.
+void check_route(const char* op, const MoeRouteArgs& a, Dim& T, Dim& E) {
+  Dim K{"K"};
+  expect(op, "expert_ids", a.expert_ids, DType::kI32, {T, K});
+  expect(op, "expert_weights", a.expert_weights, DType::kF32, {T, K});
   if (a.correction_bias.rank() > 0)
-    expect(kOp, "correction_bias", a.correction_bias, DType::kF32, {E});
+    expect(op, "correction_bias", a.correction_bias, DType::kF32, {E});
   DSR_CHECK(a.n_group >= 1 && E.value() % a.n_group == 0, a.n_group, E.value());
   DSR_CHECK(a.topk_group >= 1 && a.topk_group <= a.n_group, a.topk_group);
   DSR_CHECK(K.value() <= a.topk_group * (E.value() / a.n_group), K.value());
+}
+
+}  // namespace
+
+void ops::moe_route(Exec& exec, const MoeRouteArgs& a) {
+  constexpr char kOp[] = "moe_route";
+  Dim T{"T"}, E{"E"};
+  expect(kOp, "logits", a.logits, DType::kF32, {T, E});
+  check_route(kOp, a, T, E);
   if (T.value() == 0) return;
   DSR_DISPATCH(exec, moe_route, a);
+}
+
+void ops::moe_gate(Exec& exec, const MoeGateArgs& a) {
+  constexpr char kOp[] = "moe_gate";
+  Dim T{"T"}, D{"D"}, E{"E"};
+  expect(kOp, "x", a.norm.x, exec.activation_dtype(), {T, D});
+  expect(kOp, "residual", a.norm.residual, exec.activation_dtype(), {T, D});
+  expect(kOp, "out", a.norm.out, exec.activation_dtype(), {T, D});
+  expect(kOp, "weight", a.norm.weight, DType::kF32, {D});
+  expect_weight(kOp, "gate", a.gate, E, D);
+  DSR_CHECK(a.route.logits.rank() == 0);
+  check_route(kOp, a.route, T, E);
+  if (T.value() == 0) return;
+  DSR_DISPATCH_NOW(exec, moe_gate, a);  // it takes scratch on every backend
+}
+
+void compose_moe_gate(Exec& exec, const MoeGateArgs& a, const MoeGateParts& parts) {
+  const Arena::Scope scope(exec.scratch());
+  MoeRouteArgs route = a.route;
+  route.logits = exec.scratch().tensor(DType::kF32, {a.norm.x.shape[0], a.gate.rows()});
+  // In a dry run only ops of cuda run, to take their scratch.
+  if (exec.dry_run() && exec.backend() != Backend::kCuda) return;
+  parts.add_rms_norm(exec, a.norm);
+  parts.linear(exec, {.out = route.logits, .x = a.norm.out, .w = a.gate, .bias = {}});
+  parts.route(exec, route);
 }
 
 namespace {

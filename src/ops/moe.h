@@ -3,6 +3,7 @@
 
 #include "device/exec.h"
 #include "ops/linear.h"
+#include "ops/rms_norm.h"
 #include "tensor/quant.h"
 
 namespace dsr {
@@ -34,6 +35,24 @@ struct MoeRouteArgs {
   bool norm_topk_prob = false;
   float routed_scaling_factor = 1;
 };
+
+// Where a mixture layer begins: the norm after attention, the router, and the gate.
+//
+//   add_rms_norm(norm);  logits = linear(norm.out, gate) in fp32;  moe_route(route, logits)
+//
+// Every step of the composition rounds as it does alone.
+struct MoeGateArgs {
+  AddRmsNormArgs norm;  // out [T, D]: what the experts take
+  Weight gate;          // [E, D], the router
+  MoeRouteArgs route;   // without logits
+};
+// The parts of a backend that moe_gate is composed of where it is not one kernel.
+struct MoeGateParts {
+  void (*add_rms_norm)(Exec&, const AddRmsNormArgs&);
+  void (*linear)(Exec&, const LinearArgs&);
+  void (*route)(Exec&, const MoeRouteArgs&);
+};
+void compose_moe_gate(Exec& exec, const MoeGateArgs& a, const MoeGateParts& parts);
 
 //   out[t] = sum_k w[t, k] down_e( silu(gate_e x) * (up_e x) ),  e = ids[t, k]   (+ addend[t])
 //
@@ -69,20 +88,24 @@ void compose_moe_with_shared(Exec& exec, const MoeWithSharedArgs& a, const MoePa
 
 namespace ops {
 void moe_route(Exec& exec, const MoeRouteArgs& a);
+void moe_gate(Exec& exec, const MoeGateArgs& a);
 void moe_experts(Exec& exec, const MoeExpertsArgs& a);
 void moe_with_shared(Exec& exec, const MoeWithSharedArgs& a);
 }  // namespace ops
 namespace ref {
 void moe_route(Exec& exec, const MoeRouteArgs& a);
+void moe_gate(Exec& exec, const MoeGateArgs& a);
 void moe_experts(Exec& exec, const MoeExpertsArgs& a);
 void moe_with_shared(Exec& exec, const MoeWithSharedArgs& a);
 }  // namespace ref
 namespace cuda {
 void moe_route(Exec& exec, const MoeRouteArgs& a);
+void moe_gate(Exec& exec, const MoeGateArgs& a);
 void moe_experts(Exec& exec, const MoeExpertsArgs& a);
 void moe_with_shared(Exec& exec, const MoeWithSharedArgs& a);
 }  // namespace cuda
 namespace cpu {
+void moe_gate(Exec& exec, const MoeGateArgs& a);
 void moe_experts(Exec& exec, const MoeExpertsArgs& a);
 void moe_route(Exec& exec, const MoeRouteArgs& a);
 void moe_with_shared(Exec& exec, const MoeWithSharedArgs& a);

@@ -17,6 +17,14 @@ void show_outputs(Exec& exec, const char* op, const Args& a) {
   OpWatcher& watcher = *exec.watcher();
   watcher.begin(exec, op);
   if constexpr (requires { a.residual; }) watcher.look(exec, "residual", a.residual);
+  if constexpr (requires { a.norm.residual; }) {
+    watcher.look(exec, "residual", a.norm.residual);
+    watcher.look(exec, "out", a.norm.out);
+  }
+  if constexpr (requires { a.route.expert_weights; }) {
+    watcher.look(exec, "expert_ids", a.route.expert_ids);
+    watcher.look(exec, "expert_weights", a.route.expert_weights);
+  }
   if constexpr (requires { a.out; }) watcher.look(exec, "out", a.out);
   if constexpr (requires { a.routed.out; }) watcher.look(exec, "out", a.routed.out);
   if constexpr (requires { a.expert_weights; }) {
@@ -26,11 +34,16 @@ void show_outputs(Exec& exec, const char* op, const Args& a) {
   }
   if constexpr (requires { show_written(exec, a.cache, a.slots); })
     show_written(exec, a.cache, a.slots);
+  if constexpr (requires { a.write.slots; }) {
+    watcher.look(exec, "out", a.query.out);
+    show_written(exec, a.write.cache, a.write.slots);
+  }
   // `logits` alone: sample and log_probs write what they draw and find, and have flags of their
   // own.
   static_assert(
-      requires { a.out; } || requires { a.routed.out; } || requires { a.expert_weights; } ||
-          requires { a.slots; } || requires { a.logits; },
+      requires { a.out; } || requires { a.routed.out; } || requires { a.norm.out; } ||
+          requires { a.expert_weights; } || requires { a.slots; } || requires { a.logits; } ||
+          requires { a.write; },
       "an op that writes something else: name it here");
 }
 

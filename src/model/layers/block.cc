@@ -18,15 +18,17 @@ void block(Rank& rank, const Model& model, const ForwardBatch& batch, const Bloc
   else
     gqa(rank, model, batch,
         {.weights = a.weights.gqa, .kv = a.kv.gqa(a.kv_layer), .x = a.x, .out = out});
-  ops::add_rms_norm(exec, {.out = a.x,
-                           .residual = a.residual,
-                           .x = out,
-                           .weight = a.weights.post_attention_layernorm,
-                           .eps = eps});
-  if (a.weights.is_moe)
-    moe_ffn(rank, model.config(), a.weights.moe, a.x, out);
-  else
+  const AddRmsNormArgs norm = {.out = a.x,
+                               .residual = a.residual,
+                               .x = out,
+                               .weight = a.weights.post_attention_layernorm,
+                               .eps = eps};
+  if (a.weights.is_moe) {
+    moe_ffn(rank, model.config(), a.weights.moe, norm, out);
+  } else {
+    ops::add_rms_norm(exec, norm);
     dense_ffn(rank, a.weights.mlp, a.x, out);
+  }
   ops::add_rms_norm(
       exec, {.out = a.x, .residual = a.residual, .x = out, .weight = a.next_norm, .eps = eps});
 }

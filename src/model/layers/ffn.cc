@@ -14,27 +14,26 @@ void dense_ffn(Rank& rank, const FfnWeights& w, const Tensor& x, const Tensor& o
   rank.comm.all_reduce_sum(exec, out);  // down_proj is row-parallel
 }
 
-void moe_ffn(Rank& rank, const ModelConfig& c, const MoeWeights& w, const Tensor& x,
+void moe_ffn(Rank& rank, const ModelConfig& c, const MoeWeights& w, const AddRmsNormArgs& norm,
              const Tensor& out) {
   Exec& exec = rank.exec;
-  const int64_t T = x.shape[0], K = c.num_experts_per_tok;
+  const int64_t T = norm.x.shape[0], K = c.num_experts_per_tok;
   const Arena::Scope scope(exec.scratch());
-  const Tensor logits = exec.scratch().tensor(DType::kF32, {T, c.n_routed_experts});
-  ops::linear(exec, {.out = logits, .x = x, .w = w.gate, .bias = {}});
   const Tensor ids = exec.scratch().tensor(DType::kI32, {T, K});
   const Tensor weights = exec.scratch().tensor(DType::kF32, {T, K});
-  ops::moe_route(exec, {.expert_ids = ids,
-                        .expert_weights = weights,
-                        .logits = logits,
-                        .correction_bias = w.e_score_correction_bias,
-                        .scoring_func = c.scoring_func,
-                        .group_score = c.group_score,
-                        .n_group = c.n_group,
-                        .topk_group = c.topk_group,
-                        .norm_topk_prob = c.norm_topk_prob,
-                        .routed_scaling_factor = static_cast<float>(c.routed_scaling_factor)});
+  const MoeRouteArgs route = {.expert_ids = ids,
+                              .expert_weights = weights,
+                              .logits = {},
+                              .correction_bias = w.e_score_correction_bias,
+                              .scoring_func = c.scoring_func,
+                              .group_score = c.group_score,
+                              .n_group = c.n_group,
+                              .topk_group = c.topk_group,
+                              .norm_topk_prob = c.norm_topk_prob,
+                              .routed_scaling_factor = static_cast<float>(c.routed_scaling_factor)};
+  ops::moe_gate(exec, {.norm = norm, .gate = w.gate, .route = route});
   const MoeExpertsArgs experts = {.out = out,
-                                  .x = x,
+                                  .x = norm.out,
                                   .expert_ids = ids,
                                   .expert_weights = weights,
                                   .gate_up = w.experts_gate_up,

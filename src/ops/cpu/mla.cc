@@ -112,4 +112,9 @@ void mla_value(Exec& exec, const MlaValueArgs& a) {
   });
 }
 
+void mla_query_and_write(Exec& exec, const MlaQueryAndWriteArgs& a) {
+  mla_query(exec, a.query);
+  mla_write_kv(exec, a.write);
+}
+
 }  // namespace dsr::cpu

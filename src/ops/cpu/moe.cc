@@ -74,6 +74,10 @@ void moe_route(Exec& exec, const MoeRouteArgs& a) {
   });
 }
 
+void moe_gate(Exec& exec, const MoeGateArgs& a) {
+  compose_moe_gate(exec, a, {.add_rms_norm = add_rms_norm, .linear = linear, .route = moe_route});
+}
+
 void moe_experts(Exec& exec, const MoeExpertsArgs& a) {
   CpuContext& cpu = exec.cpu();
   const int64_t T = a.x.shape[0], D = a.x.shape[1], F = a.down.columns();

@@ -90,6 +90,10 @@ void ref::moe_route(Exec&, const MoeRouteArgs& a) {
   }
 }
 
+void ref::moe_gate(Exec& exec, const MoeGateArgs& a) {
+  compose_moe_gate(exec, a, {.add_rms_norm = add_rms_norm, .linear = linear, .route = moe_route});
+}
+
 namespace {
 
 struct Routed {
