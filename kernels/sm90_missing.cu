@@ -1,5 +1,4 @@
 // In the place of sm_90's own kernels, in a build without them: CudaContext::arch() is 80 there.
-#include "attention/mla_kernels.h"
 #include "base/error.h"
 #include "gemm/linear_kernels.h"
 #include "moe/expert_kernels.h"
@@ -13,10 +12,6 @@ namespace {
 
 }  // namespace
 
-void mla_attention_sm90(Exec&, const TiledParams&, int64_t, int64_t) { missing(); }
-bool mla_merge_and_value(Exec&, const MlaValueArgs&, const Partials&, const PagedBatch&, int64_t) {
-  missing();
-}
 void stream_linear(Exec&, const char*, const DenseProduct&) { missing(); }
 void stream_swiglu(Exec&, const char*, const DenseProduct&) { missing(); }
 void stream_gate_up(Exec&, const ExpertsCall&) { missing(); }

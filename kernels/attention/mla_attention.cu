@@ -1,8 +1,6 @@
 // mla_attention on CUDA. Definition and shapes: ops/mla.h.
 //
-// Rows of released models as bf16: mla_attention_sm90.cu, before sm_90 the tiled kernel. The plain
-// one for the rest.
-#include "attention/mla_kernels.h"
+// Two kernels: the tiled one for the rows of released models as bf16, the plain one for the rest.
 #include "attention/plain_attention.cuh"
 #include "attention/tiled_attention.cuh"
 #include "common/rows.cuh"
@@ -50,38 +48,33 @@ bool is_tiled(const MlaAttentionArgs& a) {
          rows_allow_16(a.out);
 }
 
-// What mla_attention leaves where rows are split.
-struct SplitRows {
-  Partials partials;
-  PagedBatch batch;
-  int64_t n_sequences;
-};
+}  // namespace
 
-// All of it but the merge of the parts. They lie in scratch.
-SplitRows attend(Exec& exec, const MlaAttentionArgs& a) {
+void mla_attention(Exec& exec, const MlaAttentionArgs& a) {
   const MlaRowFormat& f = a.cache.format;
   const int64_t T = a.q.shape[0], H = a.q.shape[1], S = a.block_table.shape[0];
+  const Arena::Scope scope(exec.scratch());
   const Partials partials = take_partials(exec, S, a.block_table.shape[1], H, f.kv_lora_rank);
   const PagedBatch batch = {a.positions.ptr<int32_t>(), a.cu_seqlens_q.ptr<int32_t>(),
                             a.block_table.ptr<int32_t>(), a.block_table.strides[0]};
   const float scale_log2 = a.softmax_scale * 1.44269504088896341f;
   if (is_tiled(a)) {
-    const TiledParams p = {.out = a.out.ptr<bf16>(),
-                           .out_token_stride = a.out.strides[0],
-                           .out_head_stride = a.out.strides[1],
-                           .q = a.q.ptr<bf16>(),
-                           .q_token_stride = a.q.strides[0],
-                           .q_head_stride = a.q.strides[1],
-                           .cos = nullptr,
-                           .sin = nullptr,
-                           .pages = a.cache.pages.ptr<std::byte>(),
-                           .page_bytes = f.page_bytes(),
-                           .batch = batch,
-                           .partials = partials,
-                           .heads_per_kv_head = narrow(H),
-                           .scale_log2 = scale_log2};
-    exec.cuda().arch() >= 90 ? mla_attention_sm90(exec, p, T, S)
-                             : tiled_attention<MlaShape>(exec, "mla_attention", p, T, S, 1);
+    tiled_attention<MlaShape>(exec, "mla_attention",
+                              {.out = a.out.ptr<bf16>(),
+                               .out_token_stride = a.out.strides[0],
+                               .out_head_stride = a.out.strides[1],
+                               .q = a.q.ptr<bf16>(),
+                               .q_token_stride = a.q.strides[0],
+                               .q_head_stride = a.q.strides[1],
+                               .cos = nullptr,
+                               .sin = nullptr,
+                               .pages = a.cache.pages.ptr<std::byte>(),
+                               .page_bytes = f.page_bytes(),
+                               .batch = batch,
+                               .partials = partials,
+                               .heads_per_kv_head = narrow(H),
+                               .scale_log2 = scale_log2},
+                              T, S, 1);
   } else {
     plain_attention(
         exec, "mla_attention",
@@ -102,26 +95,7 @@ SplitRows attend(Exec& exec, const MlaAttentionArgs& a) {
         MlaRows{f.type, narrow(f.kv_lora_rank), narrow(f.qk_rope_head_dim), narrow(f.row_bytes())},
         T, S, H);
   }
-  return {partials, batch, S};
-}
-
-}  // namespace
-
-void mla_attention(Exec& exec, const MlaAttentionArgs& a) {
-  const Arena::Scope scope(exec.scratch());
-  const SplitRows rows = attend(exec, a);
-  merge_splits(exec, "mla_attention: merge", a.out, rows.partials, rows.batch, rows.n_sequences);
-}
-
-void mla_attention_and_value(Exec& exec, const MlaAttentionAndValueArgs& a) {
-  const Arena::Scope scope(exec.scratch());
-  const SplitRows rows = attend(exec, a.attention);
-  if (exec.cuda().arch() >= 90 &&
-      mla_merge_and_value(exec, a.value, rows.partials, rows.batch, rows.n_sequences))
-    return;
-  merge_splits(exec, "mla_attention: merge", a.attention.out, rows.partials, rows.batch,
-               rows.n_sequences);
-  mla_value(exec, a.value);
+  merge_splits(exec, "mla_attention: merge", a.out, partials, batch, S);
 }
 
 void mla_expanded_attention(Exec&, const MlaExpandedArgs&) {

@@ -61,10 +61,6 @@ __device__ __forceinline__ QueryRange query_range(const PagedBatch& b, int s) {
   return {first, count, count == 1 ? b.positions[first] + 1 : 0};
 }
 
-__host__ __device__ constexpr int n_splits_of(int n) {
-  return (n + split_tokens(n) - 1) / split_tokens(n);
-}
-
 // Taken from the arena for the length of one op; the same in a dry run.
 inline Partials take_partials(Exec& exec, int64_t S, int64_t max_blocks, int64_t H, int64_t width) {
   const int n = max_splits(max_blocks * kPageTokens);
@@ -74,7 +70,7 @@ inline Partials take_partials(Exec& exec, int64_t S, int64_t max_blocks, int64_t
 }
 
 // The rows that were split into more than one part: parts are merged left to right.
-// One block per head and sequence. mla_value_sm90.cu has the same sums in the same order.
+// One block per head and sequence.
 constexpr int kMergeThreads = 128;
 static_assert(kMergeThreads >= kMaxSplits, "one thread weighs one part");
 
@@ -99,10 +95,10 @@ static __global__ __launch_bounds__(kMergeThreads) void merge_splits_kernel(
   __syncthreads();
   for (float m : warp_max) max = fmaxf(max, m);
   weight[i] = exp2f(stat.x - max);
-  sum_weighted[i] = __fmul_rn(weight[i], stat.y);
+  sum_weighted[i] = weight[i] * stat.y;
   __syncthreads();
   float sum = 0;
-  for (int k = 0; k < n_splits; ++k) sum = __fadd_rn(sum, sum_weighted[k]);
+  for (int k = 0; k < n_splits; ++k) sum += sum_weighted[k];
   const float scale = 1 / sum;
   bf16* to = out + range.first * out_token_stride + h * out_head_stride;
   const int64_t next_split = static_cast<int64_t>(p.H) * p.width;
@@ -114,10 +110,10 @@ static __global__ __launch_bounds__(kMergeThreads) void merge_splits_kernel(
 #pragma unroll 8
       for (int k = 0; k < n_splits; ++k) {
         const float4 v = *reinterpret_cast<const float4*>(from + k * next_split);
-        acc.x = fmaf(weight[k], v.x, acc.x);
-        acc.y = fmaf(weight[k], v.y, acc.y);
-        acc.z = fmaf(weight[k], v.z, acc.z);
-        acc.w = fmaf(weight[k], v.w, acc.w);
+        acc.x += weight[k] * v.x;
+        acc.y += weight[k] * v.y;
+        acc.z += weight[k] * v.z;
+        acc.w += weight[k] * v.w;
       }
       const float out4[4] = {acc.x * scale, acc.y * scale, acc.z * scale, acc.w * scale};
 #pragma unroll
@@ -128,7 +124,7 @@ static __global__ __launch_bounds__(kMergeThreads) void merge_splits_kernel(
   for (int c = i; c < p.width; c += kMergeThreads) {
     const float* from = p.sums + p.row(s, 0, h) * p.width + c;
     float acc = 0;
-    for (int k = 0; k < n_splits; ++k) acc = fmaf(weight[k], from[k * next_split], acc);
+    for (int k = 0; k < n_splits; ++k) acc += weight[k] * from[k * next_split];
     to[c] = from_float<bf16>(acc * scale);
   }
 }

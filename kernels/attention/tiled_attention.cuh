@@ -3,9 +3,10 @@
 // of several consecutive tokens where they are fewer.
 //
 // Mapping   grid (splits or row groups, sequences, head groups), 8 warps. A tile of kTile tokens is
-//           copied to shared memory kStages - 1 tiles ahead. Scores: each warp takes 16 tokens and
-//           a part of the width; the parts meet in shared memory. Softmax: two rows a warp. Values:
-//           each warp takes its share of the columns.
+//           copied to shared memory kStages - 1 tiles ahead. Scores: each warp takes 8 tokens and a
+//           part of the width; the parts meet in shared memory. Softmax: every warp does all of
+//           it, in the layout of the next product's operand. Values: each warp takes its share of
+//           the columns.
 // Rounding  the rotated query (GQA) and p to bf16; sums in fp32. The sum of p is that of the
 //           rounded ones.
 // Traffic   decode: every key and value once per 16 heads, and 2 * 4 bytes * width per head and
@@ -54,14 +55,15 @@ struct Tiled {
   static constexpr int kStageElements = kKeyElements + kValueElements;
   static constexpr int kScoreStride = Shape::kTile + 8;  // floats; no two rows in one bank
   static constexpr int kTokenTiles = Shape::kTile / 8;
-  static constexpr int kScoreTokens = 16;  // of a warp, in the scores
-  static constexpr int kScoreGroups = Shape::kTile / kScoreTokens;
-  static constexpr int kKeyParts = kTiledWarps / kScoreGroups;  // of the width, in the scores
+  static constexpr int kKeyParts = kTiledWarps / kTokenTiles;  // of the width, in the scores
+  static constexpr int kScoreElements = kKeyParts * kRows * kScoreStride;
   static constexpr int kKeySteps = Shape::kKeyWidth / 16 / kKeyParts;  // of k16, per warp
   static constexpr int kValueSteps = Shape::kTile / 16;
   static constexpr int kColumns = Shape::kValueWidth / kTiledWarps;  // per warp
-  static_assert(kScoreGroups * kKeyParts == kTiledWarps, "every warp has a part of the scores");
-  static_assert(Shape::kKeyWidth % (16 * kKeyParts) == 0, "a part is whole steps of k16");
+  static constexpr int64_t kSharedBytes =
+      int64_t{Shape::kStages} * kStageElements * 2 + int64_t{2} * kScoreElements * 4;
+  static_assert(kTokenTiles * kKeyParts == kTiledWarps, "every warp has a part of the scores");
+  static_assert(Shape::kKeyWidth % (32 * kKeyParts) == 0, "ldmatrix.x4 takes two k16 steps");
   static_assert(kColumns % 16 == 0, "ldmatrix.x4 takes two n8 tiles");
   static_assert(kPageTokens % Shape::kTile == 0, "a tile lies in one page");
   static_assert(Shape::kTile >= kRows, "a stage holds the query");
@@ -160,296 +162,201 @@ __device__ __forceinline__ uint32_t rotated_pair(const TiledParams& p, const bf1
                    high_bf16(pair) * c.y + high_bf16(other) * s.y);
 }
 
-// One row of a block: its token, head and how far it looks.
-struct TiledRow {
-  int token, head, position, end;
-  bool valid;
-
-  __device__ __forceinline__ TiledRow(const TiledParams& p, const TiledWork& w, int r) {
-    const int heads_in_row = min(p.heads_per_kv_head, kRows);
-    const int t = r / heads_in_row, h = r % heads_in_row;
-    valid = t < w.n_tokens && h < w.n_heads;
-    token = w.first_token + t;
-    head = w.head + h;
-    position = valid ? p.batch.positions[token] : 0;
-    end = valid ? min(position + 1, w.end) : w.end;
-  }
-};
-
-// What the warps of a block tell each other about a tile, and in the end about all of them.
 template <typename Shape>
-struct TiledExchange {
-  float scores[Tiled<Shape>::kKeyParts][kRows][Tiled<Shape>::kScoreStride];
-  alignas(16) bf16 weights[kRows][Shape::kTile + 8];  // exp2(score - max), and zeros past the end
-  float rescale[kRows], max[kRows], sum[kRows];
-};
-template <typename Shape>
-struct TiledMemory {
-  alignas(16) bf16 stages[Shape::kStages][Tiled<Shape>::kStageElements];  // keys, then values
-  TiledExchange<Shape> exchange;
-};
-
-// This warp's part of the width, from its first k16 step.
-template <typename Shape>
-__device__ __forceinline__ int first_key_step() {
+__device__ void attend(const TiledParams& p, const TiledWork& w, bf16* stages, float* scores) {
   using T = Tiled<Shape>;
-  return static_cast<int>(threadIdx.x) / 32 / T::kScoreGroups * T::kKeySteps;
-}
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int g = lane / 4, t2 = lane % 4 * 2;  // fragment row, and first of two columns
+  const int token_tile = warp % T::kTokenTiles, key_part = warp / T::kTokenTiles;
+  const int heads_in_row = min(p.heads_per_kv_head, kRows);
 
-// scores[kRows, kTile] of a tile: this warp's 16 tokens over its part of the width, in two chains
-// for each 8 of them.
-template <typename Shape>
-__device__ __forceinline__ void score_tile(const uint32_t (&q)[Tiled<Shape>::kKeySteps][4],
-                                           const bf16* keys, TiledExchange<Shape>& exchange) {
-  using T = Tiled<Shape>;
-  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
-  const int g = lane / 4, t2 = lane % 4 * 2;
-  const int first_token = warp % T::kScoreGroups * T::kScoreTokens;
-  const bf16* from = keys + (first_token + lane / 16 * 8 + lane % 8) * T::kKeyStride +
-                     first_key_step<Shape>() * 16 + lane / 8 % 2 * 8;
-  float s[2][2][4] = {};  // [chain][8 tokens]
-#pragma unroll
-  for (int k = 0; k < T::kKeySteps; ++k) {
-    uint32_t b[4];
-    load_matrices(b, from + k * 16);
-    mma_bf16(s[k % 2][0], q[k], b[0], b[1]);
-    mma_bf16(s[k % 2][1], q[k], b[2], b[3]);
-  }
-  auto& mine = exchange.scores[warp / T::kScoreGroups];
-#pragma unroll
-  for (int j = 0; j < 2; ++j) {
-    const float* even = s[0][j];
-    const float* odd = s[1][j];
-    const int token = first_token + j * 8 + t2;
-    *reinterpret_cast<float2*>(&mine[g][token]) = make_float2(even[0] + odd[0], even[1] + odd[1]);
-    *reinterpret_cast<float2*>(&mine[g + 8][token]) =
-        make_float2(even[2] + odd[2], even[3] + odd[3]);
-  }
-}
-
-// The softmax of this warp's two rows, the same `max` in all lanes, a lane's share of `sum`.
-template <typename Shape>
-class TiledSoftmax {
- public:
-  __device__ __forceinline__ TiledSoftmax(const TiledParams& p, const TiledWork& w)
-      : scale_log2_(p.scale_log2) {
-#pragma unroll
-    for (int i = 0; i < 2; ++i) end_[i] = TiledRow(p, w, first_row() + i).end;
-  }
-  // Of a tile whose scores all warps have stored.
-  __device__ __forceinline__ void weigh_tile(int first_token, TiledExchange<Shape>& exchange) {
-    constexpr int kLaneTokens = Shape::kTile / 32;
-    const int lane = static_cast<int>(threadIdx.x) % 32;
-    float v[2][kLaneTokens], tile_max[2];
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      tile_max[i] = -INFINITY;
-#pragma unroll
-      for (int c = 0; c < kLaneTokens; ++c) {
-        const int at = lane + 32 * c;
-        float score = exchange.scores[0][first_row() + i][at];
-#pragma unroll
-        for (int part = 1; part < Tiled<Shape>::kKeyParts; ++part)
-          score += exchange.scores[part][first_row() + i][at];
-        v[i][c] = first_token + at < end_[i] ? score * scale_log2_ : -INFINITY;
-        tile_max[i] = fmaxf(tile_max[i], v[i][c]);
-      }
-    }
-#pragma unroll
-    for (int offset = 16; offset > 0; offset /= 2)
-#pragma unroll
-      for (int i = 0; i < 2; ++i)
-        tile_max[i] = fmaxf(tile_max[i], __shfl_xor_sync(0xffffffffu, tile_max[i], offset));
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      // Finite after the first tile: every row sees its first token.
-      const float new_max = fmaxf(max_[i], tile_max[i]);
-      const float rescale = exp2f(max_[i] - new_max);
-      max_[i] = new_max;
-      sum_[i] *= rescale;
-#pragma unroll
-      for (int c = 0; c < kLaneTokens; ++c) {
-        const bf16 weight = from_float<bf16>(exp2f(v[i][c] - new_max));
-        exchange.weights[first_row() + i][lane + 32 * c] = weight;
-        sum_[i] += to_float(weight);
-      }
-      if (lane == 0) exchange.rescale[first_row() + i] = rescale;
-    }
-  }
-  // After the last tile; a barrier of the block then makes max and sum of all rows known.
-  __device__ __forceinline__ void finish(TiledExchange<Shape>& exchange) {
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-#pragma unroll
-      for (int offset = 16; offset > 0; offset /= 2)
-        sum_[i] += __shfl_xor_sync(0xffffffffu, sum_[i], offset);
-      if (threadIdx.x % 32 != 0) continue;
-      exchange.max[first_row() + i] = max_[i];
-      exchange.sum[first_row() + i] = sum_[i];
-    }
-  }
-
- private:
-  static_assert(2 * kTiledWarps == kRows, "a warp has two rows");
-  __device__ static int first_row() { return static_cast<int>(threadIdx.x) / 32 * 2; }
-
-  const float scale_log2_;
-  int end_[2];
-  float max_[2] = {-INFINITY, -INFINITY}, sum_[2] = {0, 0};
-};
-
-// o[kRows, kColumns] of this warp: sums of exp2(score - max) v.
-template <typename Shape>
-struct TiledOutput {
-  static constexpr int kTiles = Tiled<Shape>::kColumns / 8;
-  float o[kTiles][4] = {};
-
-  // One more tile, whose weights all warps have stored.
-  __device__ __forceinline__ void add_tile(const TiledExchange<Shape>& exchange,
-                                           const bf16* values) {
-    using T = Tiled<Shape>;
-    const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
-    const float low = exchange.rescale[lane / 4], high = exchange.rescale[lane / 4 + 8];
-    const bf16* from = values + lane % 16 * T::kKeyStride + warp * T::kColumns + lane / 16 * 8;
-#pragma unroll
-    for (int n = 0; n < kTiles; ++n) {
-      o[n][0] *= low;
-      o[n][1] *= low;
-      o[n][2] *= high;
-      o[n][3] *= high;
-    }
-#pragma unroll
-    for (int k = 0; k < T::kValueSteps; ++k) {
-      uint32_t a[4];
-      load_matrices(a, &exchange.weights[lane % 16][k * 16 + lane / 16 * 8]);
-#pragma unroll
-      for (int n = 0; n < kTiles; n += 2) {
-        uint32_t b[4];
-        load_matrices_transposed(b, from + k * 16 * T::kKeyStride + n * 8);
-        mma_bf16(o[n], a, b[0], b[1]);
-        mma_bf16(o[n + 1], a, b[2], b[3]);
-      }
-    }
-  }
-
-  // The result, or a split's part of it. `max` and `sum` of all rows are known.
-  __device__ __forceinline__ void store(const TiledParams& p, const TiledWork& w,
-                                        const TiledExchange<Shape>& exchange) const {
-    const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
-    const int column = warp * Tiled<Shape>::kColumns + lane % 4 * 2;
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int r = lane / 4 + 8 * i;
-      const TiledRow row(p, w, r);
-      if (!row.valid) continue;
-      if (w.split < 0) {
-        const float scale = 1 / exchange.sum[r];
-        bf16* to = p.out + row.token * p.out_token_stride + row.head * p.out_head_stride + column;
-#pragma unroll
-        for (int n = 0; n < kTiles; ++n)
-          *reinterpret_cast<uint32_t*>(to + n * 8) =
-              pack_bf16(o[n][2 * i] * scale, o[n][2 * i + 1] * scale);
-      } else {
-        const int64_t part = p.partials.row(w.sequence, w.split, row.head);
-        float* to = p.partials.sums + part * Shape::kValueWidth + column;
-#pragma unroll
-        for (int n = 0; n < kTiles; ++n)
-          *reinterpret_cast<float2*>(to + n * 8) = make_float2(o[n][2 * i], o[n][2 * i + 1]);
-        if (column == 0) p.partials.stats[part] = make_float2(exchange.max[r], exchange.sum[r]);
-      }
-    }
-  }
-};
-
-template <typename Shape>
-__device__ void attend(const TiledParams& p, const TiledWork& w, TiledMemory<Shape>& memory) {
-  using T = Tiled<Shape>;
-  const int lane = static_cast<int>(threadIdx.x) % 32;
   const int n_tiles = (w.end - w.begin + Shape::kTile - 1) / Shape::kTile;
+  // Rows g and g + 8: their token, head and how far they look.
+  int row_token[2], row_head[2], row_end[2], row_position[2];
+  bool row_valid[2];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const int r = g + 8 * i;
+    const int token = r / heads_in_row, head = r % heads_in_row;
+    row_valid[i] = token < w.n_tokens && head < w.n_heads;
+    row_token[i] = w.first_token + token;
+    row_head[i] = w.head + head;
+    row_position[i] = row_valid[i] ? p.batch.positions[row_token[i]] : 0;
+    row_end[i] = row_valid[i] ? min(row_position[i] + 1, w.end) : w.end;
+  }
 
   // The first tiles and the query are on their way. The query goes through the last stage, which is
   // not filled before everyone has come to the first tile.
-  bf16* const query = memory.stages[Shape::kStages - 1];
+  bf16* const query = stages + (Shape::kStages - 1) * T::kStageElements;
   constexpr int kAhead = Shape::kStages - 1;
 #pragma unroll
   for (int i = 0; i < kAhead && w.newest >= 0; ++i)
-    if (i < n_tiles) copy_tile<Shape>(p, w, w.begin + i * Shape::kTile, memory.stages[i], w.newest);
+    if (i < n_tiles)
+      copy_tile<Shape>(p, w, w.begin + i * Shape::kTile, stages + i * T::kStageElements, w.newest);
   if (w.newest >= 0) {
     wait_for_previous_kernel();
     const int tile = (w.newest - w.begin) / Shape::kTile;
     if (w.newest < w.end && tile < kAhead)
-      copy_token<Shape>(p, w, w.newest, w.begin + tile * Shape::kTile, memory.stages[tile]);
+      copy_token<Shape>(p, w, w.newest, w.begin + tile * Shape::kTile,
+                        stages + tile * T::kStageElements);
   }
   copy_query<Shape>(p, w, query);
   commit_copies();
 #pragma unroll
   for (int i = 0; i < kAhead; ++i) {
     if (i < n_tiles && w.newest < 0)
-      copy_tile<Shape>(p, w, w.begin + i * Shape::kTile, memory.stages[i]);
+      copy_tile<Shape>(p, w, w.begin + i * Shape::kTile, stages + i * T::kStageElements);
     commit_copies();
   }
-  TiledSoftmax<Shape> softmax(p, w);
   wait_for_copies<kAhead>();
   __syncthreads();
   uint32_t q[T::kKeySteps][4];
 #pragma unroll
   for (int k = 0; k < T::kKeySteps; ++k) {
-    const int column = (first_key_step<Shape>() + k) * 16;
+    const int column = (key_part * T::kKeySteps + k) * 16;
     if constexpr (Shape::kRotateQuery) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int r = lane / 4 + i % 2 * 8;
-        q[k][i] = rotated_pair<Shape>(p, query + r * T::kKeyStride, TiledRow(p, w, r).position,
-                                      column + lane % 4 * 2 + i / 2 * 8);
-      }
+      for (int i = 0; i < 4; ++i)
+        q[k][i] = rotated_pair<Shape>(p, query + (g + i % 2 * 8) * T::kKeyStride,
+                                      row_position[i % 2], column + t2 + i / 2 * 8);
     } else {
       load_matrices(q[k], query + lane % 16 * T::kKeyStride + column + lane / 16 * 8);
     }
   }
 
-  TiledOutput<Shape> out;
+  constexpr int kValueTiles = T::kColumns / 8;
+  float o[kValueTiles][4] = {};  // [kRows, kColumns] of this warp
+  float max[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
   for (int i = 0; i < n_tiles; ++i) {
     wait_for_copies<Shape::kStages - 2>();
     __syncthreads();  // tile i is here, and everyone is done with tile i - 1
     const int ahead = i + Shape::kStages - 1;
     if (ahead < n_tiles)
-      copy_tile<Shape>(p, w, w.begin + ahead * Shape::kTile, memory.stages[ahead % Shape::kStages]);
+      copy_tile<Shape>(p, w, w.begin + ahead * Shape::kTile,
+                       stages + ahead % Shape::kStages * T::kStageElements);
     commit_copies();
-    const bf16* keys = memory.stages[i % Shape::kStages];
-    score_tile<Shape>(q, keys, memory.exchange);
+    const bf16* keys = stages + i % Shape::kStages * T::kStageElements;
+    const bf16* values = keys + T::kValueElements;  // the keys themselves, or behind them
+    float* tile_scores = scores + i % 2 * T::kScoreElements;
+
+    // scores[kRows, 8 tokens] over this warp's part of the width, in two chains
+    float s[2][4] = {};
+#pragma unroll
+    for (int k = 0; k < T::kKeySteps; k += 2) {
+      uint32_t b[4];
+      load_matrices(b, keys + (token_tile * 8 + lane % 8) * T::kKeyStride +
+                           (key_part * T::kKeySteps + k) * 16 + lane / 8 * 8);
+      mma_bf16(s[0], q[k], b[0], b[1]);
+      mma_bf16(s[1], q[k + 1], b[2], b[3]);
+    }
+    float* mine = tile_scores + key_part * kRows * T::kScoreStride + token_tile * 8 + t2;
+    *reinterpret_cast<float2*>(mine + g * T::kScoreStride) =
+        make_float2(s[0][0] + s[1][0], s[0][1] + s[1][1]);
+    *reinterpret_cast<float2*>(mine + (g + 8) * T::kScoreStride) =
+        make_float2(s[0][2] + s[1][2], s[0][3] + s[1][3]);
     __syncthreads();
-    softmax.weigh_tile(w.begin + i * Shape::kTile, memory.exchange);
-    __syncthreads();
-    out.add_tile(memory.exchange, keys + T::kValueElements);  // the keys, or what is behind them
+
+    // p[kRows, kTile] as the first operand of the next product
+    uint32_t probability[T::kValueSteps][4];
+    float rescale[2];
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      float2 v[T::kTokenTiles];
+      float tile_max = -INFINITY;
+#pragma unroll
+      for (int j = 0; j < T::kTokenTiles; ++j) {
+        const float* from = tile_scores + (g + 8 * r) * T::kScoreStride + j * 8 + t2;
+        v[j] = *reinterpret_cast<const float2*>(from);
+        if constexpr (T::kKeyParts == 2) {
+          const float2 other = *reinterpret_cast<const float2*>(from + kRows * T::kScoreStride);
+          v[j].x += other.x;
+          v[j].y += other.y;
+        }
+        const int token = w.begin + i * Shape::kTile + j * 8 + t2;
+        v[j].x = token < row_end[r] ? v[j].x * p.scale_log2 : -INFINITY;
+        v[j].y = token + 1 < row_end[r] ? v[j].y * p.scale_log2 : -INFINITY;
+        tile_max = fmaxf(tile_max, fmaxf(v[j].x, v[j].y));
+      }
+      tile_max = fmaxf(tile_max, __shfl_xor_sync(0xffffffffu, tile_max, 1));
+      tile_max = fmaxf(tile_max, __shfl_xor_sync(0xffffffffu, tile_max, 2));
+      // Finite after the first tile: every row sees its first token.
+      const float new_max = fmaxf(max[r], tile_max);
+      rescale[r] = exp2f(max[r] - new_max);
+      max[r] = new_max;
+      float tile_sum = 0;
+#pragma unroll
+      for (int j = 0; j < T::kTokenTiles; ++j) {
+        const uint32_t pair = pack_bf16(exp2f(v[j].x - new_max), exp2f(v[j].y - new_max));
+        tile_sum += low_bf16(pair) + high_bf16(pair);
+        probability[j / 2][j % 2 * 2 + r] = pair;
+      }
+      sum[r] = sum[r] * rescale[r] + tile_sum;
+    }
+
+    // o[kRows, kColumns] += p v
+#pragma unroll
+    for (int n = 0; n < kValueTiles; ++n) {
+      o[n][0] *= rescale[0];
+      o[n][1] *= rescale[0];
+      o[n][2] *= rescale[1];
+      o[n][3] *= rescale[1];
+    }
+#pragma unroll
+    for (int k = 0; k < T::kValueSteps; ++k) {
+#pragma unroll
+      for (int n = 0; n < kValueTiles; n += 2) {
+        uint32_t b[4];
+        load_matrices_transposed(b, values + (k * 16 + lane % 16) * T::kKeyStride +
+                                        warp * T::kColumns + n * 8 + lane / 16 * 8);
+        mma_bf16(o[n], probability[k], b[0], b[1]);
+        mma_bf16(o[n + 1], probability[k], b[2], b[3]);
+      }
+    }
   }
   wait_for_copies<0>();
-  softmax.finish(memory.exchange);
-  __syncthreads();
-  out.store(p, w, memory.exchange);
-}
 
-// The heads of this block; the tokens are still to be said.
-__device__ __forceinline__ TiledWork head_work(const TiledParams& p, int sequence) {
-  const int head_groups = (p.heads_per_kv_head + kRows - 1) / kRows;  // per KV head
-  TiledWork w = {};
-  w.sequence = sequence;
-  w.kv_head = blockIdx.z / head_groups;
-  const int group_head = blockIdx.z % head_groups * kRows;
-  w.head = w.kv_head * p.heads_per_kv_head + group_head;
-  w.n_heads = min(p.heads_per_kv_head - group_head, kRows);
-  return w;
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    sum[r] += __shfl_xor_sync(0xffffffffu, sum[r], 1);
+    sum[r] += __shfl_xor_sync(0xffffffffu, sum[r], 2);
+    if (!row_valid[r]) continue;
+    const int column = warp * T::kColumns + t2;
+    if (w.split < 0) {
+      const float scale = 1 / sum[r];
+      bf16* to = p.out + row_token[r] * p.out_token_stride + row_head[r] * p.out_head_stride;
+#pragma unroll
+      for (int n = 0; n < kValueTiles; ++n)
+        *reinterpret_cast<uint32_t*>(to + column + n * 8) =
+            pack_bf16(o[n][2 * r] * scale, o[n][2 * r + 1] * scale);
+    } else {
+      const int64_t row = p.partials.row(w.sequence, w.split, row_head[r]);
+      float* to = p.partials.sums + row * Shape::kValueWidth;
+#pragma unroll
+      for (int n = 0; n < kValueTiles; ++n)
+        *reinterpret_cast<float2*>(to + column + n * 8) = make_float2(o[n][2 * r], o[n][2 * r + 1]);
+      if (warp == 0 && t2 == 0) p.partials.stats[row] = make_float2(max[r], sum[r]);
+    }
+  }
 }
 
 template <typename Shape>
 __global__ __launch_bounds__(kTiledThreads) void tiled_attention_kernel(const TiledParams p) {
-  extern __shared__ uint4 shared[];
-  auto& memory = *reinterpret_cast<TiledMemory<Shape>*>(shared);
+  using T = Tiled<Shape>;
+  extern __shared__ __align__(16) std::byte shared[];
+  auto* stages = reinterpret_cast<bf16*>(shared);  // [kStages][kTile, width + 8] keys, then values
+  auto* scores = reinterpret_cast<float*>(shared + int64_t{Shape::kStages} * T::kStageElements * 2);
   const int s = blockIdx.y;
   const QueryRange range = query_range(p.batch, s);
   const int first = range.first, n_queries = range.count;
   if (n_queries != 1) wait_for_previous_kernel();
 
-  TiledWork w = head_work(p, s);
+  const int head_groups = (p.heads_per_kv_head + kRows - 1) / kRows;  // per KV head
+  TiledWork w;
+  w.sequence = s;
+  w.kv_head = blockIdx.z / head_groups;
+  const int group_head = blockIdx.z % head_groups * kRows;
+  w.head = w.kv_head * p.heads_per_kv_head + group_head;
+  w.n_heads = min(p.heads_per_kv_head - group_head, kRows);
   if (n_queries == 1) {
     const int n = range.n, width = split_tokens(n);
     w.begin = static_cast<int>(blockIdx.x) * width;
@@ -459,7 +366,7 @@ __global__ __launch_bounds__(kTiledThreads) void tiled_attention_kernel(const Ti
     w.end = min(n, w.begin + width);
     w.split = n > width ? static_cast<int>(blockIdx.x) : -1;
     w.newest = n - 1;
-    attend<Shape>(p, w, memory);
+    attend<Shape>(p, w, stages, scores);
     return;
   }
   const int tokens_per_block = kRows / min(p.heads_per_kv_head, kRows);
@@ -474,27 +381,23 @@ __global__ __launch_bounds__(kTiledThreads) void tiled_attention_kernel(const Ti
     for (int k = 0; k < w.n_tokens; ++k)
       w.end = max(w.end, p.batch.positions[w.first_token + k] + 1);
     __syncthreads();  // everyone is done with the tiles and scores of the rows before
-    attend<Shape>(p, w, memory);
+    attend<Shape>(p, w, stages, scores);
   }
-}
-
-// Enough blocks for the splits of decode rows; for prefill rows, as many as the GPU has room for.
-inline dim3 tiled_grid(Exec& exec, const TiledParams& p, int64_t T, int64_t S, int64_t n_kv_heads) {
-  const int64_t row_groups = T > S ? T * p.heads_per_kv_head / kRows + 1 : 0;
-  const int64_t blocks = std::max<int64_t>(p.partials.max_splits,
-                                           std::min<int64_t>(row_groups, 4 * exec.cuda().n_sms()));
-  const int64_t head_groups = (p.heads_per_kv_head + kRows - 1) / kRows;
-  return dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(S),
-              static_cast<unsigned>(n_kv_heads * head_groups));
 }
 
 template <typename Shape>
 void tiled_attention(Exec& exec, const char* op, const TiledParams& p, int64_t T, int64_t S,
                      int64_t n_kv_heads) {
+  // Enough blocks for the splits of decode rows; for prefill rows, as many as the GPU has room for.
+  const int64_t row_groups = T > S ? T * p.heads_per_kv_head / kRows + 1 : 0;
+  const int64_t blocks = std::max<int64_t>(p.partials.max_splits,
+                                           std::min<int64_t>(row_groups, 4 * exec.cuda().n_sms()));
+  const int64_t head_groups = (p.heads_per_kv_head + kRows - 1) / kRows;
   launch(exec, op,
-         {.grid = tiled_grid(exec, p, T, S, n_kv_heads),
+         {.grid = dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(S),
+                       static_cast<unsigned>(n_kv_heads * head_groups)),
           .threads = kTiledThreads,
-          .shared_bytes = sizeof(TiledMemory<Shape>)},
+          .shared_bytes = Tiled<Shape>::kSharedBytes},
          tiled_attention_kernel<Shape>, p);
 }
 

@@ -4,7 +4,6 @@
 #include "common/launch.h"
 #include "gemm/dense_weight.h"
 #include "ops/linear.h"
-#include "ops/mla.h"
 
 namespace dsr::cuda {
 
@@ -39,10 +38,6 @@ void tiled_swiglu(Exec& exec, const char* op, const DenseProduct& p);
 
 // Whether `x` can be read in chunks of 16 bytes.
 bool x_allows_16(const Tensor& x);
-
-// mla_value as a product over the heads' rows of W_UV, or nothing if the fast kernels cannot read
-// it.
-std::optional<DenseProduct> mla_value_product(const MlaValueArgs& a);
 
 // Any weight and any alignment, at the speed of plain loops: kernels/gemm/plain.cu.
 void plain_linear(Exec& exec, const LinearArgs& a);

@@ -95,18 +95,6 @@ void ops::mla_query_and_write(Exec& exec, const MlaQueryAndWriteArgs& a) {
   DSR_DISPATCH(exec, mla_query_and_write, a);
 }
 
-void ops::mla_attention_and_value(Exec& exec, const MlaAttentionAndValueArgs& a) {
-  constexpr char kOp[] = "mla_attention_and_value";
-  check(exec, kOp, a.attention);
-  check(exec, kOp, a.value);
-  DSR_CHECK(a.value.latent.data == a.attention.out.data &&
-                a.value.latent.shape == a.attention.out.shape &&
-                a.value.latent.strides == a.attention.out.strides,
-            a.value.latent.text(), a.attention.out.text());
-  if (a.attention.q.shape[0] == 0) return;
-  DSR_DISPATCH(exec, mla_attention_and_value, a);
-}
-
 void ops::mla_expanded_attention(Exec& exec, const MlaExpandedArgs& a) {
   constexpr char kOp[] = "mla_expanded_attention";
   const MlaRowFormat& f = a.cache.format;

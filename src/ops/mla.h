@@ -63,13 +63,6 @@ struct MlaQueryAndWriteArgs {
   MlaWriteKvArgs write;
 };
 
-// mla_attention, then mla_value of its result: value.latent is attention.out, and holds nothing of
-// use afterwards.
-struct MlaAttentionAndValueArgs {
-  MlaAttentionArgs attention;
-  MlaValueArgs value;
-};
-
 // The expanded form: keys and values of every head rebuilt from the cache, then ordinary attention.
 // Equal to mla_query, mla_attention, mla_value in exact arithmetic; cheaper for long prompts.
 struct MlaExpandedArgs {
@@ -89,7 +82,6 @@ void mla_query(Exec& exec, const MlaQueryArgs& a);
 void mla_attention(Exec& exec, const MlaAttentionArgs& a);
 void mla_value(Exec& exec, const MlaValueArgs& a);
 void mla_query_and_write(Exec& exec, const MlaQueryAndWriteArgs& a);
-void mla_attention_and_value(Exec& exec, const MlaAttentionAndValueArgs& a);
 void mla_expanded_attention(Exec& exec, const MlaExpandedArgs& a);
 }  // namespace ops
 namespace ref {
@@ -98,7 +90,6 @@ void mla_query(Exec& exec, const MlaQueryArgs& a);
 void mla_attention(Exec& exec, const MlaAttentionArgs& a);
 void mla_value(Exec& exec, const MlaValueArgs& a);
 void mla_query_and_write(Exec& exec, const MlaQueryAndWriteArgs& a);
-void mla_attention_and_value(Exec& exec, const MlaAttentionAndValueArgs& a);
 void mla_expanded_attention(Exec& exec, const MlaExpandedArgs& a);
 }  // namespace ref
 namespace cuda {
@@ -107,12 +98,10 @@ void mla_query(Exec& exec, const MlaQueryArgs& a);
 void mla_attention(Exec& exec, const MlaAttentionArgs& a);
 void mla_value(Exec& exec, const MlaValueArgs& a);
 void mla_query_and_write(Exec& exec, const MlaQueryAndWriteArgs& a);
-void mla_attention_and_value(Exec& exec, const MlaAttentionAndValueArgs& a);
 void mla_expanded_attention(Exec& exec, const MlaExpandedArgs& a);
 }  // namespace cuda
 namespace cpu {
 void mla_attention(Exec& exec, const MlaAttentionArgs& a);
-void mla_attention_and_value(Exec& exec, const MlaAttentionAndValueArgs& a);
 using ref::mla_expanded_attention;
 void mla_query(Exec& exec, const MlaQueryArgs& a);
 void mla_query_and_write(Exec& exec, const MlaQueryAndWriteArgs& a);

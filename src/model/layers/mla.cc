@@ -51,18 +51,18 @@ void mla(Rank& rank, const Model& model, const ForwardBatch& b, const MlaArgs& a
                                             .slots = b.slots,
                                             .cache = a.kv}});
   const Tensor latent = exec.scratch().activation({T, H, c.kv_lora_rank});
+  ops::mla_attention(exec, {.out = latent,
+                            .q = q_latent,
+                            .cache = a.kv,
+                            .positions = b.positions,
+                            .cu_seqlens_q = b.cu_seqlens_q,
+                            .block_table = b.block_table,
+                            .softmax_scale = model.softmax_scale()});
   const Tensor o = exec.scratch().activation({T, H, c.v_head_dim});
-  ops::mla_attention_and_value(exec, {.attention = {.out = latent,
-                                                    .q = q_latent,
-                                                    .cache = a.kv,
-                                                    .positions = b.positions,
-                                                    .cu_seqlens_q = b.cu_seqlens_q,
-                                                    .block_table = b.block_table,
-                                                    .softmax_scale = model.softmax_scale()},
-                                      .value = {.out = o,
-                                                .latent = latent,
-                                                .kv_b_proj = w.kv_b_proj,
-                                                .qk_nope_head_dim = c.qk_nope_head_dim}});
+  ops::mla_value(exec, {.out = o,
+                        .latent = latent,
+                        .kv_b_proj = w.kv_b_proj,
+                        .qk_nope_head_dim = c.qk_nope_head_dim});
   ops::linear(exec,
               {.out = a.out, .x = reshape(o, {T, H * c.v_head_dim}), .w = w.o_proj, .bias = {}});
   rank.comm.all_reduce_sum(exec, a.out);  // o_proj is row-parallel; a no-op with one rank

@@ -1,0 +1,128 @@
+// mla_attention of decode rows, from one split to many: against the formula, and alone as in any
+// batch.
+#include <numeric>
+
+#include "ops/formulas.h"
+#include "ops/mla_fixture.h"
+
+namespace dsr::test {
+namespace {
+
+// Sequences of a paged cache whose pages lie in a scattered order.
+class MlaDecodeTest : public MlaTest {
+ protected:
+  struct Batch {
+    MlaCacheView cache;
+    Tensor positions, cu, table;
+    int64_t T = 0;
+  };
+
+  // lengths: tokens of each sequence; its last one is the batch's.
+  Batch batch(CacheType type, const Sizes& s, const std::vector<int64_t>& lengths) {
+    Batch b;
+    int64_t n_blocks = 0, most = 0;
+    for (const int64_t n : lengths) {
+      n_blocks += ceil_div(n, kPageTokens);
+      most = std::max(most, ceil_div(n, kPageTokens));
+    }
+    constexpr int64_t kStride = 101;  // from a block to the next one's place
+    DSR_CHECK(n_blocks % kStride != 0, n_blocks);
+    b.cache = empty_cache(type, s, n_blocks);
+    std::vector<int32_t> table, cu = {0}, positions;
+    std::vector<float> row(static_cast<size_t>(s.C + s.rope));
+    TensorMaker values(11);
+    int64_t used = 0;
+    for (size_t q = 0; q < lengths.size(); ++q) {
+      for (int64_t i = 0; i < most; ++i) {
+        const bool has = i < ceil_div(lengths[q], kPageTokens);
+        table.push_back(has ? static_cast<int32_t>((used++ * kStride + 3) % n_blocks) : -1);
+      }
+      for (int64_t p = 0; p < lengths[q]; ++p) {
+        for (float& v : row) v = values.random().next_normal();
+        const int64_t block = table[q * static_cast<size_t>(most) + static_cast<size_t>(p / 64)];
+        b.cache.format.encode(row.data(), row.data() + s.C,
+                              row_of(b.cache, block * kPageTokens + p % kPageTokens));
+      }
+      positions.push_back(static_cast<int32_t>(lengths[q] - 1));
+      cu.push_back(static_cast<int32_t>(positions.size()));
+    }
+    b.T = std::ssize(positions);
+    b.positions = make.i32({b.T}, positions);
+    b.cu = make.i32({std::ssize(cu)}, cu);
+    b.table = make.i32({std::ssize(lengths), most}, table);
+    return b;
+  }
+  MlaAttentionArgs args(const Batch& b, const Tensor& out, const Tensor& q) {
+    return {.out = out,
+            .q = q,
+            .cache = b.cache,
+            .positions = b.positions,
+            .cu_seqlens_q = b.cu,
+            .block_table = b.table,
+            .softmax_scale = 0.05f};
+  }
+};
+
+TEST_P(MlaDecodeTest, RowsOfManyPartsMatchTheFormula) {
+  std::vector<int64_t> lengths = {1, 63, 65, 513};
+  if (on_cuda()) lengths.insert(lengths.end(), {128, 700, 1025, 8300});
+  const Sizes& s = kReal;
+  const Batch b = batch(CacheType::kBF16, s, lengths);
+  const Tensor q = random_activation({b.T, s.H, s.C + s.rope});
+  const Tensor out = empty_activation({b.T, s.H, s.C});
+  const MlaAttentionArgs a = args(b, out, q);
+  ops::mla_attention(exec, a);
+  const Matrix x(q);
+  Matrix want(b.T * s.H, s.C);
+  for (size_t t = 0; t < lengths.size(); ++t) {
+    std::vector<std::vector<double>> rows;
+    for (int64_t i = 0; i < lengths[t]; ++i) {
+      const int32_t block = b.table.ptr<int32_t>(static_cast<int64_t>(t))[i / kPageTokens];
+      rows.push_back(decoded(b.cache, block * kPageTokens + i % kPageTokens));
+    }
+    for (int64_t h = 0; h < s.H; ++h) {
+      const int64_t r = static_cast<int64_t>(t) * s.H + h;
+      double sum = 0;
+      for (const std::vector<double>& row : rows) {
+        double score = 0;
+        for (int64_t i = 0; i < x.columns; ++i) score += x(r, i) * row[static_cast<size_t>(i)];
+        const double p = std::exp(score * static_cast<double>(a.softmax_scale));
+        sum += p;
+        for (int64_t c = 0; c < s.C; ++c) want(r, c) += p * row[static_cast<size_t>(c)];
+      }
+      for (int64_t c = 0; c < s.C; ++c) want(r, c) /= sum;
+    }
+  }
+  // As for MlaAttentionTest; a row of one token has p = 1, which bf16 holds.
+  Tolerance tol = sum_of(s.C + s.rope, activation(), 16);
+  if (on_cuda()) tol.abs += 0x1p-9;
+  EXPECT_TRUE(close(out, want.values, tol));
+}
+
+TEST_P(MlaDecodeTest, ARowInABatchIsTheRowAlone) {
+  const Sizes& s = kReal;
+  for (const CacheType cache : {CacheType::kF32, CacheType::kBF16, CacheType::kFP8}) {
+    if (!on_cuda() && cache != CacheType::kBF16) continue;  // which of them is a decoder's matter
+    const Batch b = batch(cache, s, {700, 64, 1025, 3, 513, 512, 1, 65, 600, 130});
+    const Tensor q = random_activation({b.T, s.H, s.C + s.rope});
+    const Tensor all = empty_activation({b.T, s.H, s.C});
+    ops::mla_attention(exec, args(b, all, q));
+    for (const auto& [first, n] : {std::pair{0, 1}, {3, 1}, {2, 4}, {1, 8}}) {
+      const Tensor out = empty_activation({n, s.H, s.C});
+      MlaAttentionArgs some = args(b, out, rows(q, first, n));
+      some.positions = rows(b.positions, first, n);
+      std::vector<int32_t> cu(static_cast<size_t>(n) + 1);
+      std::iota(cu.begin(), cu.end(), 0);
+      some.cu_seqlens_q = make.i32({n + 1}, cu);
+      some.block_table = rows(b.table, first, n);
+      ops::mla_attention(exec, some);
+      EXPECT_TRUE(same_bits(out, rows(all, first, n))) << name(cache) << " " << first << " " << n;
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Backends, MlaDecodeTest, testing::ValuesIn(backends_under_test()),
+                         backend_name);
+
+}  // namespace
+}  // namespace dsr::test
