@@ -13,7 +13,7 @@ grep -q avx512_bf16 /proc/cpuinfo || {
   exit 1
 }
 "$build/tests/ops/ops_test" --gtest_brief=1 --gtest_filter='Cpu*'
-python3 scripts/cpu_fast_kl.py "$run" SECURITY.md -m models/tiny
+python3 scripts/cpu_fast_kl.py "$run" SECURITY.md -m models/tiny --device cpu
 for math in exact fast; do
   echo "== $math"
   "$run" bench -q --device cpu --cpu-math $math -m models/tiny -p 512 -n 0 -r 5
