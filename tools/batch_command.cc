@@ -82,9 +82,6 @@ int run_batch(const Options& options) {
                 "unfinished batch is continued");
   if (batch.output.empty() || batch.output == "-")
     throw Error(ErrorKind::kUsage, "a batch needs a file to write: -o OUT");
-  if (same_file(batch.input, batch.output))
-    throw Error(ErrorKind::kUsage,
-                "the input and -o are the same file: " + visible_line(batch.output));
   const std::string dir = find_model_dir(options.model, notes(options.quiet));
   const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(dir, options.quiet);
   batch.engine = engine_options(options, dir, tokenizer.get());

@@ -14,6 +14,7 @@ int run_plan(const Options& options) {
                      .card = options.card,
                      .weights = options.weights,
                      .gpus = options.gpus,
+                     .device = options.device,
                      .cache_type = options.cache_type,
                      .ctx_size = options.ctx_size,
                      .max_seqs = std::max<int64_t>(options.max_seqs, 1),

@@ -22,7 +22,7 @@ struct BenchOptions {
   std::vector<int64_t> batches = {};       // sequences at a time; empty: 1, served: 32
   // Requests that arrive at random, so many a second; infinity: all at once. Empty: no serving.
   std::vector<double> serve_rates = {};
-  int64_t serve_requests = 64;  // of a repetition
+  int64_t serve_requests = 0;  // of a repetition; 0: 64
   // Instead of rows: memory by batch size (batches; empty: 1 to 16) and sequence length, as planned
   // and, unless planned_only, as measured.
   bool memory_table = false;

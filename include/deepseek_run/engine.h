@@ -150,7 +150,7 @@ class Engine {
   // The request ends with kCancelled at the next step; unknown ids are ignored.
   void cancel(RequestId id);
   bool idle() const;
-  // Runs one step of the batch; empty when idle.
+  // Runs one step of the batch; empty when idle. A GPU may be at the next one when it returns.
   std::vector<StepOutput> step();
 
   // Float32 logits of every position of `ids`, row by row. Only when idle.

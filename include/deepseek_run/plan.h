@@ -11,7 +11,7 @@ namespace dsr {
 // Bytes of one rank. The same arithmetic sizes the cache, prints the plan, refuses what cannot fit
 // and is compared with what was really allocated.
 struct MemoryPlan {
-  std::string device;               // "cpu" or "reference"
+  std::string device;               // "cpu", "reference" or "cuda:0"
   int64_t ctx_size = 0;             // tokens a sequence may hold
   int64_t max_seqs = 0;             // sequences at a time
   int64_t cache_tokens = 0;         // that the cache holds, all sequences together
@@ -42,7 +42,8 @@ struct PlanQuery {
   std::string model_dir;            // a checkpoint directory; its weights are not read
   std::string card;                 // or a file with what its config.json says, as in models/
   std::string weights;              // of a card: bf16 or fp8; empty: as released
-  std::string gpus;                 // "8xA100-80"; empty: the memory that this machine has left
+  std::string gpus;                 // "8xA100-80"; empty: the memory that `device` has left
+  std::string device = "auto";      // of this machine, as for running: auto is a GPU, else the cpu
   std::string cache_type = "auto";  // auto (bf16 on GPUs, f32 here) | f32 | bf16 | fp8
   int64_t ctx_size = 0;             // tokens; 0: min(the model's, 32768, what fits)
   int64_t max_seqs = 1;
@@ -56,7 +57,7 @@ struct PlanReport {
 };
 
 // What a model will need, by part, whether that fits, and the changes that would make it fit. Needs
-// no GPU. Throws Error(kUsage) or Error(kModel).
+// no GPU. Throws Error(kUsage), Error(kModel) or, where the device is not there, Error(kDevice).
 PlanReport plan_text(const PlanQuery& query);
 PlanReport plan_json(const PlanQuery& query);
 

@@ -1,17 +1,17 @@
-// mla_query on CUDA. Definition and shapes: ops/mla.h.
+// mla_query and mla_query_and_write on CUDA. Definitions and shapes: ops/mla.h.
 //
 // Mapping   a block per head, 128 columns of the latent and kTokens tokens. Eight warps share out
 //           the rows of W_UK[h], a lane has four neighbouring columns; the warps' sums are added
 //           from left to right. kv_b_proj is read in place, with its scales, 128 to 512 bytes of a
 //           row at a time. The first block of a head also rotates q_pe.
+//           Where rows are written too, the blocks of one more head do that (mla_write_row.cuh).
 // Order     a warp goes through its rows in order: a function of qk_nope_head_dim alone.
 // Traffic   W_UK once per 8 tokens; H * (nope + kv_lora_rank + 2 rope) * 2 bytes per token.
+#include <algorithm>
 #include <bit>
 
-#include "common/launch.h"
-#include "common/ptx.cuh"
+#include "attention/mla_write_row.cuh"
 #include "gemm/plain_weight.cuh"
-#include "ops/mla.h"
 
 namespace dsr::cuda {
 namespace {
@@ -22,6 +22,7 @@ constexpr int kLaneColumns = 4, kBlockColumns = 32 * kLaneColumns;
 template <int kTokens>
 inline constexpr int kRowsAtOnce = kTokens == 1 ? 16 : 8;
 constexpr int kMaxNope = 512;
+static_assert(kThreads == kMlaWriteThreads, "a block writes rows, or multiplies");
 
 struct QueryParams {
   PlainSegment w;  // [H * (nope + v), C]
@@ -33,7 +34,7 @@ struct QueryParams {
   const float* sin;
   int64_t cos_stride, sin_stride;
   const int* positions;
-  int T, nope, rope, head_rows;
+  int T, H, nope, rope, head_rows;
   int block_rows_shift, block_columns_shift;  // of Fp8Rows
 };
 
@@ -81,25 +82,53 @@ struct AnyRows {
 };
 
 // q_pe of one head and n tokens, rotated; every product and sum rounded, as the definition has it.
-__device__ __forceinline__ void rotate(const QueryParams& p, int64_t head, int64_t first_token,
-                                       int n) {
-  const int pairs = p.rope / 2;
-  for (int i = static_cast<int>(threadIdx.x); i < n * pairs; i += kThreads) {
-    const int64_t t = first_token + i / pairs, pair = i % pairs;
-    const bf16* from = p.q + t * p.q_stride + head * p.q_head_stride + p.nope + 2 * pair;
-    bf16* to = p.out + t * p.out_stride + head * p.out_head_stride + p.layout.K + 2 * pair;
-    const float even = to_float(from[0]), odd = to_float(from[1]);
-    const float c = p.cos[p.positions[t] * p.cos_stride + pair];
-    const float s = p.sin[p.positions[t] * p.sin_stride + pair];
-    to[0] = from_float<bf16>(__fsub_rn(__fmul_rn(even, c), __fmul_rn(odd, s)));
-    to[1] = from_float<bf16>(__fadd_rn(__fmul_rn(odd, c), __fmul_rn(even, s)));
+class Rotation {
+ public:
+  // The angles that this thread starts with, before the kernel before has ended.
+  __device__ Rotation(const QueryParams& p, int first_token, int n)
+      : p_(p), first_token_(first_token), n_(n * (p.rope / 2)) {
+    const int i = static_cast<int>(threadIdx.x);
+    if (i < n_) first_ = angle(i);
   }
-}
+  __device__ __forceinline__ void run(int64_t head) const {
+    const int pairs = p_.rope / 2, i0 = static_cast<int>(threadIdx.x);
+    for (int i = i0; i < n_; i += kThreads) {
+      const int64_t t = first_token_ + i / pairs, pair = i % pairs;
+      const bf16* from = p_.q + t * p_.q_stride + head * p_.q_head_stride + p_.nope + 2 * pair;
+      bf16* to = p_.out + t * p_.out_stride + head * p_.out_head_stride + p_.layout.K + 2 * pair;
+      const float even = to_float(from[0]), odd = to_float(from[1]);
+      const auto [c, s] = i == i0 ? first_ : angle(i);
+      to[0] = from_float<bf16>(__fsub_rn(__fmul_rn(even, c), __fmul_rn(odd, s)));
+      to[1] = from_float<bf16>(__fadd_rn(__fmul_rn(odd, c), __fmul_rn(even, s)));
+    }
+  }
 
-// Grid: blocks of 128 columns, heads, blocks of kTokens tokens.
+ private:
+  __device__ __forceinline__ float2 angle(int i) const {
+    const int pairs = p_.rope / 2, position = p_.positions[first_token_ + i / pairs];
+    return make_float2(p_.cos[position * p_.cos_stride + i % pairs],
+                       p_.sin[position * p_.sin_stride + i % pairs]);
+  }
+
+  const QueryParams& p_;
+  const int first_token_, n_;
+  float2 first_ = {};
+};
+
+// Grid: blocks of 128 columns, heads and one more where rows are written, blocks of kTokens tokens.
 template <typename Rows, int kTokens>
-__global__ __launch_bounds__(kThreads) void query_kernel(const __grid_constant__ QueryParams p) {
+__global__ __launch_bounds__(kThreads) void query_kernel(
+    const __grid_constant__ QueryParams p, const __grid_constant__ MlaWriteParams write) {
   extern __shared__ float shared[];
+  const int t0 = static_cast<int>(blockIdx.z) * kTokens;
+  const int n = min(kTokens, p.T - t0);
+  if (static_cast<int>(blockIdx.y) == p.H) {
+    for (int j = static_cast<int>(blockIdx.x); j < n; j += static_cast<int>(gridDim.x)) {
+      write_mla_row(write, t0 + j, shared + 32, shared);
+      __syncthreads();  // the row has been read
+    }
+    return;
+  }
   float* sums = shared;                                  // [kWarps][kTokens][kBlockColumns]
   float* q = shared + kWarps * kTokens * kBlockColumns;  // [kTokens][nope]
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
@@ -114,16 +143,18 @@ __global__ __launch_bounds__(kThreads) void query_kernel(const __grid_constant__
       if (row + i < end && column < C) raw[i] = Rows::load(p, head_row + row + i, column);
   };
   fetch(first);
+  const Rotation rotation(p, t0, blockIdx.x == 0 ? n : 0);
   wait_for_previous_kernel();
 
-  const int64_t t0 = int64_t{blockIdx.z} * kTokens;
-  const int n = static_cast<int>(min(int64_t{kTokens}, p.T - t0));
+  for (int k = static_cast<int>(threadIdx.x); k < p.nope; k += kThreads) {
+    bf16 v[kTokens];  // all on their way before the first is stored
 #pragma unroll
-  for (int j = 0; j < kTokens; ++j)
-    for (int k = static_cast<int>(threadIdx.x); k < p.nope; k += kThreads)
-      q[j * p.nope + k] =
-          j < n ? to_float(p.q[(t0 + j) * p.q_stride + head * p.q_head_stride + k]) : 0.0f;
-  if (blockIdx.x == 0) rotate(p, head, t0, n);
+    for (int j = 0; j < kTokens; ++j)
+      if (j < n) v[j] = p.q[(t0 + j) * p.q_stride + head * p.q_head_stride + k];
+#pragma unroll
+    for (int j = 0; j < kTokens; ++j) q[j * p.nope + k] = j < n ? to_float(v[j]) : 0.0f;
+  }
+  rotation.run(head);
   __syncthreads();
 
   float acc[kTokens][kLaneColumns] = {};
@@ -158,20 +189,23 @@ __global__ __launch_bounds__(kThreads) void query_kernel(const __grid_constant__
 }
 
 template <typename Rows, int kTokens>
-void run(Exec& exec, const QueryParams& p, int64_t H) {
+void run(Exec& exec, const char* op, const QueryParams& p, const MlaWriteParams* write) {
   constexpr int64_t kMaxGridZ = 65535;
   const int64_t n_tiles = (p.T + kTokens - 1) / kTokens;
   DSR_CHECK(n_tiles <= kMaxGridZ, p.T);
-  launch(exec, "mla_query",
+  const int64_t product_floats = int64_t{kTokens} * p.nope + kWarps * kTokens * kBlockColumns;
+  const int64_t row_floats = write != nullptr ? 32 + write->C + 2 * write->rope.half : 0;
+  launch(exec, op,
          {.grid = dim3(static_cast<unsigned>((p.layout.K + kBlockColumns - 1) / kBlockColumns),
-                       static_cast<unsigned>(H), static_cast<unsigned>(n_tiles)),
+                       static_cast<unsigned>(p.H + (write != nullptr ? 1 : 0)),
+                       static_cast<unsigned>(n_tiles)),
           .threads = kThreads,
-          .shared_bytes = (int64_t{kTokens} * p.nope + kWarps * kTokens * kBlockColumns) * 4},
-         query_kernel<Rows, kTokens>, p);
+          .shared_bytes = std::max(product_floats, row_floats) * 4},
+         query_kernel<Rows, kTokens>, p, write != nullptr ? *write : MlaWriteParams{});
 }
 template <typename Rows>
-void run(Exec& exec, const QueryParams& p, int64_t H) {
-  p.T == 1 ? run<Rows, 1>(exec, p, H) : run<Rows, 8>(exec, p, H);
+void run(Exec& exec, const char* op, const QueryParams& p, const MlaWriteParams* write) {
+  p.T == 1 ? run<Rows, 1>(exec, op, p, write) : run<Rows, 8>(exec, op, p, write);
 }
 
 // -1 where n is no power of two.
@@ -180,9 +214,8 @@ int log2_of(int64_t n) {
   return std::has_single_bit(bits) ? std::countr_zero(bits) : -1;
 }
 
-}  // namespace
-
-void mla_query(Exec& exec, const MlaQueryArgs& a) {
+// With the rows of `write`, where there is one.
+void run_query(Exec& exec, const char* op, const MlaQueryArgs& a, const MlaWriteParams* write) {
   const int64_t T = a.q.shape[0], H = a.q.shape[1], C = a.kv_b_proj.columns();
   const int64_t rope = a.out.shape[2] - C, nope = a.q.shape[2] - rope;
   if (a.kv_b_proj.segments.size() != 1 || nope > kMaxNope)
@@ -203,6 +236,7 @@ void mla_query(Exec& exec, const MlaQueryArgs& a) {
                          .sin_stride = a.rope.sin.strides[0],
                          .positions = a.positions.ptr<int>(),
                          .T = narrow(T),
+                         .H = narrow(H),
                          .nope = narrow(nope),
                          .rope = narrow(rope),
                          .head_rows = narrow(nope + a.v_head_dim),
@@ -210,12 +244,21 @@ void mla_query(Exec& exec, const MlaQueryArgs& a) {
                          .block_columns_shift = log2_of(a.kv_b_proj.quant.block_columns)};
   const bool aligned = reinterpret_cast<uintptr_t>(w.data.data) % 8 == 0 && C % kLaneColumns == 0;
   if (aligned && w.data.dtype == DType::kBF16)
-    run<Bf16Rows>(exec, p, H);
+    run<Bf16Rows>(exec, op, p, write);
   else if (aligned && w.data.dtype == DType::kF8E4M3 && p.block_rows_shift >= 0 &&
            p.block_columns_shift >= 2)
-    run<Fp8Rows>(exec, p, H);
+    run<Fp8Rows>(exec, op, p, write);
   else
-    run<AnyRows>(exec, p, H);
+    run<AnyRows>(exec, op, p, write);
+}
+
+}  // namespace
+
+void mla_query(Exec& exec, const MlaQueryArgs& a) { run_query(exec, "mla_query", a, nullptr); }
+
+void mla_query_and_write(Exec& exec, const MlaQueryAndWriteArgs& a) {
+  const MlaWriteParams write = mla_write_params(a.write);
+  run_query(exec, "mla_query_and_write", a.query, &write);
 }
 
 }  // namespace dsr::cuda

@@ -1,4 +1,4 @@
-// Rotation of one row by the threads of a block or warp. Definitions: ops/mla.h, ops/gqa.h.
+// Rotation of one row by the threads of a block or warp. Definition: ops/gqa.h.
 #pragma once
 
 #include "common/types.cuh"
@@ -11,19 +11,7 @@ struct RopeRows {
   int half;
 };
 
-// Pairs (x[2i], x[2i + 1]); x in shared memory, thread `i` of `n` takes every n-th pair.
-__device__ __forceinline__ void rope_interleaved(float* x, const RopeRows& rope, int position,
-                                                 int i, int n) {
-  const int64_t row = static_cast<int64_t>(position) * rope.half;
-  for (; i < rope.half; i += n) {
-    const float c = rope.cos[row + i], s = rope.sin[row + i];
-    const float even = x[2 * i], odd = x[2 * i + 1];
-    x[2 * i] = even * c - odd * s;
-    x[2 * i + 1] = odd * c + even * s;
-  }
-}
-
-// Pairs (x[i], x[i + half]).
+// Pairs (x[i], x[i + half]); x in shared memory, thread `i` of `n` takes every n-th pair.
 __device__ __forceinline__ void rope_half_split(float* x, const RopeRows& rope, int position, int i,
                                                 int n) {
   const int64_t row = static_cast<int64_t>(position) * rope.half;

@@ -17,6 +17,22 @@ __device__ __forceinline__ void wait_for_previous_kernel() {
 #endif
 }
 
+// The same, but the next kernel starts only now: it may read at once what the kernels before this one
+// wrote.
+__device__ __forceinline__ void wait_then_start_next_kernel() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+// The same, but the next kernel starts only when all blocks of this one have ended.
+__device__ __forceinline__ void wait_and_hold_next_kernel() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 // --- copies from global to shared memory --------------------------------------------------------
 
 __device__ __forceinline__ uint32_t shared_address(const void* p) {

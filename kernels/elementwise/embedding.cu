@@ -17,10 +17,13 @@ template <int kWidth, typename T>
 __global__ __launch_bounds__(kThreads) void embedding_kernel(
     bf16* __restrict__ out, int64_t out_stride,  // [T, D]
     const int32_t* __restrict__ ids,             // [T]
+    const int32_t* __restrict__ drawn,           // [R]
     const T* __restrict__ table,                 // [V, D]
     int64_t table_stride, int D) {
   wait_for_previous_kernel();
-  const T* from = table + ids[blockIdx.x] * table_stride;
+  int id = ids[blockIdx.x];
+  if (id < 0) id = max(drawn[-1 - id], 0);
+  const T* from = table + id * table_stride;
   bf16* to = out + blockIdx.x * out_stride;
   for (int i = threadIdx.x * kWidth; i < D; i += kThreads * kWidth) {
     float v[kWidth];
@@ -39,8 +42,8 @@ void embedding(Exec& exec, const EmbeddingArgs& a) {
     const bool wide = rows_allow_16(a.table) && rows_allow_16(a.out);
     launch(exec, "embedding", {.grid = dim3(static_cast<unsigned>(T)), .threads = kThreads},
            wide ? embedding_kernel<4, E> : embedding_kernel<1, E>, a.out.ptr<bf16>(),
-           a.out.strides[0], a.token_ids.ptr<int32_t>(), a.table.ptr<E>(), a.table.strides[0],
-           narrow(D));
+           a.out.strides[0], a.token_ids.ptr<int32_t>(), a.drawn.ptr<int32_t>(), a.table.ptr<E>(),
+           a.table.strides[0], narrow(D));
   });
 }
 

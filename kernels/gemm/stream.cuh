@@ -11,19 +11,22 @@
 //           block is the sum of its two halves, scaled. The eight sums of a row are added from left
 //           to right. A column of the product does not see its neighbours: a token's result depends
 //           on its own row and the weight, and on nothing else.
-// Memory    85 KB of weights in flight per block. Activations come through L1. With few tokens a
-//           block takes half of an SM, so that one of the next kernel fits beside it, and not two
-//           of either on one SM and none on another.
+// Operands  bf16 weights meet bf16 activations as they are; FP8 codes and activations become f16
+//           (half_operands.cuh), the activations in shared memory once per block where they fit
+//           (StagedX), else in every warp, which fetches them a block ahead (XAhead).
+// Memory    68 KB of weights in flight per block. With few tokens a block takes half of an SM, so
+//           that one of the next kernel fits beside it, and not two of either on one SM and none on
+//           another.
 #pragma once
 
 #include <algorithm>
 
 #include "gemm/silu.cuh"
+#include "gemm/stream_x.cuh"
 #include "gemm/weight_units.cuh"
 
 namespace dsr::cuda {
 
-inline constexpr int kStreamWarps = 8, kConsumers = kStreamWarps * 32;
 inline constexpr int kFetchWarps = 4, kStreamThreads = kConsumers + kFetchWarps * 32;
 inline constexpr int kFetchRows = 16 / kFetchWarps;  // of a unit, and scales of a stage, per warp
 inline constexpr int kStageBytes = kStreamWarps * 128;  // of a row
@@ -39,26 +42,21 @@ struct alignas(128) StreamStage {
   uint32_t scales[2][kStreamWarps];
   uint32_t shifts[2][kStreamWarps];
 };
-inline constexpr int kStreamStages = 5;
+inline constexpr int kStreamStages = 4;
 struct StreamRing {
   StreamStage stages[kStreamStages];
   uint64_t full[kStreamStages], empty[kStreamStages];
 };
-// Registers for so many blocks on an SM.
-template <int kTiles>
-inline constexpr int kStreamBlocksPerSm = kTiles == 1 ? 2 : 1;
-
-// Where the activations of a unit lie: bytes from `x` to the start of the row of token 8 j + g.
-// Past the last token it is the first one's again, for columns of the product that nobody stores.
-template <int kTiles>
-struct StreamTokens {
-  uint32_t offset[kTiles];
-  int n;
-};
+// Registers for so many blocks on an SM: codes and activations that are both turned into operands
+// leave no room for a second one.
+template <typename W, int kTiles, bool kStaged>
+inline constexpr int kStreamBlocksPerSm = kTiles == 1 && (kStaged || !W::kScaled) ? 2 : 1;
 
 // Units whose sums are kept until they are added up together, in each of two buffers; of one where
 // there are many tokens.
-__host__ __device__ constexpr int held_units(int n_tokens) { return n_tokens <= 4 ? 2 : 1; }
+__host__ __device__ constexpr int held_units(int n_tokens) {
+  return n_tokens == 1 ? 4 : n_tokens <= 4 ? 2 : 1;
+}
 __host__ __device__ constexpr int sum_buffers(int n_tokens) { return n_tokens <= 16 ? 2 : 1; }
 // Room for them where a unit has n tokens at most; a multiple of 16.
 constexpr int64_t held_sums_bytes(int n_tokens) {
@@ -79,6 +77,8 @@ __device__ __forceinline__ void init_ring(StreamRing& ring, bool scaled, bool ue
   }
   __syncthreads();
 }
+
+__device__ __forceinline__ void consumers_barrier() { wait_for_threads<1, kConsumers>(); }
 
 struct RingPlace {
   int stage = 0;
@@ -157,63 +157,83 @@ class StreamProducer {
   int n_done_ = 0, at_ = 0;
 };
 
-// This lane's activations of two steps, `x` being its token's row: of the second if there is one.
+// A block's weights as operands of its products: two steps, chains that do not wait for each other.
 template <typename W>
-__device__ __forceinline__ void stream_x(const std::byte* x, int step, bool whole, int lane,
-                                         uint4 (&out)[2][W::kXChunks]) {
-  const auto* from = reinterpret_cast<const uint4*>(x + step * (W::kStepColumns * 2) +
-                                                    lane % 4 * (W::kXChunks * 16));
+struct BlockWeights {
+  uint32_t a[2][W::kProducts][4];
+};
+template <typename W>
+__device__ __forceinline__ void expand_block(const uint4 (&low)[2], const uint4 (&high)[2],
+                                             BlockWeights<W>& out) {
 #pragma unroll
-  for (int c = 0; c < W::kXChunks; ++c) {
-    out[0][c] = from[c];
-    out[1][c] = whole ? from[W::kStepColumns / 8 + c] : make_uint4(0, 0, 0, 0);
+  for (int p = 0; p < W::kProducts; ++p) {
+    product_weights(W{}, low[0], high[0], p, out.a[0][p]);
+    product_weights(W{}, low[1], high[1], p, out.a[1][p]);
   }
 }
 
-// acc[16, 8] += a block's two steps times a tile of tokens. The steps are chains that do not wait
-// for each other; without a second one its factors are zeros.
-template <typename W>
-__device__ __forceinline__ void add_block(const uint32_t (&a)[2][W::kProducts][4],
-                                          const uint4 (&x)[2][W::kXChunks], float scale_low,
+// acc[16, 8] += a block's two steps times a tile of tokens.
+__device__ __forceinline__ void add_block(const BlockWeights<Fp8Weight>& w,
+                                          const BlockX<Fp8Weight>& x, float scale_low,
                                           float scale_high, float (&acc)[4]) {
   float sum[2][4] = {};
 #pragma unroll
-  for (int p = 0; p < W::kProducts; ++p) {
+  for (int p = 0; p < Fp8Weight::kProducts; ++p)
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      uint32_t b[2];
-      product_operand(W{}, x[i], p, b);
-      mma_bf16(sum[i], a[i][p], b[0], b[1]);
-    }
-  }
+    for (int i = 0; i < 2; ++i)
+      mma_f16(sum[i], w.a[i][p], word_of(x.x[i][p / 2], p % 2 * 2),
+              word_of(x.x[i][p / 2], p % 2 * 2 + 1));
 #pragma unroll
   for (int k = 0; k < 4; ++k)
-    acc[k] = fmaf(sum[0][k] + sum[1][k], k < 2 ? scale_low : scale_high, acc[k]);
+    acc[k] = fmaf((sum[0][k] + sum[1][k]) * x.units[k % 2], k < 2 ? scale_low : scale_high, acc[k]);
+}
+__device__ __forceinline__ void add_block(const BlockWeights<Bf16Weight>& w,
+                                          const BlockX<Bf16Weight>& x, float, float,
+                                          float (&acc)[4]) {
+  float sum[2][4] = {};
+#pragma unroll
+  for (int p = 0; p < Bf16Weight::kProducts; ++p)
+#pragma unroll
+    for (int i = 0; i < 2; ++i)
+      mma_bf16(sum[i], w.a[i][p], word_of(x.x[i][0], 2 * p), word_of(x.x[i][0], 2 * p + 1));
+#pragma unroll
+  for (int k = 0; k < 4; ++k) acc[k] += sum[0][k] + sum[1][k];
 }
 
 // The eight warps. Goes through n_units of a job from `unit`:
 //   Unit, next(unit)     which one
 //   layout(unit)         DenseLayout of its weights
 //   rows(unit, lane)     RowPair
-//   tokens(unit, lane)   StreamTokens<kTiles>, counted from x(unit)
+//   n_tokens(unit)
+//   row(unit, i)         which row of activations its i-th token has
+//   x(unit, row)         where that row lies
 //   finish(unit, acc, last)  takes this warp's sums: row g and g + 8, tokens 8 j + 2 t, + 1
-template <typename W, int kTiles, typename Job>
+// Activations come from x_of.at(job, unit, lane).take(step, lane, out): StagedX or XAhead.
+template <typename W, int kTiles, typename Job, typename X>
 __device__ __forceinline__ void consume(Job& job, StreamRing& ring, RingPlace& place,
-                                        typename Job::Unit unit, int n_units) {
+                                        typename Job::Unit unit, int n_units, X x_of) {
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   const int at = lane / 4 * kRowPitch + warp * 128 + lane % 4 * 16;
 #pragma unroll 1
   for (; n_units > 0; --n_units) {
-    const StreamTokens<kTiles> tokens = job.tokens(unit, lane);
-    const std::byte* x = job.x(unit);
+    // Past the last token it is that one's again, for columns that nobody stores.
+    const int n_tokens = job.n_tokens(unit);
+    const std::byte* const x = job.x(unit, 0);
+    uint32_t x_row[kTiles];  // of this lane's token of every tile but the first, from x
+#pragma unroll
+    for (int j = 1; j < kTiles; ++j) {
+      const int row = job.row(unit, min(j * 8 + lane / 4, n_tokens - 1));
+      x_row[j] = static_cast<uint32_t>(job.x(unit, row) - x);
+    }
+    auto&& unit_x = x_of.at(job, unit, lane);
     const DenseLayout& l = job.layout(unit);
     float acc[kTiles][4] = {};
 #pragma unroll 1
     for (int step = 2 * warp; step - 2 * warp < l.n_steps; step += 2 * kStreamWarps) {
       const StreamStage& stage = ring.stages[place.stage];
       const bool valid = step < l.n_steps, whole = step + 1 < l.n_steps;
-      uint4 x_tile[2][W::kXChunks];
-      if (valid) stream_x<W>(x + tokens.offset[0], step, whole, lane, x_tile);
+      BlockX<W> x_tile;
+      if (valid) unit_x.take(step, lane, x_tile);
       wait_barrier(&ring.full[place.stage], place.parity);
       if (valid) {
         const auto* rows = reinterpret_cast<const uint4*>(&stage.rows[0][0] + at);
@@ -221,12 +241,8 @@ __device__ __forceinline__ void consume(Job& job, StreamRing& ring, RingPlace& p
         const uint4 zero = make_uint4(0, 0, 0, 0);
         const uint4 low[2] = {rows[0], whole ? rows[4] : zero};
         const uint4 high[2] = {rows[kHigh], whole ? rows[kHigh + 4] : zero};
-        uint32_t a[2][W::kProducts][4];
-#pragma unroll
-        for (int p = 0; p < W::kProducts; ++p) {
-          product_fragment(W{}, low[0], high[0], p, a[0][p]);
-          product_fragment(W{}, low[1], high[1], p, a[1][p]);
-        }
+        BlockWeights<W> weights;
+        expand_block<W>(low, high, weights);
         float scale_low = 1, scale_high = 1;
         if constexpr (W::kScaled) {
           scale_low = scale_value(l, {stage.scales[0][warp], stage.shifts[0][warp]});
@@ -234,18 +250,13 @@ __device__ __forceinline__ void consume(Job& job, StreamRing& ring, RingPlace& p
         }
 #pragma unroll
         for (int j = 0; j < kTiles; ++j) {  // the next tile's activations on their way meanwhile
-          if (j > 0 && j * 8 >= tokens.n) break;
-          uint4 next[2][W::kXChunks];
-          if (j + 1 < kTiles && (j + 1) * 8 < tokens.n)
-            stream_x<W>(x + tokens.offset[j + 1], step, whole, lane, next);
-          add_block<W>(a, x_tile, scale_low, scale_high, acc[j]);
-          if (j + 1 < kTiles) {
-#pragma unroll
-            for (int c = 0; c < W::kXChunks; ++c) {
-              x_tile[0][c] = next[0][c];
-              x_tile[1][c] = next[1][c];
-            }
-          }
+          if (j > 0 && j * 8 >= n_tokens) break;
+          BlockX<W> next;
+          if (j + 1 < kTiles && (j + 1) * 8 < n_tokens)
+            load_x<W>(x + x_row[j + 1], step, whole, lane, next);
+          if (j > 0) make_operands(x_tile, lane);
+          add_block(weights, x_tile, scale_low, scale_high, acc[j]);
+          if (j + 1 < kTiles) x_tile = next;
         }
       }
       __syncwarp();  // all lanes have read the stage
@@ -258,8 +269,6 @@ __device__ __forceinline__ void consume(Job& job, StreamRing& ring, RingPlace& p
 }
 
 // --- sums of a block ----------------------------------------------------------------------------
-
-__device__ __forceinline__ void consumers_barrier() { wait_for_threads<1, kConsumers>(); }
 
 // Sums of a unit of n tokens: [8 warps][n][kStreamSumStride].
 __device__ __forceinline__ int sums_floats(int n) { return kStreamWarps * n * kStreamSumStride; }
@@ -336,10 +345,15 @@ class HeldSums {
 
 #endif
 
-// Two blocks on an SM where there is work for more; else one, since where they go is not ours to
-// say and two of few could share an SM while another has none.
-inline int64_t stream_blocks(int64_t n_units, int n_sms) {
-  return n_units >= int64_t{4} * n_sms ? int64_t{2} * n_sms : std::min<int64_t>(n_units, n_sms);
+// Two blocks on an SM where there is work for more, and registers; else one, since where they go is
+// not ours to say and two of few could share an SM while another has none.
+inline int64_t stream_blocks(int64_t n_units, int n_sms, int most_per_sm) {
+  const int64_t per_sm = n_units >= int64_t{4} * n_sms ? most_per_sm : 1;
+  return std::min(n_units, per_sm * n_sms);
 }
+
+// Shared memory that leaves room for as much on the SM; a little more keeps a second block of the
+// same kernel away, where the kernel before makes room on some SMs first.
+inline constexpr int64_t kHalfSmBytes = 113 * 1024, kAloneBytes = 115 * 1024;
 
 }  // namespace dsr::cuda

@@ -18,21 +18,11 @@ class DenseStream {
   __device__ __forceinline__ RowPair rows(Unit unit, int lane) const {
     return rows_of<kPaired>(p_.w, unit, lane);
   }
-  __device__ __forceinline__ const std::byte* x(Unit) const { return p_.x; }
   __device__ __forceinline__ int n_tokens(Unit) const { return p_.n_tokens; }
-  __device__ __forceinline__ StreamTokens<kTiles> tokens(Unit unit, int lane) const {
-    const auto group =
-        static_cast<uint32_t>(unit < p_.w.units_per_group ? 0 : unit / p_.w.units_per_group);
-    StreamTokens<kTiles> out;
-#pragma unroll
-    for (int j = 0; j < kTiles; ++j) {
-      const int token = j * 8 + lane / 4;
-      out.offset[j] = static_cast<uint32_t>(token < p_.n_tokens ? token : 0) *
-                          static_cast<uint32_t>(p_.x_stride_bytes) +
-                      group * static_cast<uint32_t>(p_.x_group_bytes);
-    }
-    out.n = p_.n_tokens;
-    return out;
+  __device__ __forceinline__ int row(Unit, int i) const { return i; }
+  __device__ __forceinline__ const std::byte* x(Unit unit, int row) const {
+    const int group = unit < p_.w.units_per_group ? 0 : unit / p_.w.units_per_group;
+    return p_.x + row * p_.x_stride_bytes + group * p_.x_group_bytes;
   }
   __device__ __forceinline__ void finish(Unit unit, const float (&acc)[kTiles][4], bool last) {
     held_.template keep<kPaired ? 8 : 16>(*this, unit, acc, last);
@@ -63,8 +53,9 @@ class DenseStream {
 };
 #endif
 
-template <typename W, int kTiles, bool kPaired>
-__global__ __launch_bounds__(kStreamThreads, kStreamBlocksPerSm<kTiles>) void stream_kernel(
+template <typename W, int kTiles, bool kPaired, bool kStaged>
+__global__
+__launch_bounds__(kStreamThreads, kStreamBlocksPerSm<W, kTiles, kStaged>) void stream_kernel(
     const __grid_constant__ DenseProduct p) {
 #if __CUDA_ARCH__ >= 900
   extern __shared__ uint4 shared[];
@@ -83,24 +74,43 @@ __global__ __launch_bounds__(kStreamThreads, kStreamBlocksPerSm<kTiles>) void st
   }
   wait_for_previous_kernel();
   RingPlace place;
-  consume<W, kTiles>(job, ring, place, first, n_units);
+  if constexpr (kStaged) {
+    auto* memory = reinterpret_cast<std::byte*>(&ring + 1) + held_sums_bytes(p.n_tokens);
+    const StagedX staged = staged_in(memory, p.n_tokens, p.w.layout.n_steps);
+    stage_x(staged, p.x, p.x_stride_bytes, p.w.layout.n_steps);
+    consumers_barrier();
+    consume<W, kTiles>(job, ring, place, first, n_units, SharedStagedX{staged});
+  } else {
+    consume<W, kTiles>(job, ring, place, first, n_units, XAhead<W, Job>(job, first, n_units));
+  }
 #endif
 }
 
-template <typename W, int kTiles, bool kPaired>
+inline int64_t stream_shared_bytes(const DenseProduct& p, bool staged) {
+  return int64_t{sizeof(StreamRing)} + held_sums_bytes(p.n_tokens) +
+         (staged ? staged_bytes(p.n_tokens, p.w.layout.n_steps) : 0);
+}
+
+template <typename W, int kTiles, bool kPaired, bool kStaged>
 void launch_stream(Exec& exec, const char* op, const DenseProduct& p) {
-  const int64_t blocks = stream_blocks(p.w.n_units, exec.cuda().n_sms());
+  const int64_t blocks =
+      stream_blocks(p.w.n_units, exec.cuda().n_sms(), kStreamBlocksPerSm<W, kTiles, kStaged>);
   launch(exec, op,
          {.grid = dim3(static_cast<unsigned>(blocks)),
           .threads = kStreamThreads,
-          .shared_bytes = int64_t{sizeof(StreamRing)} + held_sums_bytes(p.n_tokens)},
-         stream_kernel<W, kTiles, kPaired>, p);
+          .shared_bytes = stream_shared_bytes(p, kStaged)},
+         stream_kernel<W, kTiles, kPaired, kStaged>, p);
 }
 
 template <bool kPaired>
 void run_stream(Exec& exec, const char* op, const DenseProduct& p) {
   with_tiles(p.w.layout.fp8, p.n_tokens, [&](auto weight, auto tiles) {
-    launch_stream<decltype(weight), tiles.value, kPaired>(exec, op, p);
+    using W = decltype(weight);
+    if constexpr (W::kScaled && tiles.value == 1) {
+      if (p.w.n_units == p.w.units_per_group && stream_shared_bytes(p, true) <= kHalfSmBytes)
+        return launch_stream<W, 1, kPaired, true>(exec, op, p);
+    }
+    launch_stream<W, tiles.value, kPaired, false>(exec, op, p);
   });
 }
 

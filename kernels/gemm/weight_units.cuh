@@ -67,16 +67,6 @@ __device__ __forceinline__ void bf16_from_e4m3(uint32_t codes, uint32_t& low, ui
   high = bf16_from_shifted(__byte_perm(codes, 0, 0x3424));
 }
 
-// Bytes 0 and 2, and bytes 1 and 3, as pairs.
-__device__ __forceinline__ void split_e4m3(uint32_t codes, uint32_t& even, uint32_t& odd) {
-  constexpr uint32_t kTwoTo120 = 0x7b807b80u, kMinusZero = 0x80008000u;
-  // Multiplications, which another pipe does than the one of shifts and masks.
-  const uint32_t e = ((codes * 256u) & 0x80008000u) | ((codes * 16u) & 0x07f007f0u);
-  const uint32_t o = (codes & 0x80008000u) | ((codes >> 4) & 0x07f007f0u);
-  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(even) : "r"(e), "r"(kTwoTo120), "r"(kMinusZero));
-  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(odd) : "r"(o), "r"(kTwoTo120), "r"(kMinusZero));
-}
-
 __device__ __forceinline__ void fragments(Fp8Weight, const uint4& low, const uint4& high,
                                           uint32_t (&a)[4][4]) {
   const uint32_t l[4] = {low.x, low.y, low.z, low.w}, h[4] = {high.x, high.y, high.z, high.w};
@@ -110,33 +100,6 @@ __device__ __forceinline__ void add_step(Bf16Weight, float (&acc)[4], const uint
                                          const uint4 (&x)[1], float, float) {
   mma_bf16(acc, a[0], x[0].x, x[0].y);
   mma_bf16(acc, a[1], x[0].z, x[0].w);
-}
-
-// One product of a step, with fewer instructions on the weights' side: of a word's four columns 0
-// and 2 go into one operand and 1 and 3 into the other, as their bytes lie, so activations are
-// paired like this too.
-__device__ __forceinline__ uint32_t word_of(const uint4& v, int i) {
-  return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
-}
-__device__ __forceinline__ void product_fragment(Fp8Weight, const uint4& low, const uint4& high,
-                                                 int p, uint32_t (&a)[4]) {
-  split_e4m3(word_of(low, p), a[0], a[2]);
-  split_e4m3(word_of(high, p), a[1], a[3]);
-}
-__device__ __forceinline__ void product_operand(Fp8Weight, const uint4 (&x)[2], int p,
-                                                uint32_t (&b)[2]) {
-  const uint32_t first = word_of(x[p / 2], p % 2 * 2), second = word_of(x[p / 2], p % 2 * 2 + 1);
-  b[0] = __byte_perm(first, second, 0x5410);
-  b[1] = __byte_perm(first, second, 0x7632);
-}
-__device__ __forceinline__ void product_fragment(Bf16Weight, const uint4& low, const uint4& high,
-                                                 int p, uint32_t (&a)[4]) {
-  a[0] = word_of(low, 2 * p), a[1] = word_of(high, 2 * p);
-  a[2] = word_of(low, 2 * p + 1), a[3] = word_of(high, 2 * p + 1);
-}
-__device__ __forceinline__ void product_operand(Bf16Weight, const uint4 (&x)[1], int p,
-                                                uint32_t (&b)[2]) {
-  b[0] = word_of(x[0], 2 * p), b[1] = word_of(x[0], 2 * p + 1);
 }
 
 // --- which rows a unit is -----------------------------------------------------------------------

@@ -66,10 +66,10 @@ __device__ __forceinline__ ExpertLists make_lists(const ExpertsCall& c, int tid,
   ExpertLists l = place_lists<kPart>(c, memory);
   if (c.T == 1) {  // its experts come in ascending order
     for (int k = tid; k < c.K; k += kThreads) {
-      l.active[k] = static_cast<int16_t>(c.ids[k]);
+      l.active[k] = static_cast<int16_t>(__ldcg(c.ids + k));
       l.start[k] = l.pair[k] = static_cast<int16_t>(k);
       l.token[k] = 0;
-      l.weight[k] = c.chosen[k];
+      l.weight[k] = __ldcg(c.chosen + k);
     }
     if (tid == 0) {
       l.start[c.K] = static_cast<int16_t>(c.K);
@@ -82,7 +82,7 @@ __device__ __forceinline__ ExpertLists make_lists(const ExpertsCall& c, int tid,
   auto* masks = reinterpret_cast<unsigned long long*>(temporary);  // [E]: a bit per token
   int* first = reinterpret_cast<int*>(masks + c.E);  // [E]: where an expert's pairs start
   int* n_active = reinterpret_cast<int*>(memory);
-  const auto expert_of = [&](int p) { return c.ids[p / c.K * c.ids_stride + p % c.K]; };
+  const auto expert_of = [&](int p) { return __ldcg(c.ids + p / c.K * c.ids_stride + p % c.K); };
 
   for (int e = tid; e < c.E; e += kThreads) masks[e] = 0;
   barrier();
@@ -126,7 +126,7 @@ __device__ __forceinline__ ExpertLists make_lists(const ExpertsCall& c, int tid,
     const int at = first[e] + __popcll(masks[e] & ((1ull << t) - 1));
     l.pair[at] = static_cast<int16_t>(p);
     l.token[at] = static_cast<int16_t>(t);
-    l.weight[at] = c.chosen[t * c.chosen_stride + p % c.K];
+    l.weight[at] = __ldcg(c.chosen + t * c.chosen_stride + p % c.K);
   }
   l.n_active = *n_active;
   barrier();

@@ -60,7 +60,7 @@ class RouterRows {
   __device__ __forceinline__ void multiply(const bf16* x, float (&acc)[4]) const {
 #pragma unroll
     for (int first = 0; first < kHeld; first += 2) {
-      uint4 x_tile[2][2][Bf16Weight::kXChunks];
+      uint4 x_tile[2][2];
 #pragma unroll
       for (int h = 0; h < 2; ++h) load_x(x, first + h, x_tile[h]);
       float sums[2][2][4] = {};
@@ -70,10 +70,9 @@ class RouterRows {
         for (int h = 0; h < 2; ++h) {
 #pragma unroll
           for (int i = 0; i < 2; ++i) {
-            uint32_t a[4], b[2];
-            product_fragment(Bf16Weight{}, low_[first + h][i], high_[first + h][i], p, a);
-            product_operand(Bf16Weight{}, x_tile[h][i], p, b);
-            mma_bf16(sums[h][i], a, b[0], b[1]);
+            uint32_t a[4];
+            product_weights(Bf16Weight{}, low_[first + h][i], high_[first + h][i], p, a);
+            mma_bf16(sums[h][i], a, word_of(x_tile[h][i], 2 * p), word_of(x_tile[h][i], 2 * p + 1));
           }
         }
       }
@@ -90,12 +89,11 @@ class RouterRows {
   __device__ static int step(int h, int i) {
     return 2 * (static_cast<int>(threadIdx.x) / 32 + h * kWarps) + i;
   }
-  __device__ __forceinline__ void load_x(const bf16* x, int h,
-                                         uint4 (&out)[2][Bf16Weight::kXChunks]) const {
+  __device__ __forceinline__ void load_x(const bf16* x, int h, uint4 (&out)[2]) const {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const auto* from = reinterpret_cast<const uint4*>(x + step(h, i) * Bf16Weight::kStepColumns);
-      out[i][0] = step(h, i) < n_steps_ ? from[lane() % 4] : make_uint4(0, 0, 0, 0);
+      out[i] = step(h, i) < n_steps_ ? from[lane() % 4] : make_uint4(0, 0, 0, 0);
     }
   }
 

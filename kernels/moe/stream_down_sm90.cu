@@ -20,6 +20,8 @@ namespace {
 constexpr int64_t sums_bytes(int T) { return int64_t{kStreamWarps} * T * kStreamSumStride * 4; }
 
 #if __CUDA_ARCH__ >= 900
+// kOne: one token, so that expert k of its list is pair k, and its sums stay in registers.
+template <bool kOne>
 class DownStream {
  public:
   // 16 rows from `row` of an active expert; of the shared ones where `active` is -1.
@@ -32,8 +34,12 @@ class DownStream {
   __device__ __forceinline__ Unit first(int tile) const { return {first_, tile * 16}; }
   __device__ __forceinline__ int per_tile() const { return lists_.n_active - first_; }
   __device__ __forceinline__ void clear() {
-    for (int i = static_cast<int>(threadIdx.x) % 32; i < warp_sums(); i += 32) mine()[i] = 0;
-    __syncwarp();
+    if constexpr (kOne) {
+      sum_[0] = sum_[1] = 0;
+    } else {
+      for (int i = static_cast<int>(threadIdx.x) % 32; i < warp_sums(); i += 32) mine()[i] = 0;
+      __syncwarp();
+    }
   }
 
   __device__ __forceinline__ void next(Unit& unit) const {
@@ -48,27 +54,34 @@ class DownStream {
                       unit.row + 8, c_.D - 1, lane);
     return down_rows(c_, lists_.active[unit.active], unit.row / 16, lane);
   }
-  __device__ __forceinline__ const std::byte* x(const Unit& unit) const {
-    return reinterpret_cast<const std::byte*>(unit.active < 0 ? c_.shared.hidden : c_.hidden);
+  __device__ __forceinline__ int n_tokens(const Unit& unit) const {
+    if (kOne || unit.active < 0) return c_.T;
+    return lists_.start[unit.active + 1] - lists_.start[unit.active];
   }
-  __device__ __forceinline__ StreamTokens<1> tokens(const Unit& unit, int lane) const {
-    StreamTokens<1> out;
-    const int F = unit.active < 0 ? c_.shared.F : c_.F;
-    const int64_t row_bytes = int64_t{F} * 2;
-    if (unit.active < 0) {
-      out.n = c_.T;
-      const int token = lane / 4;
-      out.offset[0] = static_cast<uint32_t>((token < c_.T ? token : 0) * row_bytes);
-    } else {
-      find_tokens<1>(
-          lists_, unit.active, lane, row_bytes, [&](int i) { return lists_.pair[i]; }, out);
-    }
-    return out;
+  // Rows of hidden are tokens for the shared experts, else pairs.
+  __device__ __forceinline__ int row(const Unit& unit, int i) const {
+    if constexpr (kOne) return max(unit.active, 0);
+    return unit.active < 0 ? i : lists_.pair[lists_.start[unit.active] + i];
+  }
+  __device__ __forceinline__ const std::byte* x(const Unit& unit, int row) const {
+    const bool shared = unit.active < 0;
+    return reinterpret_cast<const std::byte*>((shared ? c_.shared.hidden : c_.hidden) +
+                                              int64_t{row} * (shared ? c_.shared.F : c_.F));
   }
   __device__ __forceinline__ void finish(const Unit& unit, const float (&acc)[1][4], bool) {
     if (unit.active < 0) return keep_shared(acc);
-    add_weighed(unit.active, acc);
+    if constexpr (kOne) {
+      const float weight = lists_.weight[unit.active];
+      sum_[0] = fmaf(weight, acc[0][0], sum_[0]);
+      sum_[1] = fmaf(weight, acc[0][2], sum_[1]);
+    } else {
+      add_weighed(unit.active, acc);
+    }
     if (unit.active + 1 < lists_.n_active) return;
+    if constexpr (kOne) {
+      const float sums[1][4] = {{sum_[0], 0, sum_[1], 0}};
+      keep_sums(sums_, sums, 1);
+    }
     consumers_barrier();
     for (int i = static_cast<int>(threadIdx.x); i < 16 * c_.T; i += kConsumers) {
       const int token = i / 16, column = unit.row + i % 16;
@@ -118,23 +131,44 @@ class DownStream {
   float* sums_;
   const int first_;
   float shared_ = 0;
+  float sum_[2] = {};  // kOne: of rows g and g + 8
+};
+
+// All of hidden.
+struct StagedHidden {
+  StagedX shared, routed;
+  template <typename Job>
+  __device__ __forceinline__ StagedUnitX at(const Job& job, const typename Job::Unit& unit,
+                                            int lane) const {
+    return {unit.active < 0 ? shared : routed, job.n_tokens(unit), lane,
+            [&](int i) { return job.row(unit, i); }};
+  }
 };
 #endif
 
-template <typename W>
-__global__ __launch_bounds__(kStreamThreads, kStreamBlocksPerSm<1>) void down_kernel(
+// Of shared memory, for the two of StagedHidden.
+__host__ __device__ int64_t staged_shared_bytes(const ExpertsCall& c) {
+  return c.shared.F > 0 ? staged_bytes(c.T, c.shared.down.n_steps) : 0;
+}
+__host__ __device__ int64_t staged_routed_bytes(const ExpertsCall& c) {
+  return staged_bytes(c.T * c.K, c.down.n_steps);
+}
+
+template <typename W, bool kOne>
+__global__ __launch_bounds__(kStreamThreads, kStreamBlocksPerSm<W, 1, kOne>) void down_kernel(
     const __grid_constant__ ExpertsCall c) {
 #if __CUDA_ARCH__ >= 900
   extern __shared__ uint4 shared[];
   auto& ring = *reinterpret_cast<StreamRing*>(shared);
   auto* sums = reinterpret_cast<float*>(&ring + 1);
-  auto* memory = reinterpret_cast<std::byte*>(sums) + sums_bytes(c.T);
+  std::byte* const x = reinterpret_cast<std::byte*>(sums) + sums_bytes(c.T);
+  std::byte* const memory = x + (kOne ? staged_shared_bytes(c) + staged_routed_bytes(c) : 0);
   ExpertLists lists;
   init_ring(ring, W::kScaled, c.down.ue8m0);
   const int64_t n = (c.D + 15) / 16, b = blockIdx.x;
   const auto first = static_cast<int>(b * n / gridDim.x);
   const auto n_tiles = static_cast<int>((b + 1) * n / gridDim.x) - first;
-  using Job = DownStream;
+  using Job = DownStream<kOne>;
   Job job(c, lists, sums);
   const int n_known = c.shared.F > 0 ? 1 : 0;  // units whose weights are wanted in any case
   if (threadIdx.x >= kConsumers) {
@@ -142,7 +176,7 @@ __global__ __launch_bounds__(kStreamThreads, kStreamBlocksPerSm<1>) void down_ke
     lists.n_active = 1;  // of any tile the shared experts are the first unit
     producer.go_to(job.first(first));
     producer.run(n_known, kStreamStages);
-    wait_for_previous_kernel();
+    // What the router chose is older than the kernel before, which started this one.
     lists = make_lists_for_consumers(c, memory);
     producer.run(n_known, 1 << 30);
     producer.go_to({0, first * 16});
@@ -153,26 +187,61 @@ __global__ __launch_bounds__(kStreamThreads, kStreamBlocksPerSm<1>) void down_ke
   job.clear();
   RingPlace place;
   lists.n_active = 1;
-  consume<W, 1>(job, ring, place, job.first(first), n_known);
-  lists = lists_of_producers(c, memory);
-  consume<W, 1>(job, ring, place, {0, first * 16}, n_tiles * job.per_tile() - n_known);
+  const typename Job::Unit routed = {0, first * 16};
+  if constexpr (kOne) {
+    const StagedHidden hidden = {
+        .shared = staged_in(x, c.T, c.shared.down.n_steps),
+        .routed = staged_in(x + staged_shared_bytes(c), c.T * c.K, c.down.n_steps)};
+    Stager<2> shared(hidden.shared, reinterpret_cast<const std::byte*>(c.shared.hidden),
+                     int64_t{c.shared.F} * 2, c.shared.down.n_steps);
+    Stager<5> routed_x(hidden.routed, reinterpret_cast<const std::byte*>(c.hidden),
+                       int64_t{c.F} * 2, c.down.n_steps);
+    while (!routed_x.done() || (n_known > 0 && !shared.done())) {
+      if (n_known > 0) shared.load();
+      routed_x.load();
+      if (n_known > 0) shared.store();
+      routed_x.store();
+    }
+    consumers_barrier();
+    consume<W, 1>(job, ring, place, job.first(first), n_known, hidden);
+    lists = lists_of_producers(c, memory);
+    consume<W, 1>(job, ring, place, routed, n_tiles * job.per_tile() - n_known, hidden);
+  } else {
+    using X = XAhead<W, Job>;
+    consume<W, 1>(job, ring, place, job.first(first), n_known, X(job, job.first(first), n_known));
+    lists = lists_of_producers(c, memory);
+    const int n_routed = n_tiles * job.per_tile() - n_known;
+    consume<W, 1>(job, ring, place, routed, n_routed, X(job, routed, n_routed));
+  }
 #endif
 }
 
-template <typename W>
+// One token's hidden rows are staged.
+int64_t shared_bytes(const ExpertsCall& c, bool one) {
+  return int64_t{sizeof(StreamRing)} + sums_bytes(c.T) + stream_lists_bytes(c) +
+         (one ? staged_shared_bytes(c) + staged_routed_bytes(c) : 0);
+}
+
+template <typename W, bool kOne>
 void run(Exec& exec, const ExpertsCall& c) {
-  const int64_t blocks = stream_blocks((c.D + 15) / 16, exec.cuda().n_sms());
+  const int64_t blocks =
+      stream_blocks((c.D + 15) / 16, exec.cuda().n_sms(), kStreamBlocksPerSm<W, 1, kOne>);
   launch(exec, "moe_experts",
          {.grid = dim3(static_cast<unsigned>(blocks)),
           .threads = kStreamThreads,
-          .shared_bytes = int64_t{sizeof(StreamRing)} + sums_bytes(c.T) + stream_lists_bytes(c)},
-         down_kernel<W>, c);
+          .shared_bytes = std::max(shared_bytes(c, kOne), kAloneBytes)},
+         down_kernel<W, kOne>, c);
 }
 
 }  // namespace
 
 void stream_down(Exec& exec, const ExpertsCall& c) {
-  c.down.fp8 ? run<Fp8Weight>(exec, c) : run<Bf16Weight>(exec, c);
+  if (!c.down.fp8)
+    run<Bf16Weight, false>(exec, c);
+  else if (c.T == 1 && shared_bytes(c, true) <= kAloneBytes)
+    run<Fp8Weight, true>(exec, c);
+  else
+    run<Fp8Weight, false>(exec, c);
 }
 
 }  // namespace dsr::cuda

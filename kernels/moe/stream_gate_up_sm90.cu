@@ -57,23 +57,15 @@ class GateUpStream {
                       lane);
     return gate_up_rows(c_, lists_.active[unit.active], unit.row / 8, lane);
   }
-  __device__ __forceinline__ const std::byte* x(const Unit&) const { return c_.x; }
   __device__ __forceinline__ int n_tokens(const Unit& unit) const {
     if (unit.active < 0) return c_.T;
     return lists_.start[unit.active + 1] - lists_.start[unit.active];
   }
-  __device__ __forceinline__ StreamTokens<1> tokens(const Unit& unit, int lane) const {
-    StreamTokens<1> out;
-    if (unit.active < 0) {
-      out.n = c_.T;
-      const int token = lane / 4;
-      out.offset[0] = static_cast<uint32_t>((token < c_.T ? token : 0) * c_.x_stride_bytes);
-    } else {
-      find_tokens<1>(
-          lists_, unit.active, lane, c_.x_stride_bytes, [&](int i) { return lists_.token[i]; },
-          out);
-    }
-    return out;
+  __device__ __forceinline__ int row(const Unit& unit, int i) const {
+    return unit.active < 0 ? i : lists_.token[lists_.start[unit.active] + i];
+  }
+  __device__ __forceinline__ const std::byte* x(const Unit&, int row) const {
+    return c_.x + row * c_.x_stride_bytes;
   }
   __device__ __forceinline__ void finish(const Unit& unit, const float (&acc)[1][4], bool last) {
     held_.template keep<8>(*this, unit, acc, last);
@@ -98,14 +90,16 @@ class GateUpStream {
 };
 #endif
 
-template <typename W>
-__global__ __launch_bounds__(kStreamThreads, kStreamBlocksPerSm<1>) void gate_up_kernel(
+template <typename W, bool kStaged>
+__global__ __launch_bounds__(kStreamThreads, kStreamBlocksPerSm<W, 1, kStaged>) void gate_up_kernel(
     const __grid_constant__ ExpertsCall c) {
 #if __CUDA_ARCH__ >= 900
   extern __shared__ uint4 shared[];
   auto& ring = *reinterpret_cast<StreamRing*>(shared);
   auto* sums = reinterpret_cast<float*>(&ring + 1);
   auto* memory = reinterpret_cast<std::byte*>(sums) + held_sums_bytes(min(c.T, kExpertTokens));
+  std::byte* const x = memory;
+  if constexpr (kStaged) memory += staged_bytes(c.T, c.gate_up.n_steps);
   ExpertLists lists;
   init_ring(ring, W::kScaled, c.gate_up.ue8m0);
   using Job = GateUpStream;
@@ -114,7 +108,7 @@ __global__ __launch_bounds__(kStreamThreads, kStreamBlocksPerSm<1>) void gate_up
     StreamProducer<W, Job> producer(job, ring);
     producer.go_to(job.first_shared());
     producer.run(job.n_shared(), kStreamStages);
-    wait_for_previous_kernel();  // which weights are wanted is what it wrote
+    wait_then_start_next_kernel();  // which weights are wanted is what the last one wrote
     lists = make_lists_for_consumers(c, memory);
     job.find_routed();
     producer.run(job.n_shared(), 1 << 30);
@@ -122,30 +116,54 @@ __global__ __launch_bounds__(kStreamThreads, kStreamBlocksPerSm<1>) void gate_up
     producer.run(job.n_shared() + job.n_routed(), 1 << 30);
     return;
   }
-  wait_for_previous_kernel();
+  wait_then_start_next_kernel();
   RingPlace place;
-  consume<W, 1>(job, ring, place, job.first_shared(), job.n_shared());
-  lists = lists_of_producers(c, memory);
-  job.find_routed();
-  consume<W, 1>(job, ring, place, job.first_routed(), job.n_routed());
+  if constexpr (kStaged) {
+    const StagedX staged = staged_in(x, c.T, c.gate_up.n_steps);
+    stage_x(staged, c.x, c.x_stride_bytes, c.gate_up.n_steps);
+    consumers_barrier();
+    consume<W, 1>(job, ring, place, job.first_shared(), job.n_shared(), SharedStagedX{staged});
+    lists = lists_of_producers(c, memory);
+    job.find_routed();
+    consume<W, 1>(job, ring, place, job.first_routed(), job.n_routed(), SharedStagedX{staged});
+  } else {
+    using X = XAhead<W, Job>;
+    consume<W, 1>(job, ring, place, job.first_shared(), job.n_shared(),
+                  X(job, job.first_shared(), job.n_shared()));
+    lists = lists_of_producers(c, memory);
+    job.find_routed();
+    consume<W, 1>(job, ring, place, job.first_routed(), job.n_routed(),
+                  X(job, job.first_routed(), job.n_routed()));
+  }
 #endif
 }
 
-template <typename W>
+int64_t shared_bytes(const ExpertsCall& c, bool staged) {
+  return int64_t{sizeof(StreamRing)} + held_sums_bytes(std::min(c.T, kExpertTokens)) +
+         stream_lists_bytes(c) + (staged ? staged_bytes(c.T, c.gate_up.n_steps) : 0);
+}
+
+template <typename W, bool kStaged>
 void run(Exec& exec, const ExpertsCall& c) {
   const int64_t routed = std::min<int64_t>(c.E, int64_t{c.T} * c.K) * ((c.F + 7) / 8);
+  const int64_t blocks =
+      stream_blocks(routed, exec.cuda().n_sms(), kStreamBlocksPerSm<W, 1, kStaged>);
   launch(exec, "moe_experts",
-         {.grid = dim3(static_cast<unsigned>(stream_blocks(routed, exec.cuda().n_sms()))),
+         {.grid = dim3(static_cast<unsigned>(blocks)),
           .threads = kStreamThreads,
-          .shared_bytes = int64_t{sizeof(StreamRing)} +
-                          held_sums_bytes(std::min(c.T, kExpertTokens)) + stream_lists_bytes(c)},
-         gate_up_kernel<W>, c);
+          .shared_bytes = shared_bytes(c, kStaged)},
+         gate_up_kernel<W, kStaged>, c);
 }
 
 }  // namespace
 
 void stream_gate_up(Exec& exec, const ExpertsCall& c) {
-  c.gate_up.fp8 ? run<Fp8Weight>(exec, c) : run<Bf16Weight>(exec, c);
+  if (!c.gate_up.fp8)
+    run<Bf16Weight, false>(exec, c);
+  else if (shared_bytes(c, true) <= kHalfSmBytes)
+    run<Fp8Weight, true>(exec, c);
+  else
+    run<Fp8Weight, false>(exec, c);
 }
 
 }  // namespace dsr::cuda

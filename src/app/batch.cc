@@ -1,6 +1,8 @@
 // batch: see deepseek_run/batch.h.
 #include "deepseek_run/batch.h"
 
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <array>
 #include <memory>
@@ -9,6 +11,7 @@
 #include "app/batch_output.h"
 #include "app/batch_plan.h"
 #include "app/batch_run.h"
+#include "app/output_file.h"
 #include "base/error.h"
 #include "base/mapped_file.h"
 #include "base/sha256.h"
@@ -78,9 +81,28 @@ Json sampling_json(const SamplingParams& p) {
   return out.set("logit_bias", std::move(biases));
 }
 
+bool same_file(const std::string& a, const std::string& b) {
+  struct stat of_a {
+  }, of_b{};
+  return ::stat(a.c_str(), &of_a) == 0 && ::stat(b.c_str(), &of_b) == 0 &&
+         of_a.st_dev == of_b.st_dev && of_a.st_ino == of_b.st_ino;
+}
+
+// Links to one OUT share its lock and its manifest. Refuses to read what the batch would write, or
+// remove to begin again.
+BatchOptions with_files_checked(BatchOptions o) {
+  o.output = with_links_followed(o.output);
+  if (same_file(o.input, o.output))
+    fail_usage("the input and -o are the same file: ", escaped(o.output));
+  for (const char* kind : {".lock", ".manifest.json", ".stats.jsonl"})
+    if (same_file(o.input, o.output + kind))
+      fail_usage("the input is a file that the batch itself writes: ", escaped(o.output + kind));
+  return o;
+}
+
 class Batch {
  public:
-  explicit Batch(const BatchOptions& options) : o_(options), lock_(o_.output) {
+  explicit Batch(const BatchOptions& options) : o_(with_files_checked(options)), lock_(o_.output) {
     input_ = open_input();
     read_model();
     parser_.emplace(context_, o_.split, o_.note);
@@ -163,6 +185,8 @@ class Batch {
     out.set("device", name(device.backend)).set("gpu", device.gpu_name());
     out.set("cache_type", name(cache_type_of(o_.engine.cache_type, device.backend)));
     out.set("cpu_math", device.backend == Backend::kCpu ? o_.engine.cpu_math : "");
+    if (device.backend == Backend::kCuda)  // elsewhere chunks change no bit
+      out.set("cuda_arch", device.gpu_arch(o_.engine.cuda_arch)).set("chunk", o_.engine.chunk);
     out.set("seed", std::to_string(o_.seed)).set("sampling", sampling_json(context_.defaults));
     out.set("max_new_tokens", o_.max_new_tokens);
     out.set("stop", Json(Json::Array(o_.stop.begin(), o_.stop.end())));

@@ -141,19 +141,19 @@ std::vector<BatchPiece> split_batch(std::string_view file, BatchSplit split) {
   return out;
 }
 
-std::string BatchParser::custom_id(const BatchPiece& piece) const {
+std::optional<std::string> BatchParser::custom_id(const BatchPiece& piece) const {
   const std::string number = std::to_string(piece.line);
   if (split_ != BatchSplit::kJsonl) return number;
-  if (piece.text.size() > kMaxPieceBytes) return "";
+  if (piece.text.size() > kMaxPieceBytes) return std::nullopt;
   try {
     const Json line = parse_json(piece.text, "line " + number);
-    if (!line.is_object()) return "";
+    if (!line.is_object()) return std::nullopt;
     const Json* id = line.find("custom_id");
-    if (id == nullptr) return line.find("body") == nullptr ? number : "";
-    return id->is_string() ? id->as_string() : "";
-  } catch (const Error&) {
-    return "";
+    if (id == nullptr && line.find("body") == nullptr) return number;
+    if (id != nullptr && id->is_string()) return id->as_string();
+  } catch (const Error&) {  // it is no JSON
   }
+  return std::nullopt;
 }
 
 BatchRecord BatchParser::parse(const BatchPiece& piece) {
@@ -182,7 +182,7 @@ BatchRecord BatchParser::parse(const BatchPiece& piece) {
   if (const Json* id = line.find("custom_id"); id != nullptr && !id->is_string())
     fail_usage(place, ": custom_id is ", id->type_name(), ", expected a string");
   BatchRecord out = parse_body(body != nullptr ? *body : line, url);
-  out.custom_id = custom_id(piece);
+  out.custom_id = custom_id(piece).value();
   if (!out.has_seed) out.request.request.sampling.seed = seed_of(context_.seed, out.custom_id);
   return out;
 }

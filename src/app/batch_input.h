@@ -1,6 +1,7 @@
 // What a batch file asks for.
 #pragma once
 
+#include <optional>
 #include <set>
 #include <string>
 #include <string_view>
@@ -47,8 +48,8 @@ class BatchParser {
   BatchParser(const BatchContext& context, BatchSplit split, std::function<void(std::string)> note)
       : context_(context), split_(split), note_(std::move(note)) {}
 
-  // The id alone, as far as the piece gives one; empty if it cannot be read.
-  std::string custom_id(const BatchPiece& piece) const;
+  // The id alone, as far as the piece gives one that can be read.
+  std::optional<std::string> custom_id(const BatchPiece& piece) const;
   // Throws Error for a piece that cannot be answered.
   BatchRecord parse(const BatchPiece& piece);
 

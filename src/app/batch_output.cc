@@ -52,6 +52,12 @@ Json read_manifest(const std::string& path) {
   }
 }
 
+void lock(int fd, const std::string& path, const std::string& output) {
+  if (::flock(fd, LOCK_EX | LOCK_NB) == 0) return;
+  if (errno != EWOULDBLOCK) fail_path(path, "locked");
+  fail_usage(escaped(output), ": another process is writing it (it holds ", escaped(path), ")");
+}
+
 // The id of a record, or empty for a line that is none.
 struct ReadRecord {
   std::string id;
@@ -73,21 +79,26 @@ ReadRecord read_record(std::string_view line) {
 
 BatchLock::BatchLock(const std::string& output) {
   struct stat s {};
-  if (::stat(output.c_str(), &s) == 0 && !S_ISREG(s.st_mode))
+  const bool exists = ::stat(output.c_str(), &s) == 0;
+  if (exists && !S_ISREG(s.st_mode))
     fail_usage(escaped(output), ": a batch needs a regular file to write");
   const std::string path = output + ".lock";
   fd_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, kMode);
   if (fd_ < 0) fail_path(path, "created");
-  if (::flock(fd_, LOCK_EX | LOCK_NB) == 0) return;
-  const bool taken = errno == EWOULDBLOCK;
-  const int error = errno;
-  ::close(fd_);
-  errno = error;
-  if (!taken) fail_path(path, "locked");
-  fail_usage(escaped(output), ": another process is writing it (it holds ", escaped(path), ")");
+  if (exists) output_fd_ = ::open(output.c_str(), O_RDONLY | O_CLOEXEC);
+  try {
+    lock(fd_, path, output);
+    if (output_fd_ >= 0) lock(output_fd_, output, output);
+  } catch (...) {
+    close();
+    throw;
+  }
 }
 
-BatchLock::~BatchLock() { ::close(fd_); }
+void BatchLock::close() {
+  if (output_fd_ >= 0) ::close(output_fd_);
+  ::close(fd_);
+}
 
 BatchManifest::BatchManifest(const std::string& output, const Json& wanted, bool restart)
     : path_(output + ".manifest.json"), json_(wanted) {
@@ -157,6 +168,8 @@ void BatchOutput::open() {
   struct stat s {};
   if (::fstat(fd_, &s) != 0) fail_io("read");
   if (!S_ISREG(s.st_mode)) fail_usage(escaped(path_), ": a batch needs a regular file to write");
+  // For hard links. It fails where the BatchLock has the lock, as it does of a file that was there.
+  ::flock(fd_, LOCK_EX | LOCK_NB);
   // What follows the last whole record was cut short.
   if (s.st_size != size_bytes_ && ::ftruncate(fd_, size_bytes_) != 0) fail_io("written");
 }

@@ -11,16 +11,20 @@
 
 namespace dsr {
 
-// Keeps a second process away from OUT for as long as it lives.
+// Keeps a second process away from OUT for as long as it lives, under whatever name: OUT.lock is
+// locked, and OUT itself, which may have hard links.
 class BatchLock {
  public:
   explicit BatchLock(const std::string& output);  // Error(kUsage) where another has it
   BatchLock(const BatchLock&) = delete;
   BatchLock& operator=(const BatchLock&) = delete;
-  ~BatchLock();
+  ~BatchLock() { close(); }
 
  private:
+  void close();
+
   int fd_;
+  int output_fd_ = -1;  // none where there is no OUT yet: BatchOutput locks it when it makes it
 };
 
 // What answers depend on. Throws Error(kUsage) naming the first member that differs from the

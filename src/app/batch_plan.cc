@@ -34,9 +34,7 @@ BatchItem read_item(const BatchPiece& piece, BatchParser& parser) {
 
 }  // namespace
 
-std::string BatchItem::key() const {
-  return custom_id.empty() ? str("\nline ", piece.line) : custom_id;
-}
+std::string BatchItem::key() const { return custom_id.value_or(str("\nline ", piece.line)); }
 
 std::vector<BatchItem> read_items(const std::vector<BatchPiece>& pieces, BatchParser& parser) {
   std::vector<BatchItem> out;
@@ -46,7 +44,7 @@ std::vector<BatchItem> read_items(const std::vector<BatchPiece>& pieces, BatchPa
     const auto [first, is_new] = lines.emplace(out.back().key(), piece.line);
     if (!is_new)
       fail_usage("lines ", first->second, " and ", piece.line, " have the same custom_id ",
-                 quoted(out.back().custom_id));
+                 quoted(out.back().custom_id.value_or("")));
   }
   return out;
 }

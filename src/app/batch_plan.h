@@ -1,6 +1,7 @@
 // Which records of a batch file are to be run, and in which order.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -11,9 +12,9 @@ namespace dsr {
 // One record, as far as it must be known before any is run.
 struct BatchItem {
   BatchPiece piece;
-  std::string custom_id;  // empty: the piece has none that can be read
-  std::string id;         // of the output record; the same whenever the batch is run
-  std::string error;      // why it cannot be answered; empty: it can
+  std::optional<std::string> custom_id;  // none: the piece has none that can be read
+  std::string id;                        // of the output record; the same whenever the batch is run
+  std::string error;                     // why it cannot be answered; empty: it can
   int64_t prompt_tokens = 0;
   int64_t max_new_tokens = 0;  // -1: no limit
   int64_t n = 1;

@@ -13,7 +13,7 @@ std::string short_id(const BatchItem& item) { return item.id.substr(item.id.rfin
 Json record_head(const BatchItem& item) {
   Json out = Json::object();
   out.set("id", item.id);
-  out.set("custom_id", item.custom_id.empty() ? Json() : Json(item.custom_id));
+  out.set("custom_id", item.custom_id ? Json(*item.custom_id) : Json());
   return out;
 }
 
@@ -116,7 +116,7 @@ void BatchRun::finish(Record& record) {
                        R"(","body":)" + body + R"(},"error":null})" + "\n",
                    false);
   }
-  stats.set("id", item.id).set("custom_id", item.custom_id);
+  stats.set("id", item.id).set("custom_id", item.custom_id ? Json(*item.custom_id) : Json());
   stats.set("prompt_tokens", item.prompt_tokens).set("completion_tokens", tokens);
   stats.set("first_token_seconds", answers.front().first_token_seconds);
   stats.set("total_seconds", record.timer.seconds());

@@ -22,6 +22,7 @@ namespace dsr {
 namespace {
 
 constexpr int64_t kServedAtATime = 32;
+constexpr int64_t kServedRequests = 64;
 
 struct Case {
   bool decode;
@@ -150,6 +151,7 @@ void check(const BenchOptions& o) {
   if (o.repetitions < 1 || o.warmup < 0)
     fail_usage("bench needs at least one repetition, and no negative number of warm-up runs");
   if (o.serve_rates.empty()) {
+    if (o.serve_requests != 0) fail_usage("--requests is of --serve-like");
     if (cases_of(o).empty()) fail_usage("bench has nothing to measure: -p and -n are 0");
     return;
   }
@@ -194,6 +196,8 @@ BenchFindings findings_of(const BenchOptions& o, Engine& engine, const BenchWork
 
 BenchReport run_memory_table(const BenchOptions& o) {
   if (!o.compare.empty()) fail_usage("--memory-table has nothing to --compare");
+  if (!o.serve_rates.empty() || o.serve_requests != 0)
+    fail_usage("--memory-table serves no requests: it takes no --serve-like and no --requests");
   const std::optional<MemoryTable> table = memory_table(o);
   if (!table) return {};
   return {.text = memory_table_text(*table, o.format), .complete = true};
@@ -205,6 +209,7 @@ BenchReport run_bench(const BenchOptions& options) {
   if (options.memory_table) return run_memory_table(options);
   BenchOptions o = options;
   if (o.batches.empty()) o.batches = {o.serve_rates.empty() ? 1 : kServedAtATime};
+  if (o.serve_requests == 0 && !o.serve_rates.empty()) o.serve_requests = kServedRequests;
   check(o);
   BenchBase base;
   if (!o.compare.empty()) base = read_base(o.compare);

@@ -23,7 +23,13 @@ std::string directory_of(const std::string& path) {
   return slash == 0 ? "/" : path.substr(0, slash);
 }
 
-// Where a path leads that may end in symbolic links, or in one to a file that does not exist yet.
+// What cannot be synced (a pipe, some network file systems) says so with one of these.
+bool sync_failed(int result) {
+  return result != 0 && errno != EINVAL && errno != EROFS && errno != ENOTSUP;
+}
+
+}  // namespace
+
 std::string with_links_followed(const std::string& path) {
   constexpr int kMaxLinks = 40;  // Linux follows no more
   std::filesystem::path out = path;
@@ -35,13 +41,6 @@ std::string with_links_followed(const std::string& path) {
   }
   return out.string();
 }
-
-// What cannot be synced (a pipe, some network file systems) says so with one of these.
-bool sync_failed(int result) {
-  return result != 0 && errno != EINVAL && errno != EROFS && errno != ENOTSUP;
-}
-
-}  // namespace
 
 OutputFile::OutputFile(const std::string& path) : path_(path) {
   struct stat s {};

@@ -39,6 +39,9 @@ class OutputFile {
   std::string buffer_;
 };
 
+// Where a path leads that may end in symbolic links, or in one to a file that does not exist yet.
+std::string with_links_followed(const std::string& path);
+
 // Puts the name of a new file on disk, as far as its directory can be synced. False: it failed, and
 // errno says how.
 bool sync_name(const std::string& path);

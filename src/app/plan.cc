@@ -9,6 +9,7 @@
 #include "app/plan_report.h"
 #include "base/error.h"
 #include "device/peaks.h"
+#include "engine/device_choice.h"
 #include "engine/memory_plan.h"
 #include "io/checkpoint.h"
 #include "model/card.h"
@@ -46,13 +47,6 @@ Subject subject_of_directory(const PlanQuery& q) {
   s.name = q.model_dir;
   s.weights = name(released_format(s.config));
   return s;
-}
-
-CacheType cache_type_of(const PlanQuery& q) {
-  if (q.cache_type == "auto") return q.gpus.empty() ? CacheType::kF32 : CacheType::kBF16;
-  for (const CacheType type : {CacheType::kF32, CacheType::kBF16, CacheType::kFP8})
-    if (q.cache_type == name(type)) return type;
-  fail_usage("cache type ", quoted(q.cache_type), ", expected auto, f32, bf16 or fp8");
 }
 
 // "8xA100-80"
@@ -94,6 +88,7 @@ class GpuPlanner {
       : q_(q),
         s_(s),
         gpus_(parse_gpus(q.gpus)),
+        cache_type_(cache_type_of(q.cache_type, Backend::kCuda)),
         most_(s.config.max_position_embeddings),
         weights_(model_sizes_of_weights(s.config, *s.source)) {
     if (q.ctx_size > most_)
@@ -105,7 +100,8 @@ class GpuPlanner {
     const Shape wanted{q_.ctx_size > 0 ? q_.ctx_size : std::min(most_, kDefaultContext),
                        q_.max_seqs};
     f.has_gpus = true;
-    f.sizes = sizes(wanted, cache_type_of(q_));
+    f.cache_type = name(cache_type_);
+    f.sizes = sizes(wanted, cache_type_);
     f.on_gpus = plan_gpus(f.sizes, gpus_, wanted.ctx_size, wanted.max_seqs);
     if (!f.fits()) {
       if (const Remedies r = remedies(f.sizes, f.on_gpus); q_.ctx_size == 0 && r.ctx_size)
@@ -135,7 +131,7 @@ class GpuPlanner {
     return room_for({p.ctx_size, p.max_seqs}, most_,
                     static_cast<double>(p.limit_bytes() - p.total_bytes()), token_bytes,
                     [&](const Shape& shape) {
-                      if (shape.max_seqs > p.max_seqs) return fits(shape, cache_type_of(q_));
+                      if (shape.max_seqs > p.max_seqs) return fits(shape, cache_type_);
                       return plan_gpus(f.sizes, gpus_, shape.ctx_size, shape.max_seqs).fits();
                     });
   }
@@ -147,19 +143,18 @@ class GpuPlanner {
     if (wanted.max_seqs > 1)
       if (const int64_t n =
               largest_fitting(wanted.max_seqs - 1, wanted.max_seqs, [&](int64_t seqs) {
-                return fits({wanted.ctx_size, seqs}, cache_type_of(q_));
+                return fits({wanted.ctx_size, seqs}, cache_type_);
               }))
         out.push_back(str("--max-seqs ", n));
     if (r.ctx_size) out.push_back(str("-c ", *r.ctx_size));
     const bool weights_fit =
         f.on_gpus.total_bytes() - f.on_gpus.kv_cache_bytes <= f.on_gpus.limit_bytes();
-    if (weights_fit && cache_type_of(q_) != CacheType::kFP8 && fits(wanted, CacheType::kFP8))
+    if (weights_fit && cache_type_ != CacheType::kFP8 && fits(wanted, CacheType::kFP8))
       out.push_back("--cache-type fp8");
     if (!q_.card.empty() && released_format(s_.config) == WeightFormat::kBF16) {
       const ModelConfig fp8 = with_format(s_.config, WeightFormat::kFP8);
-      const ModelSizes sizes =
-          model_sizes(fp8, DeclaredSource(fp8),
-                      {cache_type_of(q_), wanted.ctx_size, wanted.max_seqs, q_.chunk});
+      const ModelSizes sizes = model_sizes(
+          fp8, DeclaredSource(fp8), {cache_type_, wanted.ctx_size, wanted.max_seqs, q_.chunk});
       if (plan_gpus(sizes, gpus_, wanted.ctx_size, wanted.max_seqs).fits())
         out.push_back("--weights fp8");
     }
@@ -172,38 +167,46 @@ class GpuPlanner {
   const PlanQuery& q_;
   const Subject& s_;
   GpuSet gpus_;
+  CacheType cache_type_;
   int64_t most_;
   ModelSizes weights_;  // of the weights alone
 };
 
-class HostPlanner {
+// What this machine has.
+class HerePlanner {
  public:
-  HostPlanner(const PlanQuery& q, const Subject& s) : q_(q), s_(s) {}
+  HerePlanner(const PlanQuery& q, const Subject& s)
+      : q_(q),
+        s_(s),
+        device_(choose_device(q.device)),
+        cache_type_(cache_type_of(q.cache_type, device_.backend)) {}
 
   void plan(PlanFindings& f) const {
+    f.cache_type = name(cache_type_);
     const MemoryPlan& p = f.here =
-        plan_run(request({q_.ctx_size, q_.max_seqs}, cache_type_of(q_)), s_.config, *s_.source)
-            .plan;
+        plan_run(request({q_.ctx_size, q_.max_seqs}, cache_type_), s_.config, *s_.source).plan;
     f.sizes = model_sizes_of_weights(s_.config, *s_.source);
     f.sizes.kv_bytes_per_token = p.kv_bytes_per_token;
-    // Looking takes memory too.
+    // Looking takes memory too; a GPU's bandwidth takes longer to find than a plan may.
     constexpr int64_t kRoomToLook = int64_t{4} << 30;
-    const bool look = p.fits() && p.available_bytes - p.total_bytes() > kRoomToLook;
+    const bool look = device_.backend != Backend::kCuda && p.fits() &&
+                      p.available_bytes - p.total_bytes() > kRoomToLook;
     const double bytes_per_s = look ? quick_host_bytes_per_s() : 0;
     f.floors = decode_floors(f.sizes, bytes_per_s, p.ctx_size, /*n_gpus=*/1);
     if (f.fits())
       f.room = room_for({p.ctx_size, p.max_seqs}, s_.config.max_position_embeddings,
                         static_cast<double>(p.available_bytes - p.total_bytes()),
                         static_cast<double>(p.kv_bytes_per_token),
-                        [&](const Shape& shape) { return fits(shape, cache_type_of(q_)); });
+                        [&](const Shape& shape) { return fits(shape, cache_type_); });
     else
       f.remedies = changes(f);
   }
 
  private:
   PlanRequest request(const Shape& shape, CacheType type) const {
-    return {.backend = Backend::kCpu,
+    return {.backend = device_.backend,
             .cpu = {},
+            .cuda = {.device = device_.cuda_device},
             .cache_type = type,
             .ctx_size = shape.ctx_size,
             .max_seqs = shape.max_seqs,
@@ -223,13 +226,13 @@ class HostPlanner {
     if (const std::string context = fitting_context(p); !context.empty()) out.push_back(context);
     const bool weights_fit = p.total_bytes() - p.kv_cache_bytes <= p.available_bytes;
     for (const CacheType type : {CacheType::kBF16, CacheType::kFP8})
-      if (weights_fit && type != cache_type_of(q_) && fits(wanted, type)) {
+      if (weights_fit && type != cache_type_ && fits(wanted, type)) {
         out.push_back(str("--cache-type ", name(type)));
         break;
       }
     if (!q_.card.empty() && released_format(s_.config) == WeightFormat::kBF16) {
       const ModelConfig fp8 = with_format(s_.config, WeightFormat::kFP8);
-      const PlanRequest r = request(wanted, cache_type_of(q_));
+      const PlanRequest r = request(wanted, cache_type_);
       if (plan_for_context(r, fp8, DeclaredSource(fp8)).plan.fits()) out.push_back("--weights fp8");
     }
     // The rest is another machine.
@@ -242,18 +245,22 @@ class HostPlanner {
 
   const PlanQuery& q_;
   const Subject& s_;
+  DeviceChoice device_;
+  CacheType cache_type_;
 };
 
 PlanFindings find(const PlanQuery& q) {
   if (q.card.empty() == q.model_dir.empty()) fail_usage("plan needs a model or a --card, not both");
+  if (!q.gpus.empty() && q.device != "auto")
+    fail_usage(
+        "--gpus plans for GPUs by their name, --device for this machine's: give one of them");
   const Subject s = q.card.empty() ? subject_of_directory(q) : subject_of_card(q);
   PlanFindings f;
   f.model = s.name;
   f.architecture = s.config.architecture;
   f.weights = s.weights;
-  f.cache_type = name(cache_type_of(q));
   if (q.gpus.empty())
-    HostPlanner(q, s).plan(f);
+    HerePlanner(q, s).plan(f);
   else
     GpuPlanner(q, s).plan(f);
   return f;

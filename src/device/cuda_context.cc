@@ -8,16 +8,12 @@ namespace dsr {
 namespace {
 
 constexpr int kOldestArch = 80;
+constexpr char kFailedBefore[] = "a kernel before; --debug-nan names its layer and op";
 
 int attribute(cudaDeviceAttr what, int device) {
   int value = 0;
   CUDA_CHECK(cudaDeviceGetAttribute(&value, what, device));
   return value;
-}
-
-int arch_of(int device) {
-  return 10 * attribute(cudaDevAttrComputeCapabilityMajor, device) +
-         attribute(cudaDevAttrComputeCapabilityMinor, device);
 }
 
 // The instructions of sm_90a exist on 9.0 alone; what is newer runs the PTX of compute_80.
@@ -40,9 +36,19 @@ std::vector<CudaDevice> cuda_devices() {
   for (int d = 0; d < n; ++d) {
     cudaDeviceProp p;
     if (cudaGetDeviceProperties(&p, d) != cudaSuccess) continue;
-    out.push_back({p.name, 10 * p.major + p.minor, static_cast<int64_t>(p.totalGlobalMem)});
+    const int arch = 10 * p.major + p.minor;
+    out.push_back({p.name, arch, static_cast<int64_t>(p.totalGlobalMem), usable_arch(arch, 0)});
   }
   return out;
+}
+
+CudaDevice cuda_device(int index) {
+  const std::vector<CudaDevice> devices = cuda_devices();
+  if (devices.empty()) fail(ErrorKind::kDevice, "cuda: ", cuda_absence());
+  if (index < 0 || index >= static_cast<int>(devices.size()))
+    fail(ErrorKind::kDevice, "cuda:", index, " does not exist, this machine has ",
+         devices.size() == 1 ? "cuda:0 only" : str("cuda:0 to cuda:", devices.size() - 1));
+  return devices[static_cast<size_t>(index)];
 }
 
 std::string cuda_absence() {
@@ -70,12 +76,7 @@ PinnedMemory::~PinnedMemory() {
 }
 
 CudaContext::CudaContext(const CudaOptions& options, bool dry_run) : device_(options.device) {
-  const std::vector<CudaDevice> devices = cuda_devices();
-  if (devices.empty()) fail(ErrorKind::kDevice, "cuda: ", cuda_absence());
-  if (device_ < 0 || device_ >= static_cast<int>(devices.size()))
-    fail(ErrorKind::kDevice, "cuda:", device_, " does not exist, this machine has ",
-         devices.size() == 1 ? "cuda:0 only" : str("cuda:0 to cuda:", devices.size() - 1));
-  const int device_arch = arch_of(device_);
+  const int device_arch = cuda_device(device_).arch;
   if (device_arch < kOldestArch)
     fail(ErrorKind::kDevice, "cuda:", device_, " is a GPU of compute capability ", device_arch / 10,
          ".", device_arch % 10, ", 8.0 or newer is needed");
@@ -137,8 +138,18 @@ void CudaContext::upload_pinned(void* to, const void* from, int64_t bytes) {
              bytes, " bytes");
 }
 
-void CudaContext::synchronize() {
-  CUDA_CHECK(cudaStreamSynchronize(stream_), "a kernel before; --debug-nan names its layer and op");
+void CudaContext::synchronize() { CUDA_CHECK(cudaStreamSynchronize(stream_), kFailedBefore); }
+
+StreamMark::StreamMark(CudaContext& context) : context_(context) {
+  CUDA_CHECK(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming));
 }
+
+StreamMark::~StreamMark() {
+  if (cudaEventSynchronize(event_) != cudaSuccess) cudaGetLastError();  // nobody is left to tell
+  cudaEventDestroy(event_);
+}
+
+void StreamMark::set() { CUDA_CHECK(cudaEventRecord(event_, context_.stream()), kFailedBefore); }
+void StreamMark::wait() { CUDA_CHECK(cudaEventSynchronize(event_), kFailedBefore); }
 
 }  // namespace dsr

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+struct CUevent_st;   // cudaEvent_t is a pointer to it
 struct CUstream_st;  // cudaStream_t is a pointer to it
 
 namespace dsr {
@@ -23,10 +24,13 @@ struct CudaDevice {
   std::string name;
   int arch = 0;  // compute capability, 80 for 8.0
   int64_t memory_bytes = 0;
+  int code_arch = 0;  // of the newest code in this program that runs there
 };
 // The GPUs that this process may use. Empty without a driver, without a GPU, and in a build without
 // CUDA; never throws.
 std::vector<CudaDevice> cuda_devices();
+// One of them. Throws Error(kDevice) where it is not there.
+CudaDevice cuda_device(int index);
 // Why cuda_devices() is empty, as the end of a sentence: "no NVIDIA driver is installed".
 std::string cuda_absence();
 // Whether the program was built with CUDA.
@@ -97,7 +101,7 @@ class CudaContext {
   void upload(void* to, const void* from, int64_t bytes);
   void download(void* to, const void* from, int64_t bytes);
   void fill(void* data, int byte, int64_t bytes);
-  // `from` is pinned and left alone until synchronize(), or a download, returns.
+  // `from` is pinned and left alone until synchronize(), a download or StreamMark::wait returns.
   void upload_pinned(void* to, const void* from, int64_t bytes);
   // Many ranges, by several threads through a ring of pinned buffers; done when it returns.
   void upload_all(const std::vector<HostRange>& ranges, const UploadShape& shape = {});
@@ -113,6 +117,24 @@ class CudaContext {
   int64_t shared_bytes_per_sm_ = 0;
   int64_t l2_bytes_ = 0;
   CUstream_st* stream_ = nullptr;
+};
+
+// A place in the stream that the host can wait for; outlived by the context.
+class StreamMark {
+ public:
+  explicit StreamMark(CudaContext& context);
+  StreamMark(const StreamMark&) = delete;
+  StreamMark& operator=(const StreamMark&) = delete;
+  ~StreamMark();  // waits too
+
+  // Behind everything that is on the stream now.
+  void set();
+  // Until the stream has come to the last place that was set; throws like synchronize().
+  void wait();
+
+ private:
+  [[maybe_unused]] CudaContext& context_;  // without CUDA
+  [[maybe_unused]] CUevent_st* event_ = nullptr;
 };
 
 }  // namespace dsr

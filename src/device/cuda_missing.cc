@@ -12,6 +12,7 @@ namespace {
 
 bool built_with_cuda() { return false; }
 std::vector<CudaDevice> cuda_devices() { return {}; }
+CudaDevice cuda_device(int) { fail_missing(); }
 std::string cuda_absence() { return "this program was built without CUDA"; }
 
 PinnedMemory::PinnedMemory(int64_t) { fail_missing(); }
@@ -28,6 +29,11 @@ void CudaContext::fill(void*, int, int64_t) { fail_missing(); }
 void CudaContext::upload_pinned(void*, const void*, int64_t) { fail_missing(); }
 void CudaContext::upload_all(const std::vector<HostRange>&, const UploadShape&) { fail_missing(); }
 void CudaContext::synchronize() { fail_missing(); }
+
+StreamMark::StreamMark(CudaContext& context) : context_(context) { fail_missing(); }
+StreamMark::~StreamMark() = default;
+void StreamMark::set() { fail_missing(); }
+void StreamMark::wait() { fail_missing(); }
 
 CudaGraphs::~CudaGraphs() = default;
 void CudaGraphs::run(CudaContext&, int64_t, const std::function<void()>&) { fail_missing(); }

@@ -9,8 +9,9 @@
 namespace dsr {
 namespace {
 
-// The sampling parameters of the token that follows `r`'s sequence.
-void append_sampling(HostBatch& b, RunningRequest& r) {
+// The sampling parameters of the token that follows the slice.
+void append_sampling(HostBatch& b, const Slice& slice) {
+  RunningRequest& r = *slice.request;
   const SamplingParams& p = r.request.sampling;
   const std::vector<TokenId>& tokens = r.sequence->tokens();
   SampleRow row;
@@ -23,11 +24,9 @@ void append_sampling(HostBatch& b, RunningRequest& r) {
   row.frequency_penalty = static_cast<float>(p.frequency_penalty);
   row.sample_index = static_cast<int32_t>(p.sample_index);
   row.seed = p.seed;
-  row.position = static_cast<int64_t>(tokens.size());
-  const bool penalised =
-      p.repetition_penalty != 1 || p.presence_penalty != 0 || p.frequency_penalty != 0;
+  row.position = slice.first + slice.count;
   row.history_begin = static_cast<int32_t>(b.history.size());
-  if (penalised) {
+  if (penalises(p)) {
     const auto n = static_cast<int64_t>(tokens.size());
     const int64_t window = p.penalty_window < 0 ? n : std::min(n, p.penalty_window);
     b.history.insert(b.history.end(), tokens.end() - window, tokens.end());
@@ -53,7 +52,8 @@ void append_slice(HostBatch& b, const BatchSlice& s) {
   const auto first_token = static_cast<int32_t>(b.token_ids.size());
   const std::vector<int32_t>& blocks = s.sequence.blocks();
   for (int64_t i = s.first; i < s.first + s.count; ++i) {
-    b.token_ids.push_back(s.sequence.tokens().at(static_cast<size_t>(i)));
+    b.token_ids.push_back(s.drawn_by >= 0 ? -1 - s.drawn_by
+                                          : s.sequence.tokens().at(static_cast<size_t>(i)));
     b.positions.push_back(static_cast<int32_t>(i));
     const int64_t block = blocks.at(static_cast<size_t>(i / kPageTokens));
     b.slots.push_back(block * kPageTokens + i % kPageTokens);
@@ -72,10 +72,10 @@ HostBatch build_batch(const StepPlan& plan, int64_t max_blocks) {
   b.max_blocks = max_blocks;
   b.block_table.reserve(plan.slices.size() * static_cast<size_t>(max_blocks));
   for (const Slice& s : plan.slices) {
-    BatchSlice slice{*s.request->sequence, s.first, s.count, {}};
+    BatchSlice slice{*s.request->sequence, s.first, s.count, {}, s.drawn_by};
     if (s.wants_logits) {
       slice.logit_rows.push_back(static_cast<int32_t>(s.count - 1));
-      append_sampling(b, *s.request);
+      append_sampling(b, s);
     }
     append_slice(b, slice);
   }

@@ -10,7 +10,7 @@ namespace dsr {
 
 // The host's side of a ForwardBatch and of the sampling arguments.
 struct HostBatch {
-  std::vector<int32_t> token_ids;
+  std::vector<int32_t> token_ids;  // -1 - r: what row r of the step before draws
   std::vector<int32_t> positions;
   std::vector<int64_t> slots;
   std::vector<int32_t> cu_seqlens_q;
@@ -32,6 +32,7 @@ struct BatchSlice {
   const Sequence& sequence;
   int64_t first, count;
   std::vector<int32_t> logit_rows;  // counted from `first`
+  int32_t drawn_by = -1;            // as in a Slice
 };
 
 // Appends a slice; `max_blocks` columns in the block table.

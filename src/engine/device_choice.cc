@@ -11,7 +11,12 @@ namespace dsr {
 
 std::string DeviceChoice::gpu_name() const {
   if (backend != Backend::kCuda) return "";
-  return cuda_devices().at(static_cast<size_t>(cuda_device)).name;
+  return dsr::cuda_device(cuda_device).name;
+}
+
+int64_t DeviceChoice::gpu_arch(int64_t asked) const {
+  const int64_t newest = dsr::cuda_device(cuda_device).code_arch;
+  return asked == 0 ? newest : std::min(asked, newest);
 }
 
 DeviceChoice choose_device(const std::string& device) {

@@ -15,7 +15,10 @@ struct DeviceChoice {
   int cuda_device = 0;
   std::string note = {};  // why auto took the cpu although the program could use a GPU
 
+  // These throw Error(kDevice) where the GPU is not there.
   std::string gpu_name() const;  // empty on the host
+  // What `--cuda-arch` comes to, on a GPU.
+  int64_t gpu_arch(int64_t asked) const;
 };
 
 // These throw Error(kUsage) for a word that is none of theirs.

@@ -1,7 +1,6 @@
 #include "deepseek_run/engine.h"
 
 #include <algorithm>
-#include <map>
 #include <optional>
 
 #include "base/error.h"
@@ -9,7 +8,7 @@
 #include "engine/generation_config.h"
 #include "engine/planned_model.h"
 #include "engine/runner.h"
-#include "engine/scheduler.h"
+#include "engine/step_loop.h"
 #include "io/checkpoint.h"
 #include "io/read_source.h"
 #include "model/random_source.h"
@@ -26,22 +25,6 @@ std::vector<int32_t> allowed_ids(const Tokenizer* tokenizer, int64_t vocab_size)
     words[static_cast<size_t>(id / 32)] |= bit;
   }
   return words;
-}
-
-using LogProbsOfRequests = std::map<RequestId, TokenLogProbs>;
-
-// Whose row each is; of the likeliest tokens as many as that request asked for.
-LogProbsOfRequests by_request(const StepPlan& plan, std::vector<TokenLogProbs> rows) {
-  LogProbsOfRequests out;
-  size_t next_row = 0;
-  for (const Slice& slice : plan.slices) {
-    const int64_t wanted = slice.request->request.sampling.logprobs;
-    if (!slice.wants_logits || wanted < 0) continue;
-    TokenLogProbs& row = rows.at(next_row++);
-    row.top.resize(std::min(row.top.size(), static_cast<size_t>(wanted)));
-    out[slice.request->id] = std::move(row);
-  }
-  return out;
 }
 
 }  // namespace
@@ -74,7 +57,9 @@ class Engine::Impl {
         in_memory_(weights_in_memory(options)),
         runner_(planned_.runner, config_, source(), /*dry_run=*/false),
         pool_(planned_.runner.limits.n_blocks),
-        scheduler_(scheduler_limits(options), pool_) {
+        scheduler_(scheduler_limits(options), pool_),
+        steps_(scheduler_, {.start = [this](const StepPlan& plan) { start(plan); },
+                            .finish = [this] { return runner_.finish(); }}) {
     DSR_CHECK(runner_.memory().total_bytes() == planned_.plan.allocated_bytes(),
               runner_.memory().total_bytes(), planned_.plan.allocated_bytes());
     runner_.set_allowed(allowed_ids(options.tokenizer, config_.vocab_size));
@@ -100,19 +85,7 @@ class Engine::Impl {
     return scheduler_.submit(std::move(request));
   }
 
-  std::vector<StepOutput> step() {
-    if (scheduler_.idle()) return {};
-    const StepPlan plan = scheduler_.next();
-    StepResult result;
-    if (!plan.slices.empty())
-      result = runner_.step(build_batch(plan, planned_.runner.limits.max_blocks));
-    LogProbsOfRequests log_probs = by_request(plan, std::move(result.log_probs));
-    std::vector<StepOutput> outputs = scheduler_.commit(plan, result.tokens);
-    for (StepOutput& out : outputs)
-      if (!out.tokens.empty() && log_probs.contains(out.request))
-        out.log_probs.push_back(std::move(log_probs.at(out.request)));
-    return outputs;
-  }
+  std::vector<StepOutput> step() { return steps_.step(); }
 
   void logits(std::span<const TokenId> ids,
               const std::function<void(int64_t, std::span<const float>)>& sink) {
@@ -157,6 +130,10 @@ class Engine::Impl {
     return planned;
   }
 
+  void start(const StepPlan& plan) {
+    runner_.start(build_batch(plan, planned_.runner.limits.max_blocks));
+  }
+
   std::unique_ptr<WeightSource> weights_in_memory(const EngineOptions& o) const {
     if (!checkpoint_) return std::make_unique<RandomSource>(config_, o.random->seed);
     // A GPU has its own copy.
@@ -170,11 +147,14 @@ class Engine::Impl {
   }
 
   SchedulerLimits scheduler_limits(const EngineOptions& o) const {
-    return {.max_seqs = o.max_seqs,
-            .chunk = o.chunk,
-            .ctx_size = planned_.plan.ctx_size,
-            .eos_ids = eos_ids(config_.eos_token_ids, generation_config(), config_.vocab_size),
-            .dry_breakers = dry_breakers(o.tokenizer, config_.vocab_size)};
+    return {
+        .max_seqs = o.max_seqs,
+        .chunk = o.chunk,
+        .ctx_size = planned_.plan.ctx_size,
+        .eos_ids = eos_ids(config_.eos_token_ids, generation_config(), config_.vocab_size),
+        .dry_breakers = dry_breakers(o.tokenizer, config_.vocab_size),
+        // Elsewhere the host would be ahead of itself.
+        .max_ahead = model_.device().backend == Backend::kCuda && !o.debug_nan ? kGraphSeqs : 0};
   }
 
   const Json* generation_config() const {
@@ -199,6 +179,7 @@ class Engine::Impl {
   Runner runner_;
   BlockPool pool_;
   Scheduler scheduler_;
+  StepLoop steps_;
   ModelInfo info_;
 };
 

@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "base/error.h"
 #include "device/finite_check.h"
 #include "engine/memory_plan.h"
+#include "ops/copy.h"
 #include "ops/log_probs.h"
 #include "sampling/sampler_state.h"
 
@@ -16,8 +18,6 @@ namespace {
 // recorded. On an H100 a whole process takes 526 MiB beside its plan, most of it before the plan
 // looks.
 constexpr int64_t kCudaReserveBytes = int64_t{512} << 20;
-// Steps of more sequences are not recorded: their launches cost little beside what they compute.
-constexpr size_t kGraphSeqs = 64;
 
 // The arrays of the largest step, in the order and with the types that upload() gives them.
 int64_t packed_bytes(const StepLimits& l) {
@@ -36,24 +36,23 @@ int64_t packed_bytes(const StepLimits& l) {
 
 }  // namespace
 
-std::byte* Runner::host_side(const Tensor& place) {
+std::byte* Runner::host_side(const Tensor& place, const Started& s) const {
   auto* data = place.ptr<std::byte>();
-  if (exec_.backend() != Backend::kCuda) return data;
-  return pinned_batch_.data() + (data - batch_memory_.data());
+  return on_gpu() ? s.pinned + (data - batch_memory_.data()) : data;
 }
 
 template <typename T>
 Tensor Runner::fill(const Tensor& place, const std::vector<T>& values) {
   const Tensor t = rows(place, 0, std::ssize(values));
   if (t.data == nullptr || values.empty()) return t;
-  std::memcpy(host_side(t), values.data(), values.size() * sizeof(T));
-  if (exec_.backend() == Backend::kCuda)
-    exec_.cuda().upload_pinned(t.data, host_side(t), t.size_bytes());
+  std::byte* on_host = host_side(t, started(n_started_));
+  std::memcpy(on_host, values.data(), values.size() * sizeof(T));
+  if (on_gpu()) exec_.cuda().upload_pinned(t.data, on_host, t.size_bytes());
   return t;
 }
 
 int64_t Runner::available_bytes() {
-  if (exec_.backend() != Backend::kCuda) return available_host_bytes();
+  if (!on_gpu()) return available_host_bytes();
   return std::max<int64_t>(exec_.cuda().free_bytes() - kCudaReserveBytes, 1);
 }
 
@@ -97,7 +96,13 @@ Runner::BatchBuffers Runner::place_batch() {
   batch_memory_ = Buffer(exec_, MemoryKind::kBatch, bytes);
   base = batch_memory_.data();
   place_all();
-  if (exec_.backend() == Backend::kCuda && !exec_.dry_run()) pinned_batch_ = PinnedMemory(bytes);
+  if (on_gpu() && !exec_.dry_run()) {
+    pinned_memory_ = PinnedMemory(kMaxStarted * bytes);
+    for (int64_t i = 0; i < kMaxStarted; ++i) {
+      started(i).pinned = pinned_memory_.data() + i * bytes;
+      started(i).done.emplace(exec_.cuda());
+    }
+  }
   return b;
 }
 
@@ -133,15 +138,13 @@ void Runner::set_allowed(const std::vector<int32_t>& words) {
 }
 
 Runner::UploadedBatch Runner::upload(const HostBatch& h) {
-  const bool on_gpu = exec_.backend() == Backend::kCuda;
-  // The step before may still be reading the pinned copy.
-  if (on_gpu && !exec_.dry_run()) exec_.cuda().synchronize();
+  const Started& now = started(n_started_);
   int64_t used = 0;
   const auto pack = [&](DType type, const Shape& shape, const auto& values) {
     Tensor t = rows(batch_.packed, used, shape.elements() * size_bytes(type));
     DSR_CHECK(t.size_bytes() == std::ssize(values) * static_cast<int64_t>(sizeof(values[0])));
     if (t.data != nullptr && !values.empty())
-      std::memcpy(host_side(t), values.data(), static_cast<size_t>(t.size_bytes()));
+      std::memcpy(host_side(t, now), values.data(), static_cast<size_t>(t.size_bytes()));
     used += round_up(t.size_bytes(), kAlignBytes);
     return Tensor::of(t.data, type, shape);
   };
@@ -158,29 +161,31 @@ Runner::UploadedBatch Runner::upload(const HostBatch& h) {
   b.logit_rows = pack(DType::kI32, {std::ssize(h.logit_rows)}, h.logit_rows);
   b.max_q_len = h.max_q_len;
   const auto drawn = [&](int64_t row) {
-    return rows(reshape(rows(batch_.drawn, row, 1), {batch_.drawn.shape[1]}), 0, R);
+    return reshape(rows(batch_.drawn, row, 1), {batch_.drawn.shape[1]});
   };
-  out.sample = {.token_ids = drawn(0),
-                .non_finite = drawn(1),
+  b.drawn = drawn(0);
+  out.sample = {.token_ids = rows(drawn(0), 0, R),
+                .non_finite = rows(drawn(1), 0, R),
                 .logits = {},
                 .rows = pack(DType::kU8, {R, int64_t{sizeof(SampleRow)}}, h.sample_rows),
                 .allowed = batch_.allowed,
                 .history = fill(batch_.history, h.history),
                 .bias_ids = fill(batch_.bias_ids, h.bias_ids),
                 .bias_values = fill(batch_.bias_values, h.bias_values)};
-  if (on_gpu && !exec_.dry_run())
-    exec_.cuda().upload_pinned(batch_.packed.data, host_side(batch_.packed), used);
+  if (on_gpu() && !exec_.dry_run())
+    ops::copy(exec_, {.out = rows(batch_.packed, 0, used),
+                      .x = Tensor::of(host_side(batch_.packed, now), DType::kU8, {used})});
   return out;
 }
 
 void Runner::run(const HostBatch& h, const std::function<void()>& work) {
-  const size_t n = h.seq_lens.size();
+  const int64_t n = std::ssize(h.seq_lens);
   // Log-probabilities read the logits afterwards, which a replay does not name.
-  const bool decode = h.token_ids.size() == n && h.sample_rows.size() == n && n <= kGraphSeqs &&
-                      h.log_prob_rows.empty();
+  const bool decode = std::ssize(h.token_ids) == n && std::ssize(h.sample_rows) == n &&
+                      n <= kGraphSeqs && h.log_prob_rows.empty();
   const bool recorded = options_.decode_graphs && !options_.debug_nan && decode;
-  if (exec_.backend() == Backend::kCuda && recorded)
-    graphs_.run(exec_.cuda(), static_cast<int64_t>(n), work);
+  if (on_gpu() && recorded)
+    graphs_.run(exec_.cuda(), n, work);
   else
     work();
 }
@@ -216,7 +221,11 @@ std::vector<TokenLogProbs> Runner::log_probs(const HostBatch& h, const SampleArg
   return out;
 }
 
-StepResult Runner::step(const HostBatch& h) {
+void Runner::start(const HostBatch& h) {
+  DSR_CHECK(n_started_ < n_finished_ + kMaxStarted);
+  Started& now = started(n_started_);
+  // The GPU may still be reading what the step before the last one has there.
+  if (now.done) now.done->wait();
   const Arena::Scope scope(exec_.scratch());
   UploadedBatch batch = upload(h);
   run(h, [&] {
@@ -226,20 +235,38 @@ StepResult Runner::step(const HostBatch& h) {
     batch.sample.logits = out.logits;
     ops::sample(exec_, batch.sample);
   });
-  if (h.sample_rows.empty()) return {};
-  std::byte* on_host = host_side(batch_.drawn);  // pinned: a copy to other memory is staged
-  if (on_host != batch_.drawn.data)
-    exec_.download(on_host, batch_.drawn.data, batch_.drawn.size_bytes());
-  const auto* drawn = reinterpret_cast<const int32_t*>(on_host);
+  now.n_drawn = std::ssize(h.sample_rows);
+  if (!h.log_prob_rows.empty()) now.result.log_probs = log_probs(h, batch.sample);
+  if (now.done) {
+    const Shape bytes = {batch_.drawn.size_bytes()};
+    ops::copy(exec_, {.out = Tensor::of(host_side(batch_.drawn, now), DType::kU8, bytes),
+                      .x = Tensor::of(batch_.drawn.data, DType::kU8, bytes)});
+    now.done->set();
+  } else {
+    read_drawn(now);  // the next step draws to the same place
+  }
+  ++n_started_;
+}
+
+void Runner::read_drawn(Started& s) {
+  const auto* drawn = reinterpret_cast<const int32_t*>(host_side(batch_.drawn, s));
   const int32_t* non_finite = drawn + batch_.drawn.shape[1];
-  StepResult result;
-  for (size_t r = 0; r < h.sample_rows.size(); ++r)
-    result.tokens.push_back(non_finite[r] != 0 ? -1 : drawn[r]);
-  if (!h.log_prob_rows.empty()) result.log_probs = log_probs(h, batch.sample);
-  return result;
+  for (int64_t r = 0; r < s.n_drawn; ++r)
+    s.result.tokens.push_back(non_finite[r] != 0 ? -1 : drawn[r]);
+}
+
+StepResult Runner::finish() {
+  DSR_CHECK(n_finished_ < n_started_);
+  Started& s = started(n_finished_++);
+  if (s.done && s.n_drawn > 0) {
+    s.done->wait();
+    read_drawn(s);
+  }
+  return std::exchange(s.result, {});
 }
 
 void Runner::logits(const HostBatch& h, const std::function<void(std::span<const float>)>& sink) {
+  DSR_CHECK(n_started_ == n_finished_);
   const Arena::Scope scope(exec_.scratch());
   Rank rank{exec_, comm_};
   const ForwardOutput out = forward(rank, model_, upload(h).forward, kv_);

@@ -1,7 +1,9 @@
 // One rank: its memory, its model, and a step of it.
 #pragma once
 
+#include <array>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "deepseek_run/engine.h"
@@ -36,10 +38,9 @@ struct RunnerOptions {
   bool debug_nan = false;  // what every op writes is looked at; nothing is recorded then
 };
 
-struct StepResult {
-  std::vector<TokenId> tokens;           // one per logit row, -1 where a logit was not finite
-  std::vector<TokenLogProbs> log_probs;  // one per row of HostBatch::log_prob_rows
-};
+// Steps of more sequences are not recorded, nor planned ahead: their launches and the host's work
+// between them cost little beside what they compute.
+inline constexpr int64_t kGraphSeqs = 64;
 
 // Owns everything a rank allocates. A dry runner allocates nothing and knows what it would be: its
 // memory() is the plan.
@@ -64,7 +65,15 @@ class Runner {
   // Ids that may be sampled: bit i % 32 of word i / 32.
   void set_allowed(const std::vector<int32_t>& words);
 
-  StepResult step(const HostBatch& batch);
+  // A step in two halves: a GPU may still be at it when start() returns. One more may be started
+  // before the first is finished, but not where either gives log-probabilities; its negative token
+  // ids are what the first draws.
+  void start(const HostBatch& batch);
+  StepResult finish();  // of the step that was started first
+  StepResult step(const HostBatch& batch) {
+    start(batch);
+    return finish();
+  }
   // Runs the step and gives the logits [R, V] to `sink` row by row.
   void logits(const HostBatch& batch, const std::function<void(std::span<const float>)>& sink);
 
@@ -83,8 +92,18 @@ class Runner {
     SampleArgs sample;  // but for the logits
   };
   UploadedBatch upload(const HostBatch& batch);
-  // Where the host writes what `place`, in device memory, is to hold.
-  std::byte* host_side(const Tensor& place);
+  // What the host has of a step that was started. Two take turns.
+  struct Started {
+    std::byte* pinned = nullptr;     // of a GPU: the host's copy of batch_memory_
+    std::optional<StreamMark> done;  // of a GPU
+    int64_t n_drawn = 0;
+    StepResult result = {};
+  };
+  Started& started(int64_t step) { return started_[static_cast<size_t>(step % kMaxStarted)]; }
+  void read_drawn(Started& s);
+  bool on_gpu() const { return exec_.backend() == Backend::kCuda; }
+  // Where the host reads or writes what `place`, in device memory, holds or is to hold.
+  std::byte* host_side(const Tensor& place, const Started& s) const;
   // The first entries of a fixed place, from the host.
   template <typename T>
   Tensor fill(const Tensor& place, const std::vector<T>& values);
@@ -99,7 +118,10 @@ class Runner {
   Model model_;
   KvCache kv_;
   Buffer batch_memory_;
-  PinnedMemory pinned_batch_;  // of a GPU: the host's copy of batch_memory_
+  PinnedMemory pinned_memory_;
+  static constexpr int64_t kMaxStarted = 2;
+  std::array<Started, kMaxStarted> started_;
+  int64_t n_started_ = 0, n_finished_ = 0;
   BatchBuffers batch_;
   CudaGraphs graphs_;  // by the number of sequences
 };

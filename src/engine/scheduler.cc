@@ -10,10 +10,11 @@ namespace {
 
 int64_t size_of(const Sequence& s) { return static_cast<int64_t>(s.tokens().size()); }
 
-// Blocks for the tokens it has, beyond those it has.
-int64_t missing_blocks(const Sequence& s) {
-  return std::max<int64_t>(0, blocks_for(size_of(s)) - static_cast<int64_t>(s.blocks().size()));
+// Blocks for `n` tokens, beyond those it has.
+int64_t missing_blocks(const Sequence& s, int64_t n) {
+  return std::max<int64_t>(0, blocks_for(n) - static_cast<int64_t>(s.blocks().size()));
 }
+int64_t missing_blocks(const Sequence& s) { return missing_blocks(s, size_of(s)); }
 
 bool equal(const Sequence::BlockKey& a, const Sequence::BlockKey& b) {
   return a.before == b.before && std::equal(a.ids.begin(), a.ids.end(), b.ids.begin(), b.ids.end());
@@ -224,7 +225,35 @@ void Scheduler::plan_prompts(StepPlan& plan) {
   }
 }
 
+StepPlan Scheduler::next_ahead(const StepPlan& before) {
+  StepPlan plan;
+  int64_t n_running = 0, blocks = 0;
+  for (const Slice& s : before.slices) {
+    RunningRequest& r = *s.request;
+    if (!s.wants_logits) return {};  // more of its prompt is to come
+    if (r.ended) continue;
+    ++n_running;
+    const auto row = static_cast<int32_t>(&s - before.slices.data());
+    const int64_t drawn = size_of(*r.sequence);  // the position of the token that `before` draws
+    if (r.cancelled || drawn + 1 >= r.max_tokens) continue;  // ends with `before`
+    if (!can_draw_ahead(r.request.sampling)) return {};
+    plan.slices.push_back({&r, drawn, 1, /*wants_logits=*/true, row});
+    blocks += missing_blocks(*r.sequence, drawn + 1);
+  }
+  const bool all_decode = n_running == std::ssize(running_);
+  const bool has_place = std::ssize(plan.slices) < limits_.max_seqs && !waiting_.empty();
+  if (!all_decode || has_place || std::ssize(plan.slices) > limits_.max_ahead ||
+      blocks > pool_.n_free())
+    return {};
+  for (const Slice& s : plan.slices) {
+    const bool reserved = s.request->sequence->reserve(s.first + 1);
+    DSR_CHECK(reserved, pool_.n_free());
+  }
+  return plan;
+}
+
 StepPlan Scheduler::next() {
+  forget_ended({});
   admit_waiting();
   StepPlan plan;
   for (const auto& r : running_) r->in_step = false;
@@ -249,12 +278,16 @@ FinishReason Scheduler::accept(RunningRequest& r, TokenId token, StepOutput& out
   return loops ? FinishReason::kRepetition : FinishReason::kNone;
 }
 
-std::vector<StepOutput> Scheduler::commit(const StepPlan& plan,
-                                          const std::vector<TokenId>& tokens) {
+std::vector<StepOutput> Scheduler::commit(const StepPlan& plan, const std::vector<TokenId>& tokens,
+                                          const StepPlan& ahead) {
   std::vector<StepOutput> outputs;
   size_t next_token = 0;
   for (const Slice& slice : plan.slices) {
     RunningRequest& r = *slice.request;
+    if (r.ended || r.cancelled) {  // since it was planned
+      if (slice.wants_logits) ++next_token;
+      continue;
+    }
     const auto prompt_end = static_cast<int64_t>(r.request.prompt.size());
     stats_.prompt_tokens_computed +=
         std::max<int64_t>(0, std::min(slice.first + slice.count, prompt_end) - slice.first);
@@ -267,6 +300,7 @@ std::vector<StepOutput> Scheduler::commit(const StepPlan& plan,
   if (!plan.slices.empty()) ++stats_.steps;
   end_cancelled(outputs);
   take_out_ended(outputs);
+  forget_ended(ahead);
   return outputs;
 }
 
@@ -281,15 +315,27 @@ void Scheduler::end_cancelled(std::vector<StepOutput>& outputs) const {
 }
 
 void Scheduler::take_out_ended(const std::vector<StepOutput>& outputs) {
-  const auto ended = [&](const std::unique_ptr<RunningRequest>& r) {
-    const bool out = std::any_of(outputs.begin(), outputs.end(), [&](const StepOutput& o) {
-      return o.request == r->id && o.finish != FinishReason::kNone;
-    });
-    if (out) r->sequence->drop_unused_blocks();
-    return out;
+  const auto take_out = [&](auto& requests) {
+    for (std::unique_ptr<RunningRequest>& r : requests) {
+      r->ended = std::any_of(outputs.begin(), outputs.end(), [&](const StepOutput& o) {
+        return o.request == r->id && o.finish != FinishReason::kNone;
+      });
+      if (r->ended) ended_.push_back(std::move(r));
+    }
+    std::erase(requests, nullptr);
   };
-  std::erase_if(running_, ended);
-  std::erase_if(waiting_, ended);
+  take_out(running_);
+  take_out(waiting_);
+}
+
+void Scheduler::forget_ended(const StepPlan& ahead) {
+  std::erase_if(ended_, [&](const std::unique_ptr<RunningRequest>& r) {
+    if (std::any_of(ahead.slices.begin(), ahead.slices.end(),
+                    [&](const Slice& s) { return s.request == r.get(); }))
+      return false;
+    r->sequence->drop_unused_blocks();
+    return true;
+  });
 }
 
 }  // namespace dsr

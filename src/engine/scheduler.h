@@ -19,6 +19,7 @@ struct SchedulerLimits {
   int64_t ctx_size = 0;  // most tokens of a sequence
   std::vector<TokenId> eos_ids;
   std::vector<bool> dry_breakers = {};
+  int64_t max_ahead = 0;  // most rows of a step that is planned ahead; 0: none is
 };
 
 struct RunningRequest {
@@ -28,6 +29,7 @@ struct RunningRequest {
   std::shared_ptr<Sequence> sequence;        // shared with the table of kept sequences
   int64_t max_tokens = 0;                    // the sequence may grow to this
   bool cancelled = false;
+  bool ended = false;
   bool started = false;   // the sequence holds the prompt; false until it is first admitted
   bool running = false;   // has a place
   bool in_step = false;   // takes part in the step that is planned
@@ -45,6 +47,12 @@ struct RunningRequest {
 // Where blocks run out, sequences that are kept and idle forget their keys first; then the request
 // that came last gives up its place and its keys, which are computed again when its turn comes. The
 // one that came first always goes on, so that every request ends.
+//
+// A step can be planned ahead, behind one that is not committed, where it is known but for the
+// tokens: every running request draws its next one. Who ends by a token (at an end of text, by the
+// loop guard, with a logit that is not finite) or is cancelled meanwhile has a row in it all the
+// same. Its token is dropped, its key is not counted, and its blocks are given back when that step
+// is committed: until then the row may write to the last of them.
 class Scheduler {
  public:
   Scheduler(const SchedulerLimits& limits, BlockPool& pool) : limits_(limits), pool_(pool) {}
@@ -56,11 +64,16 @@ class Scheduler {
   void cancel(RequestId id);
   bool idle() const { return waiting_.empty() && running_.empty(); }
 
-  // The next step; no slices if only cancelled requests are left.
+  // The next step; no slices if only cancelled requests are left. All steps before are committed.
   StepPlan next();
-  // What the step gave: one token id per slice that wanted logits, in order; -1 where a logit was
-  // not finite. Ends cancelled requests too.
-  std::vector<StepOutput> commit(const StepPlan& plan, const std::vector<TokenId>& tokens);
+  // The step behind `before`, the only one that is not committed; no slices if it is to be planned
+  // when that is.
+  StepPlan next_ahead(const StepPlan& before);
+  // What the step gave, in the order of planning: one token id per slice that wanted logits, in
+  // order; -1 where a logit was not finite. Ends cancelled requests too.
+  // `ahead` is the step behind it, if that was planned and will be committed.
+  std::vector<StepOutput> commit(const StepPlan& plan, const std::vector<TokenId>& tokens,
+                                 const StepPlan& ahead = {});
 
   const EngineStats& stats() const { return stats_; }
 
@@ -90,6 +103,8 @@ class Scheduler {
   // Appends the end of cancelled requests.
   void end_cancelled(std::vector<StepOutput>& outputs) const;
   void take_out_ended(const std::vector<StepOutput>& outputs);
+  // Those that ended, but for those with a row in `ahead`, give their blocks back.
+  void forget_ended(const StepPlan& ahead);
   // Appends the token to its request; says how the request ended, if it did.
   FinishReason accept(RunningRequest& r, TokenId token, StepOutput& out);
 
@@ -97,6 +112,7 @@ class Scheduler {
   BlockPool& pool_;
   std::deque<std::unique_ptr<RunningRequest>> waiting_;   // in order of arrival
   std::vector<std::unique_ptr<RunningRequest>> running_;  // in order of arrival
+  std::vector<std::unique_ptr<RunningRequest>> ended_;    // with a row in a step ahead
   std::map<SequenceId, std::shared_ptr<Sequence>> kept_;
   RequestId next_request_ = 1;
   SequenceId next_sequence_ = 1;

@@ -8,13 +8,14 @@ namespace dsr {
 // Device views. A decode step and a prefill chunk are the same type; a chunk that does not end its
 // prompt asks for no logits.
 struct ForwardBatch {
-  Tensor token_ids;     // [T] i32
+  Tensor token_ids;     // [T] i32; below 0: a row of `drawn` (ops/embedding.h)
   Tensor positions;     // [T] i32: index in the sequence, and in its block table
   Tensor slots;         // [T] i64: where the token's keys go: block * kPageTokens + offset
   Tensor cu_seqlens_q;  // [S + 1] i32: sequence s owns the tokens [cu[s], cu[s + 1])
   Tensor seq_lens;      // [S] i32: tokens in the cache after this step
   Tensor block_table;   // [S, max_blocks] i32
   Tensor logit_rows;    // [R] i32: tokens whose logits are wanted
+  Tensor drawn;         // [rows] i32: the tokens of the step before; or empty
   int64_t max_q_len = 0;
 
   int64_t n_tokens() const { return token_ids.shape[0]; }

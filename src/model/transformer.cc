@@ -49,7 +49,9 @@ ForwardOutput forward(Rank& rank, const Model& model, const ForwardBatch& b, KvC
     const Arena::Scope scope(exec.scratch());
     const Tensor residual = exec.scratch().activation({T, c.hidden_size});
     exec.enter("model.embed_tokens");
-    ops::embedding(exec, {.out = residual, .token_ids = b.token_ids, .table = w.embed_tokens});
+    ops::embedding(
+        exec,
+        {.out = residual, .token_ids = b.token_ids, .table = w.embed_tokens, .drawn = b.drawn});
     ops::rms_norm(exec,
                   {.out = x, .x = residual, .weight = w.layers[0].input_layernorm, .eps = eps});
     for (size_t l = 0; l < w.layers.size(); ++l) {

@@ -56,6 +56,13 @@ struct MlaValueArgs {
   int64_t qk_nope_head_dim = 0;
 };
 
+// A layer's two steps from the first projections, in one launch: mla_query and mla_write_kv,
+// neither of which reads what the other writes.
+struct MlaQueryAndWriteArgs {
+  MlaQueryArgs query;
+  MlaWriteKvArgs write;
+};
+
 // The expanded form: keys and values of every head rebuilt from the cache, then ordinary attention.
 // Equal to mla_query, mla_attention, mla_value in exact arithmetic; cheaper for long prompts.
 struct MlaExpandedArgs {
@@ -74,6 +81,7 @@ void mla_write_kv(Exec& exec, const MlaWriteKvArgs& a);
 void mla_query(Exec& exec, const MlaQueryArgs& a);
 void mla_attention(Exec& exec, const MlaAttentionArgs& a);
 void mla_value(Exec& exec, const MlaValueArgs& a);
+void mla_query_and_write(Exec& exec, const MlaQueryAndWriteArgs& a);
 void mla_expanded_attention(Exec& exec, const MlaExpandedArgs& a);
 }  // namespace ops
 namespace ref {
@@ -81,6 +89,7 @@ void mla_write_kv(Exec& exec, const MlaWriteKvArgs& a);
 void mla_query(Exec& exec, const MlaQueryArgs& a);
 void mla_attention(Exec& exec, const MlaAttentionArgs& a);
 void mla_value(Exec& exec, const MlaValueArgs& a);
+void mla_query_and_write(Exec& exec, const MlaQueryAndWriteArgs& a);
 void mla_expanded_attention(Exec& exec, const MlaExpandedArgs& a);
 }  // namespace ref
 namespace cuda {
@@ -88,12 +97,14 @@ void mla_write_kv(Exec& exec, const MlaWriteKvArgs& a);
 void mla_query(Exec& exec, const MlaQueryArgs& a);
 void mla_attention(Exec& exec, const MlaAttentionArgs& a);
 void mla_value(Exec& exec, const MlaValueArgs& a);
+void mla_query_and_write(Exec& exec, const MlaQueryAndWriteArgs& a);
 void mla_expanded_attention(Exec& exec, const MlaExpandedArgs& a);
 }  // namespace cuda
 namespace cpu {
 void mla_attention(Exec& exec, const MlaAttentionArgs& a);
 using ref::mla_expanded_attention;
 void mla_query(Exec& exec, const MlaQueryArgs& a);
+void mla_query_and_write(Exec& exec, const MlaQueryAndWriteArgs& a);
 void mla_value(Exec& exec, const MlaValueArgs& a);
 void mla_write_kv(Exec& exec, const MlaWriteKvArgs& a);
 }  // namespace cpu

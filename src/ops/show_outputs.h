@@ -34,11 +34,16 @@ void show_outputs(Exec& exec, const char* op, const Args& a) {
   }
   if constexpr (requires { show_written(exec, a.cache, a.slots); })
     show_written(exec, a.cache, a.slots);
+  if constexpr (requires { a.write.slots; }) {
+    watcher.look(exec, "out", a.query.out);
+    show_written(exec, a.write.cache, a.write.slots);
+  }
   // `logits` alone: sample and log_probs write what they draw and find, and have flags of their
   // own.
   static_assert(
       requires { a.out; } || requires { a.routed.out; } || requires { a.norm.out; } ||
-          requires { a.expert_weights; } || requires { a.slots; } || requires { a.logits; },
+          requires { a.expert_weights; } || requires { a.slots; } || requires { a.logits; } ||
+          requires { a.write; },
       "an op that writes something else: name it here");
 }
 

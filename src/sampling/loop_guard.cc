@@ -32,12 +32,15 @@ bool LoopGuard::push(TokenId id) {
   }
   const TokenId* earlier = tokens_.data() + end_ - n;
   int32_t loops = 0;
-  for (size_t i = 0; i < n; ++i) {  // no branches: the compiler makes vectors of it
+  // Periods longer than the answer have nothing to repeat. No branches: the compiler makes vectors
+  // of it.
+  for (size_t i = n - known_; i < n; ++i) {
     const int32_t count = earlier[i] == id ? repeated_[i] + 1 : 0;
     repeated_[i] = count;
     loops |= static_cast<int32_t>(count >= needed_[i]);
   }
   tokens_[end_++] = id;
+  known_ = std::min(known_ + 1, n);
   return loops != 0;
 }
 

@@ -17,6 +17,15 @@ SamplerState::SamplerState(const SamplingParams& p, const std::vector<bool>& dry
                  dry_breakers);
 }
 
+bool penalises(const SamplingParams& p) {
+  const bool any = p.repetition_penalty != 1 || p.presence_penalty != 0 || p.frequency_penalty != 0;
+  return any && p.penalty_window != 0;
+}
+
+bool can_draw_ahead(const SamplingParams& p) {
+  return !penalises(p) && p.dry_multiplier == 0 && p.logprobs < 0;
+}
+
 bool SamplerState::push(TokenId id) {
   if (!guarded_) return false;
   if (!loop_guard_) loop_guard_.emplace();

@@ -31,6 +31,16 @@ class SamplerState {
   std::optional<LoopGuard> loop_guard_;  // from the first token on: many requests may wait
 };
 
+// Whether a penalty looks at earlier tokens.
+bool penalises(const SamplingParams& p);
+// Whether a token can be drawn before the host knows the one before it.
+//   temperature, top_k, top_p, min_p, seed, logit_bias  depend on no token                  yes
+//   loop_guard, and what else ends an answer            drops what was drawn too much       yes
+//   repetition, presence and frequency penalty          the host gives the tokens they see  no
+//   dry                                                 is computed on the host             no
+//   logprobs                                            the step waits for the host anyway  no
+bool can_draw_ahead(const SamplingParams& p);
+
 // The most that a row may ask for.
 inline constexpr int64_t kMaxLogitBiases = 1024;
 inline constexpr int64_t kMaxBiasesPerRow = kMaxLogitBiases + kMaxDryPenalties;

@@ -212,6 +212,15 @@ TEST_F(BenchServeRun, EndsWhenAskedAndRefusesByName) {
             "--serve-like needs prompts (-p) of at least one token and answers (-n) of two");
   EXPECT_EQ(refused([](BenchOptions& o) { o.depths = {8}; }),
             "--serve-like takes no -d: requests begin with nothing in the cache");
+  EXPECT_EQ(refused([](BenchOptions& o) { o.serve_rates = {}; }), "--requests is of --serve-like");
+  const std::string of_table =
+      "--memory-table serves no requests: it takes no --serve-like and no --requests";
+  EXPECT_EQ(refused([](BenchOptions& o) { o.memory_table = true; }), of_table);
+  EXPECT_EQ(refused([](BenchOptions& o) {
+              o.memory_table = true;
+              o.serve_rates = {};
+            }),
+            of_table);
 }
 
 }  // namespace

@@ -90,7 +90,7 @@ void dots(benchmark::State& state, void (*loop)(const DotArgs&), int64_t rows, i
 void tile(benchmark::State& state, const InnerLoops& loops) {
   Values<float> w = random_values<float>(kTileRows * kTileColumns);
   Values<float> x = random_values<float>(kTileTokens * kTileColumns);
-  Values<float> lanes(kTileRows * kTileTokens * kLanes);
+  Values<float> sums(kTileTokens * kTileRows);
   for (auto _ : state) {
     loops.tile({.w = w.data(),
                 .x = x.data(),
@@ -98,20 +98,11 @@ void tile(benchmark::State& state, const InnerLoops& loops) {
                 .tokens = kTileTokens,
                 .columns = kTileColumns,
                 .begin = true,
-                .lanes = lanes.data()});
+                .lanes = nullptr,
+                .sums = sums.data()});
     benchmark::ClobberMemory();
   }
   count(state, 0, 2.0 * kTileRows * kTileTokens * kTileColumns);
-}
-
-void reduce(benchmark::State& state, const InnerLoops& loops) {
-  Values<float> lanes = random_values<float>(kTileTokens * kLanes);
-  Values<float> out(kTileTokens);
-  for (auto _ : state) {
-    loops.reduce(lanes.data(), kTileTokens, out.data());
-    benchmark::ClobberMemory();
-  }
-  count(state, 0, 1.0 * kTileTokens * (kLanes - 1));
 }
 
 void scale(benchmark::State& state, const InnerLoops& loops) {
@@ -187,7 +178,6 @@ void add_level(CpuLevel cpu_level) {
   add_dots(level, loops, false);
   if (cpu_level == best_cpu_level()) add_dots(level, loops, true);
   add(level + "/tile", [&loops](auto& s) { tile(s, loops); });
-  add(level + "/reduce", [&loops](auto& s) { reduce(s, loops); });
   add(level + "/scale", [&loops](auto& s) { scale(s, loops); });
   add(level + "/decode_e4m3", [&loops](auto& s) { decode(s, loops.decode_e4m3); });
   add(level + "/decode_bf16", [&loops](auto& s) { decode(s, loops.decode_bf16); });

@@ -351,12 +351,30 @@ void run_gate(Bench& bench, const Experts& c, int64_t T) {
   });
 }
 
-// --- kv_b_proj ----------------------------------------------------------------------------------
+// --- MLA ----------------------------------------------------------------------------------------
 
-void run_mla(Bench& bench, const char* model, int64_t H, int64_t T, bool value) {
-  constexpr int64_t kRank = 512, kRope = 64, kHead = 128;
+constexpr int64_t kRank = 512, kRope = 64, kHead = 128;  // of V2 and V3
+
+// The batch's arrays, one behind the other in device memory.
+class BatchArrays {
+ public:
+  BatchArrays(Exec& exec, const std::vector<int32_t>& values)
+      : memory_(exec, MemoryKind::kBatch, std::ssize(values) * 4) {
+    exec.upload(memory_.data(), values.data(), memory_.size_bytes());
+  }
+  Tensor part(DType dtype, int64_t first, const Shape& shape) const {
+    return Tensor::of(static_cast<std::byte*>(memory_.data()) + first * 4, dtype, shape);
+  }
+
+ private:
+  Buffer memory_;
+};
+
+// query: mla_query_and_write; else mla_value.
+void run_mla(Bench& bench, const char* model, int64_t H, int64_t T, bool query) {
+  const MlaRowFormat format{CacheType::kBF16, kRank, kRope};
   const auto elements = static_cast<double>(H * kHead * kRank);
-  const Row row{.op = value ? "mla_value" : "mla_query",
+  const Row row{.op = query ? "mla_query_and_write" : "mla_value",
                 .model = model,
                 .shape = std::to_string(H) + " heads",
                 .dtype = DType::kF8E4M3,
@@ -370,30 +388,42 @@ void run_mla(Bench& bench, const char* model, int64_t H, int64_t T, bool value) 
   for (int64_t i = bench.copies(row.dtype, static_cast<int64_t>(row.bytes)); i > 0; --i)
     weights.push_back(bench.weight(row.dtype, {2 * H * kHead}, kRank));
   const Tensor q = bench.activation({T, H, kHead + kRope}), o = bench.activation({T, H, kHead});
-  const Tensor latent = bench.activation({T, H, kRank});
-  const Tensor query = bench.activation({T, H, kRank + kRope});
-  Buffer memory(exec, MemoryKind::kBatch, T * 4 + kRope * 4);
-  exec.fill(memory.data(), 0, memory.size_bytes());
-  const Tensor positions = Tensor::of(memory.data(), DType::kI32, {T});
-  const Tensor angles =
-      Tensor::of(static_cast<std::byte*>(memory.data()) + T * 4, DType::kF32, {1, kRope / 2});
-  bench.run(row, static_cast<int64_t>(weights.size()), [&](int64_t i) {
+  const Tensor latent = bench.activation({T, H, kRank}),
+               kv_a = bench.activation({T, kRank + kRope});
+  const Tensor query_out = bench.activation({T, H, kRank + kRope});
+  const Tensor pages = bench.activation({ceil_div(T, kPageTokens), format.page_bytes() / 2});
+  // Slots, positions, angles, norm.
+  std::vector<int32_t> values(static_cast<size_t>(3 * T + kRope / 2 + kRank));
+  for (int64_t t = 0; t < T; ++t) values[static_cast<size_t>(2 * t)] = static_cast<int32_t>(t);
+  const BatchArrays arrays(exec, values);
+  const Tensor positions = arrays.part(DType::kI32, 2 * T, {T});
+  const Tensor angles = arrays.part(DType::kF32, 3 * T, {1, kRope / 2});
+  const RopeTable rope{angles, angles};
+  bench.run(row, std::ssize(weights), [&](int64_t i) {
     const Weight& w = weights[static_cast<size_t>(i)];
-    if (value)
-      ops::mla_value(exec, {.out = o, .latent = latent, .kv_b_proj = w, .qk_nope_head_dim = kHead});
+    if (query)
+      ops::mla_query_and_write(
+          exec, {.query = {.out = query_out,
+                           .q = q,
+                           .kv_b_proj = w,
+                           .v_head_dim = kHead,
+                           .rope = rope,
+                           .positions = positions},
+                 .write = {.kv_a = kv_a,
+                           .weight = arrays.part(DType::kF32, 3 * T + kRope / 2, {kRank}),
+                           .eps = 1e-6f,
+                           .rope = rope,
+                           .positions = positions,
+                           .slots = arrays.part(DType::kI64, 0, {T}),
+                           .cache = {format, Tensor::of(pages.data, DType::kU8,
+                                                        {pages.shape[0], format.page_bytes()})}}});
     else
-      ops::mla_query(exec, {.out = query,
-                            .q = q,
-                            .kv_b_proj = w,
-                            .v_head_dim = kHead,
-                            .rope = {angles, angles},
-                            .positions = positions});
+      ops::mla_value(exec, {.out = o, .latent = latent, .kv_b_proj = w, .qk_nope_head_dim = kHead});
   });
 }
 
 // Decode: S sequences, each with one new token that looks at n.
 void run_attention(Bench& bench, const char* model, int64_t H, int64_t S, int64_t n) {
-  constexpr int64_t kRank = 512, kRope = 64;
   const MlaRowFormat format{CacheType::kBF16, kRank, kRope};
   const int64_t n_blocks = S * ceil_div(n, kPageTokens);
   const Row row{.op = "mla_attention",
@@ -416,18 +446,14 @@ void run_attention(Bench& bench, const char* model, int64_t H, int64_t S, int64_
   std::vector<int32_t> batch(static_cast<size_t>(S), static_cast<int32_t>(n - 1));
   for (int64_t i = 0; i <= S; ++i) batch.push_back(static_cast<int32_t>(i));
   for (int64_t i = 0; i < n_blocks; ++i) batch.push_back(static_cast<int32_t>(i));
-  Buffer memory(exec, MemoryKind::kBatch, std::ssize(batch) * 4);
-  exec.upload(memory.data(), batch.data(), memory.size_bytes());
-  const auto part = [&](int64_t first, const Shape& shape) {
-    return Tensor::of(static_cast<std::byte*>(memory.data()) + first * 4, DType::kI32, shape);
-  };
+  const BatchArrays arrays(exec, batch);
   bench.run(row, std::ssize(caches), [&](int64_t i) {
     ops::mla_attention(exec, {.out = out,
                               .q = q,
                               .cache = {format, caches[static_cast<size_t>(i)]},
-                              .positions = part(0, {S}),
-                              .cu_seqlens_q = part(S, {S + 1}),
-                              .block_table = part(2 * S + 1, {S, n_blocks / S}),
+                              .positions = arrays.part(DType::kI32, 0, {S}),
+                              .cu_seqlens_q = arrays.part(DType::kI32, S, {S + 1}),
+                              .block_table = arrays.part(DType::kI32, 2 * S + 1, {S, n_blocks / S}),
                               .softmax_scale = 0.1f});
   });
 }
@@ -500,10 +526,10 @@ int run(const std::string& filter) {
   }
   for (const auto& [model, H] : {std::pair{"v2-lite", 16}, std::pair{"v3", 128}})
     for (const int64_t T : {1, 8, 64, 1024})
-      for (const bool value : {false, true}) run_mla(bench, model, H, T, value);
+      for (const bool query : {true, false}) run_mla(bench, model, H, T, query);
   for (const auto& [model, H] : {std::pair{"v2-lite", 16}, std::pair{"v3", 128}})
     for (const auto& [S, n] : {std::pair{1, 1024}, std::pair{1, 8192}, std::pair{1, 32768},
-                               std::pair{64, 512}, std::pair{64, 8192}})
+                               std::pair{8, 1024}, std::pair{64, 512}, std::pair{64, 8192}})
       run_attention(bench, model, H, S, n);
   for (const int64_t V : {102400, 129280})
     for (const Sampling& c : kSamplings)

@@ -1,15 +1,17 @@
-// The scheduler and the pool under random traffic, with a runner that has no model: a token's key
-// is a hash of all tokens up to it, and the next token is a function of that. Keys in a wrong
-// place, of another sequence or overwritten give other tokens than the request would get alone.
+// The scheduler, the pool and the loop of steps under random traffic, with a runner that has no
+// model: a token's key is a hash of all tokens up to it, and the next token is a function of that.
+// Keys in a wrong place, of another sequence or overwritten give other tokens than the request
+// would get alone.
 #include <gtest/gtest.h>
 
+#include <deque>
 #include <map>
 #include <optional>
 #include <set>
 #include <stdexcept>
 
 #include "base/rng.h"
-#include "engine/scheduler.h"
+#include "engine/step_loop.h"
 #include "kv/kv_layout.h"
 
 namespace dsr {
@@ -22,47 +24,105 @@ uint64_t longer(uint64_t prefix, TokenId id) {
   return philox4x32(prefix, {static_cast<uint32_t>(id), 0, 0, 0})[0] + (prefix << 32) + 1;
 }
 
+// -1: a logit is not finite.
 TokenId next_token(uint64_t prefix) {
+  if (prefix % 127 == 0) return -1;
   return prefix % 61 == 0 ? kEos : static_cast<TokenId>(2 + prefix % 3);
 }
 
+struct Ended {
+  std::vector<TokenId> ids;
+  FinishReason finish = FinishReason::kNone;
+  bool operator==(const Ended&) const = default;
+};
+
 // The answer of a request that is alone in the world.
-std::vector<TokenId> answer_alone(const Request& r, int64_t ctx_size) {
+Ended answer_alone(const Request& r, int64_t ctx_size) {
   uint64_t prefix = 0;
   for (const TokenId id : r.prompt) prefix = longer(prefix, id);
   std::vector<TokenId> out;
   const int64_t most = r.max_new_tokens < 0 ? ctx_size - std::ssize(r.prompt) : r.max_new_tokens;
   while (std::ssize(out) < most) {
     const TokenId id = next_token(prefix);
-    if (id == kEos && !r.ignore_eos) break;
+    if (id < 0) return {out, FinishReason::kError};
+    if (id == kEos && !r.ignore_eos) return {out, FinishReason::kStop};
     out.push_back(id);
     prefix = longer(prefix, id);
   }
-  return out;
+  return {out, FinishReason::kLength};
 }
 
+// Does what a GPU may do: a step sees the blocks and tokens of when it was started, and runs some
+// time before finish() returns, behind those that were started earlier.
 class FakeRunner {
  public:
   explicit FakeRunner(const BlockPool& pool)
       : pool_(pool), keys_(static_cast<size_t>(pool.n_blocks() * kPageTokens), 0) {}
 
-  // The step's tokens. What a slice reads must be there before the step, and what it writes must be
-  // in blocks that no other sequence holds.
-  std::vector<TokenId> run(const StepPlan& plan) {
-    std::map<size_t, uint64_t> written;
-    std::vector<TokenId> out;
+  // `now`: runs at once.
+  void start(const StepPlan& plan, bool now) {
+    Step& step = steps_.emplace_back();
     for (const Slice& s : plan.slices) {
       const Sequence& sequence = *s.request->sequence;
+      const auto known = sequence.tokens().begin() + (s.drawn_by < 0 ? s.first + s.count : s.first);
+      step.rows.push_back({s, {sequence.tokens().begin(), known}, sequence.blocks()});
+      if (s.drawn_by < 0) continue;
+      ++n_ahead_;
+      EXPECT_TRUE(can_draw_ahead(s.request->request.sampling));
+    }
+    EXPECT_LE(steps_.size(), 2u);
+    if (now) run_all();
+  }
+  std::vector<TokenId> finish() {
+    run_all();
+    for (const Row& row : steps_.front().rows)
+      n_dropped_ += row.slice.request->ended || row.slice.request->cancelled ? 1 : 0;
+    std::vector<TokenId> out = *std::move(steps_.front().drawn);
+    steps_.pop_front();
+    return out;
+  }
+  std::vector<TokenId> run(const StepPlan& plan) {
+    start(plan, true);
+    return finish();
+  }
+  bool busy() const { return !steps_.empty(); }
+  // Rows that were started before their token was known, and those of them that were for nothing.
+  int64_t n_ahead() const { return n_ahead_; }
+  int64_t n_dropped() const { return n_dropped_; }
+
+ private:
+  struct Row {
+    Slice slice;
+    std::vector<TokenId> tokens;
+    std::vector<int32_t> blocks;
+  };
+  struct Step {
+    std::vector<Row> rows;
+    std::optional<std::vector<TokenId>> drawn;  // once it has run
+  };
+
+  void run_all() {
+    for (Step& step : steps_)
+      if (!step.drawn) drawn_before_ = *(step.drawn = run(step.rows));
+  }
+
+  // The step's tokens. What a slice reads must be there before the step, and what it writes must be
+  // in blocks that no other sequence holds, nor nobody.
+  std::vector<TokenId> run(std::vector<Row>& rows) {
+    std::map<size_t, uint64_t> written;
+    std::vector<TokenId> out;
+    for (auto& [s, tokens, blocks] : rows) {
+      if (s.drawn_by >= 0) tokens.push_back(drawn_before_.at(static_cast<size_t>(s.drawn_by)));
       uint64_t prefix = 0;
       for (int64_t i = 0; i < s.first + s.count; ++i) {
-        prefix = longer(prefix, sequence.tokens()[static_cast<size_t>(i)]);
-        const int32_t block = sequence.blocks().at(static_cast<size_t>(i / kPageTokens));
+        prefix = longer(prefix, tokens.at(static_cast<size_t>(i)));
+        const int32_t block = blocks.at(static_cast<size_t>(i / kPageTokens));
         const auto slot = static_cast<size_t>(block * kPageTokens + i % kPageTokens);
         if (i < s.first) {
           EXPECT_EQ(keys_[slot], prefix) << "wrong key in block " << block;
           continue;
         }
-        EXPECT_EQ(pool_.n_references(block), 1) << "a shared block is written: " << block;
+        EXPECT_EQ(pool_.n_references(block), 1) << "a shared or free block is written: " << block;
         EXPECT_TRUE(written.emplace(slot, prefix).second) << "written twice: " << block;
       }
       if (s.wants_logits) out.push_back(next_token(prefix));
@@ -71,27 +131,39 @@ class FakeRunner {
     return out;
   }
 
- private:
   const BlockPool& pool_;
   std::vector<uint64_t> keys_;
+  std::deque<Step> steps_;  // started and not finished
+  std::vector<TokenId> drawn_before_;
+  int64_t n_ahead_ = 0, n_dropped_ = 0;
 };
 
 struct Traffic {
   uint64_t seed;
-  BlockPool::Hash hash;
+  int64_t max_ahead = 0;
+  BlockPool::Hash hash = prefix_hash;
 };
 
 class World {
  public:
   explicit World(const Traffic& t)
       : random_(t.seed, 0),
+        schedule_(t.seed, 1),
         ctx_size_(64 * up_to(6) + up_to(63)),
         chunk_(up_to(150)),
         pool_(blocks_for(ctx_size_) + up_to(8) - 1, t.hash),
-        scheduler_(
-            {.max_seqs = up_to(6), .chunk = chunk_, .ctx_size = ctx_size_, .eos_ids = {kEos}},
-            pool_),
-        runner_(pool_) {
+        scheduler_({.max_seqs = up_to(6),
+                    .chunk = chunk_,
+                    .ctx_size = ctx_size_,
+                    .eos_ids = {kEos},
+                    .max_ahead = t.max_ahead},
+                   pool_),
+        runner_(pool_),
+        loop_(scheduler_, {.start = [this](const StepPlan& plan) { start(plan); },
+                           .finish =
+                               [this] {
+                                 return StepResult{runner_.finish(), {}};
+                               }}) {
     for (int i = 0; i < 3; ++i) kept_.push_back(scheduler_.open_sequence());
   }
 
@@ -101,10 +173,10 @@ class World {
       ASSERT_LT(round, 50000) << "requests are stuck";
       if (round < kRounds && up_to(3) == 1) submit();
       if (up_to(30) == 1) cancel();
-      if (scheduler_.idle()) continue;
-      const StepPlan plan = scheduler_.next();
-      check_limits(plan);
-      take(scheduler_.commit(plan, runner_.run(plan)));
+      take(loop_.step());
+      if (scheduler_.idle()) {
+        EXPECT_FALSE(runner_.busy());
+      }
       if (testing::Test::HasFailure()) return;
     }
     check_answers();
@@ -114,8 +186,14 @@ class World {
       EXPECT_EQ(pool_.n_references(static_cast<int32_t>(b)), 0);
   }
   const EngineStats& stats() const { return scheduler_.stats(); }
+  const FakeRunner& runner() const { return runner_; }
 
  private:
+  void start(const StepPlan& plan) {
+    check_limits(plan);
+    runner_.start(plan, schedule_.next_u32() % 2 == 0);
+  }
+
   int64_t up_to(int64_t n) {
     return static_cast<int64_t>(random_.next_u32() % static_cast<uint32_t>(n)) + 1;
   }
@@ -131,6 +209,7 @@ class World {
         r.prompt[static_cast<size_t>(i)] = static_cast<TokenId>(up_to(3) + 1);
     r.max_new_tokens = up_to(8) == 1 ? -1 : up_to(ctx_size_ - n);
     r.ignore_eos = up_to(4) == 1;
+    if (up_to(20) == 1) r.sampling.presence_penalty = 1;
     if (up_to(4) == 1) r.sequence = kept_[static_cast<size_t>(up_to(3)) - 1];
     if (r.sequence != 0 && busy_.contains(r.sequence)) return;
     const Request copy = r;
@@ -164,6 +243,7 @@ class World {
       got.insert(got.end(), o.tokens.begin(), o.tokens.end());
       if (o.finish == FinishReason::kNone) continue;
       EXPECT_TRUE(ended_.emplace(o.request, o.finish).second) << o.request << " ended twice";
+      EXPECT_TRUE(o.finish != FinishReason::kCancelled || o.tokens.empty());
       std::erase_if(busy_, [&](const auto& entry) { return entry.second == o.request; });
     }
   }
@@ -171,23 +251,25 @@ class World {
   void check_answers() {
     for (const auto& [id, request] : requests_) {
       ASSERT_TRUE(ended_.contains(id)) << "request " << id << " was lost";
-      const std::vector<TokenId> want = answer_alone(request, ctx_size_);
-      std::vector<TokenId>& got = answers_[id];
-      if (ended_[id] == FinishReason::kCancelled) {
+      const Ended want = answer_alone(request, ctx_size_);
+      const Ended got = {answers_[id], ended_[id]};
+      if (got.finish == FinishReason::kCancelled) {
         EXPECT_TRUE(cancelled_.contains(id));
-        ASSERT_LE(got.size(), want.size());
-        EXPECT_TRUE(std::equal(got.begin(), got.end(), want.begin())) << "request " << id;
+        ASSERT_LE(got.ids.size(), want.ids.size());
+        EXPECT_TRUE(std::equal(got.ids.begin(), got.ids.end(), want.ids.begin())) << id;
         continue;
       }
-      EXPECT_EQ(got, want) << "request " << id;
+      EXPECT_EQ(got.ids, want.ids) << "request " << id;
+      EXPECT_EQ(got.finish, want.finish) << "request " << id;
     }
   }
 
-  PhiloxStream random_;
+  PhiloxStream random_, schedule_;
   int64_t ctx_size_, chunk_;
   BlockPool pool_;
   Scheduler scheduler_;
   FakeRunner runner_;
+  StepLoop loop_;
   std::vector<SequenceId> kept_;
   std::map<SequenceId, RequestId> busy_;
   std::map<RequestId, Request> requests_;
@@ -196,26 +278,48 @@ class World {
   std::set<RequestId> cancelled_;
 };
 
-TEST(SchedulerPropertyTest, EveryRequestGetsTheAnswerItWouldGetAlone) {
-  int64_t preemptions = 0, reused = 0;
-  for (uint64_t seed = 0; seed < 120; ++seed) {
+struct Happened {
+  int64_t preemptions = 0, reused = 0, ahead = 0, dropped = 0;
+};
+// The same traffic for one seed, however far ahead steps are planned.
+Happened run_worlds(uint64_t seeds, int64_t max_ahead) {
+  Happened out;
+  for (uint64_t seed = 0; seed < seeds && !testing::Test::HasFailure(); ++seed) {
     SCOPED_TRACE(seed);
-    World world({seed, prefix_hash});
+    World world({seed, max_ahead});
     world.run();
-    if (HasFailure()) return;
-    preemptions += world.stats().preemptions;
-    reused += world.stats().prompt_tokens_reused;
+    out.preemptions += world.stats().preemptions;
+    out.reused += world.stats().prompt_tokens_reused;
+    out.ahead += world.runner().n_ahead();
+    out.dropped += world.runner().n_dropped();
   }
+  return out;
+}
+
+TEST(SchedulerPropertyTest, EveryRequestGetsTheAnswerItWouldGetAlone) {
+  const Happened h = run_worlds(120, 0);
   // What this is about did happen.
-  EXPECT_GT(preemptions, 200);
-  EXPECT_GT(reused, 100'000);
+  EXPECT_GT(h.preemptions, 200);
+  EXPECT_GT(h.reused, 100'000);
+  EXPECT_EQ(h.ahead, 0);
+}
+
+TEST(SchedulerPropertyTest, AndWithStepsThatArePlannedAhead) {
+  for (const int64_t max_ahead : {2, 64}) {
+    const Happened h = run_worlds(120, max_ahead);
+    EXPECT_GT(h.preemptions, 200);
+    EXPECT_GT(h.reused, 100'000);
+    EXPECT_GT(h.ahead, 10'000);
+    EXPECT_GT(h.dropped, 500);
+  }
 }
 
 // All prefixes with the same hash: only comparing the ids tells them apart.
 TEST(SchedulerPropertyTest, CollisionsOfTheHashChangeNothing) {
   for (uint64_t seed = 0; seed < 20; ++seed) {
     SCOPED_TRACE(seed);
-    World world({seed, [](PrefixId, std::span<const int32_t>) -> uint64_t { return 42; }});
+    World world(
+        {seed, /*max_ahead=*/0, [](PrefixId, std::span<const int32_t>) -> uint64_t { return 42; }});
     world.run();
     if (HasFailure()) return;
   }

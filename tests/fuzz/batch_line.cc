@@ -32,7 +32,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   BatchParser parser(context, split, [](const std::string&) {});
   for (const BatchPiece& piece : split_batch(in.rest(), split))
     fuzz::expect_answer([&] {
-      const std::string id = parser.custom_id(piece);
+      const std::optional<std::string> id = parser.custom_id(piece);
       const BatchRecord record = parser.parse(piece);
       fuzz::require(record.custom_id == id, "the id is known before the record is");
       check(context, piece, record);

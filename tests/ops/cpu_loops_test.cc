@@ -1,7 +1,9 @@
 // The inner loops of the cpu backend by themselves, and what fast math does to a linear layer.
 #include "ops/cpu/inner_loops.h"
 
+#include <bit>
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include "ops/formulas.h"
@@ -18,6 +20,7 @@ using cpu::InnerLoops;
 using cpu::kLanes;
 using cpu::kTileColumns;
 using cpu::kTileRowRound;
+using cpu::kTileRows;
 using cpu::kTileTokenRound;
 using cpu::kTileTokens;
 
@@ -48,6 +51,79 @@ TEST(CpuLoops, RoundBf16IsThatOfTheTypes) {
   }
 }
 
+std::vector<float> arguments() {
+  std::vector<float> out;
+  for (float x = -86.5f; x < 88; x += 0.0137f) out.push_back(x);
+  for (const float x : {0.0f, -0.0f, 1e-30f, -1e-30f, 0.34657f, 0.34658f, -0.34658f})
+    out.push_back(x);
+  return out;
+}
+
+// Two ulps: the polynomial's steps round at the size of the result, most of them far below it.
+TEST(CpuLoops, ExponentialsAreWithinTwoUlps) {
+  const std::vector<float> x = arguments();
+  std::vector<float> before;
+  for (const CpuLevel level : kCpuLevels) {
+    if (level > best_cpu_level()) continue;
+    std::vector<float> out(x.size());
+    cpu::inner_loops(level).exp_minus(x.data(), 0, std::ssize(x), out.data());
+    for (size_t i = 0; i < x.size(); ++i) {
+      const double want = std::exp(static_cast<double>(x[i]));
+      ASSERT_NEAR(out[i] / want, 1, 0x1p-22) << x[i] << " " << name(level);
+    }
+    if (!before.empty()) {
+      EXPECT_EQ(out, before) << name(level);
+    }
+    before = out;
+  }
+}
+
+TEST(CpuLoops, ExponentialsOfTheEdges) {
+  const float inf = std::numeric_limits<float>::infinity();
+  // A NaN whose bits are anything.
+  const std::vector<float> x = {-inf,
+                                -1e30f,
+                                -100,
+                                1e30f,
+                                inf,
+                                std::bit_cast<float>(0x7fc00001u),
+                                std::bit_cast<float>(0xffabcdefu),
+                                7};
+  for (const CpuLevel level : kCpuLevels) {
+    if (level > best_cpu_level()) continue;
+    std::vector<float> out(x.size() + 1, -1.0f);
+    cpu::inner_loops(level).exp_minus(x.data(), 7, std::ssize(x), out.data());
+    for (size_t i = 0; i < 3; ++i) {
+      EXPECT_GE(out[i], 0) << i;
+      EXPECT_LT(out[i], 0x1p-124f) << i;
+    }
+    for (size_t i = 3; i < 5; ++i) EXPECT_NEAR(out[i] / std::exp(88.0), 1, 0x1p-22) << i;
+    for (size_t i = 5; i < 7; ++i) EXPECT_TRUE(std::isnan(out[i])) << i;
+    EXPECT_EQ(out[7], 1);
+    EXPECT_EQ(out[8], -1) << "written behind the end";
+  }
+}
+
+// The quotient and the product round once each, beside the exponential.
+TEST(CpuLoops, SiluTimesIsItsFormula) {
+  const std::vector<float> gate = arguments();
+  std::vector<float> up(gate.size()), before;
+  for (size_t i = 0; i < up.size(); ++i) up[i] = static_cast<float>(i % 17) - 8.25f;
+  for (const CpuLevel level : kCpuLevels) {
+    if (level > best_cpu_level()) continue;
+    std::vector<float> out(gate.size());
+    cpu::inner_loops(level).silu_times(gate.data(), up.data(), std::ssize(gate), out.data());
+    for (size_t i = 0; i < gate.size(); ++i) {
+      const double want = silu(gate[i]) * static_cast<double>(up[i]);
+      ASSERT_NEAR(out[i], want, std::fabs(want) * 0x1.8p-22 + 1e-35) << gate[i] << name(level);
+    }
+    if (!before.empty()) {
+      EXPECT_EQ(out, before) << name(level);
+    }
+    before = out;
+  }
+}
+
 // Products of numbers that bf16 holds exactly, of a few bits, so that every order and every
 // rounding of the sums gives the same: lanes 2 j and 2 j + 1 of each 32 columns, and nothing else.
 TEST(CpuLoops, FastTileAddsPairsOfColumns) {
@@ -59,19 +135,23 @@ TEST(CpuLoops, FastTileAddsPairsOfColumns) {
   for (size_t i = 0; i < x.size(); ++i)
     x[i] = f32_to_bf16(static_cast<float>(xi[i] = static_cast<int>(i * 5 % 29) - 14));
   for (const FastTile tile : fast_tiles()) {
-    std::vector<float> lanes(kRows * kTileTokens * kLanes, 1000.0f);
+    std::vector<float> lanes(kRows * kTileTokens * kLanes, 1000.0f), sums(kTokens * kTileRows);
     FastTileArgs a = {.w = w.data(),
                       .x = x.data(),
                       .rows = kRows,
                       .tokens = kTokens,
                       .columns = kColumns,
                       .begin = true,
-                      .lanes = lanes.data()};
+                      .lanes = lanes.data(),
+                      .sums = nullptr};
     tile(a);
     a.begin = false;  // the same once more
     tile(a);
+    a.sums = sums.data();  // and a third time, for their sums
+    tile(a);
     for (int64_t r = 0; r < kRows; ++r)
-      for (int64_t t = 0; t < kTokens; ++t)
+      for (int64_t t = 0; t < kTokens; ++t) {
+        float sum = 0;  // exact in any order
         for (int64_t lane = 0; lane < kLanes; ++lane) {
           int want = 0;
           for (int64_t k = 2 * lane; k < kColumns; k += 2 * kLanes)
@@ -80,7 +160,10 @@ TEST(CpuLoops, FastTileAddsPairsOfColumns) {
                       xi[static_cast<size_t>(t * kTileColumns + i)];
           const auto at = static_cast<size_t>((r * kTileTokens + t) * kLanes + lane);
           ASSERT_EQ(lanes[at], static_cast<float>(want)) << r << " " << t << " " << lane;
+          sum += 1.5f * lanes[at];
         }
+        ASSERT_EQ(sums[static_cast<size_t>(t * kTileRows + r)], sum) << r << " " << t;
+      }
   }
 }
 

@@ -129,6 +129,36 @@ TEST_P(LinearTest, ARowOfNansStaysAlone) {
   }
 }
 
+// Activations whose magnitudes span 2^-40 .. 2^40 from one 128 columns to the next, and 2^-24
+// within them: neither is lost beside the other, wherever a kernel scales them.
+TEST_P(LinearTest, ActivationsMayBeOfAnyMagnitude) {
+  for (const int64_t T : {1, 5, 20, 70}) {
+    const int64_t K = 1152, N = 48;
+    const Tensor x = random_activation({T, K});
+    for (int64_t i = 0; i < T * K; ++i) {
+      const int64_t k = i % K;
+      const int exponent = static_cast<int>(k / 128 * 10) - 40 - (k % 16 == 0 ? 24 : 0);
+      if (x.dtype == DType::kF32)
+        x.ptr<float>()[i] = std::ldexp(x.ptr<float>()[i], exponent);
+      else
+        x.ptr<uint16_t>()[i] = f32_to_bf16(std::ldexp(bf16_to_f32(x.ptr<uint16_t>()[i]), exponent));
+    }
+    // Of every row only one block of 128 columns counts.
+    for (int64_t block = 0; block < K / 128; ++block) {
+      const Weight w = make.weight(DType::kF8E4M3, {N}, K, sigma(128));
+      for (int64_t n = 0; n < N; ++n)
+        for (int64_t k = 0; k < K; ++k)
+          if (k / 128 != block) w.segments[0].data.ptr<uint8_t>()[n * K + k] = 0;
+      const Tensor out = make.empty(DType::kF32, {T, N});
+      ops::linear(exec, {.out = out, .x = x, .w = w, .bias = {}});
+      const Matrix want = times_transposed(Matrix(x), dense(w));
+      Tolerance tol = sum_of(128, DType::kF32, 4);
+      tol.abs = std::ldexp(tol.abs, static_cast<int>(block * 10) - 40);
+      EXPECT_TRUE(close(out, want.values, tol)) << T << " tokens, block " << block;
+    }
+  }
+}
+
 TEST_P(LinearTest, NoTokensIsNothingToDo) {
   const Weight w = make.weight(DType::kBF16, {4}, 8, 1);
   ops::linear(exec,

@@ -1,4 +1,5 @@
-// embedding and gather_rows: rows that are copied.
+// embedding and gather_rows: rows that are copied; copy: bytes that are.
+#include "ops/copy.h"
 #include "ops/embedding.h"
 #include "ops/formulas.h"
 #include "ops/gather_rows.h"
@@ -31,6 +32,17 @@ TEST_P(RowsTest, EmbeddingIsALookUp) {
   }
 }
 
+// Rows of the step before, in any order, beside ids that are known; one drew nothing.
+TEST_P(RowsTest, EmbeddingLooksUpWhatWasDrawn) {
+  const Tensor table = make.normal(DType::kBF16, {100, 64}), out = empty_activation({5, 64});
+  const Tensor drawn = make.i32({4}, {99, -1, 7, 5});
+  ops::embedding(exec, {.out = out,
+                        .token_ids = make.i32({5}, {-4, -1, 12, -3, -2}),
+                        .table = table,
+                        .drawn = drawn});
+  EXPECT_TRUE(close(out, picked(table, {5, 99, 12, 7, 0}), {}));
+}
+
 TEST_P(RowsTest, EmbeddingRefusesIdsOutsideTheTable) {
   if (on_cuda()) GTEST_SKIP() << "a kernel cannot refuse";
   const Tensor table = make.normal(DType::kBF16, {10, 4}), out = empty_activation({1, 4});
@@ -42,6 +54,17 @@ TEST_P(RowsTest, EmbeddingRefusesIdsOutsideTheTable) {
         ErrorKind::kInternal);
     EXPECT_NE(error.find(str("with ", id)), std::string::npos) << error;
   }
+  const Tensor drawn = make.i32({2}, {0, 10});
+  const auto with_drawn = [&](int32_t id) {
+    return error_of(
+        [&] {
+          ops::embedding(
+              exec, {.out = out, .token_ids = make.i32({1}, {id}), .table = table, .drawn = drawn});
+        },
+        ErrorKind::kInternal);
+  };
+  EXPECT_NE(with_drawn(-2).find("with 10"), std::string::npos) << with_drawn(-2);
+  EXPECT_NE(with_drawn(-3).find("with -3"), std::string::npos) << with_drawn(-3);
 }
 
 TEST_P(RowsTest, GatherPicksRows) {
@@ -64,6 +87,24 @@ TEST_P(RowsTest, GatherRefusesRowsOutsideX) {
         ErrorKind::kInternal);
     EXPECT_NE(error.find(str("with ", id)), std::string::npos) << error;
   }
+}
+
+// Any size at any address, and no byte beside it.
+TEST_P(RowsTest, CopyMovesBytes) {
+  constexpr int64_t kAround = 32;
+  for (const int64_t n : {1, 8, 15, 16, 40, 512, 4096, 100000, 1 << 20})
+    for (const int64_t offset : {0, 16, 3}) {
+      const Tensor x = make.empty(DType::kU8, {n + kAround});
+      const Tensor out = make.empty(DType::kU8, {n + kAround});
+      std::vector<uint8_t> want(static_cast<size_t>(n + kAround), 0xa5);
+      std::memcpy(out.data, want.data(), want.size());
+      for (int64_t i = 0; i < n; ++i) {
+        *x.ptr<uint8_t>(16 + i) = static_cast<uint8_t>(i * 7 + i / 251);
+        want[static_cast<size_t>(offset + i)] = *x.ptr<uint8_t>(16 + i);
+      }
+      ops::copy(exec, {.out = rows(out, offset, n), .x = rows(x, 16, n)});
+      EXPECT_EQ(std::memcmp(out.data, want.data(), want.size()), 0) << n << " at " << offset;
+    }
 }
 
 TEST_P(RowsTest, NoTokensIsNothingToDo) {

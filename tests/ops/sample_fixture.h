@@ -31,18 +31,22 @@ class SampleTest : public OpTest {
 
   Drawn sample(const Tensor& logits, const std::vector<SampleRow>& rows,
                const std::set<int64_t>& masked = {}) {
+    return sample_on(exec, logits, rows, masked);
+  }
+  Drawn sample_on(Exec& on, const Tensor& logits, const std::vector<SampleRow>& rows,
+                  const std::set<int64_t>& masked = {}) {
     const auto R = static_cast<int64_t>(rows.size());
     const Tensor bytes = make.empty(DType::kU8, {R, int64_t{sizeof(SampleRow)}});
     if (R > 0) std::memcpy(bytes.data, rows.data(), rows.size() * sizeof(SampleRow));
     const Tensor ids = make.empty(DType::kI32, {R}), flags = make.empty(DType::kI32, {R});
-    ops::sample(exec, {.token_ids = ids,
-                       .non_finite = flags,
-                       .logits = logits,
-                       .rows = bytes,
-                       .allowed = allowed(logits.shape[1], masked),
-                       .history = history,
-                       .bias_ids = bias_ids,
-                       .bias_values = bias_values});
+    ops::sample(on, {.token_ids = ids,
+                     .non_finite = flags,
+                     .logits = logits,
+                     .rows = bytes,
+                     .allowed = allowed(logits.shape[1], masked),
+                     .history = history,
+                     .bias_ids = bias_ids,
+                     .bias_values = bias_values});
     return {{ids.ptr<int32_t>(), ids.ptr<int32_t>() + R},
             {flags.ptr<int32_t>(), flags.ptr<int32_t>() + R}};
   }

@@ -92,6 +92,42 @@ TEST_P(SampleTest, CutsKeepThePromisedSet) {
   }
 }
 
+// top_p as close to a sum of likelihoods as it can come, on it and on both sides of it: a set that
+// is one id too large or too small draws that id sooner or later.
+TEST_P(SampleTest, TheCpuKeepsTheDefinitionsSetToTheLastId) {
+  if (exec.backend() != Backend::kCpu) GTEST_SKIP() << "for the cpu, which takes a short way";
+  Exec reference = Exec::reference_with(DType::kF32);
+  for (const int64_t V : {20, 600}) {
+    const Tensor normal = make.normal(DType::kF32, {1, V}, 2);
+    const std::vector<float> equal(static_cast<size_t>(V), 0.25f);
+    const std::vector<float> different(normal.ptr<float>(), normal.ptr<float>() + V);
+    for (const std::vector<float>& logits : {equal, different}) {
+      std::set<int64_t> masked = {3, V - 1};
+      std::vector<double> p;
+      for (int64_t id = 0; id < V; ++id)
+        if (!masked.contains(id)) p.push_back(std::exp(logits[static_cast<size_t>(id)] / 0.8));
+      std::sort(p.rbegin(), p.rend());
+      double total = 0, sum = 0;
+      for (const double x : p) total += x;
+      std::vector<SampleRow> rows;
+      std::vector<float> all;
+      for (size_t k = 0; k + 1 < std::min<size_t>(p.size(), 18); ++k) {
+        sum += p[k];
+        const auto share = static_cast<float>(sum / total);
+        for (const float top_p : {std::nextafter(share, 0.0f), share, std::nextafter(share, 1.0f)})
+          for (int64_t position = 0; position < 60; ++position) {
+            rows.push_back({.temperature = 0.8f, .top_p = top_p, .position = position});
+            if (k % 3 == 2) rows.back().min_p = 0.2f;
+            if (k % 5 == 4) rows.back().top_k = 12;
+            all.insert(all.end(), logits.begin(), logits.end());
+          }
+      }
+      const Tensor t = make.f32({std::ssize(rows), V}, all);
+      EXPECT_EQ(sample(t, rows, masked).tokens, sample_on(reference, t, rows, masked).tokens);
+    }
+  }
+}
+
 TEST_P(SampleTest, TheDrawDependsOnSeedPositionAndIndexOnly) {
   const int64_t V = 200;
   const Tensor one = make.normal(DType::kF32, {1, V});

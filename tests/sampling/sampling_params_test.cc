@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 
+#include "sampling/sampler_state.h"
 #include "support/expect_error.h"
 
 namespace dsr {
@@ -196,6 +197,29 @@ TEST(SamplingParams, ExtremeBiases) {
                 p.logit_bias = {{id, 1}};
               }),
               "logit_bias of token " + std::to_string(id) + ", expected an id from 0 to 99");
+}
+
+// What looks at the token before needs the host to know it.
+TEST(SamplingParams, WhatCanBeDrawnAhead) {
+  const auto can = [](const std::function<void(SamplingParams&)>& change) {
+    SamplingParams p;
+    change(p);
+    return can_draw_ahead(p);
+  };
+  EXPECT_TRUE(can([](SamplingParams& p) {
+    p.top_k = 5;
+    p.min_p = 0.1;
+    p.logit_bias = {{1, 2.0}};
+    p.seed = 7;
+    p.sample_index = 3;
+  }));
+  EXPECT_TRUE(can([](SamplingParams& p) { p.temperature = 0; }));
+  EXPECT_FALSE(can([](SamplingParams& p) { p.repetition_penalty = 1.1; }));
+  EXPECT_TRUE(can([](SamplingParams& p) { p.repetition_penalty = 1.1, p.penalty_window = 0; }));
+  EXPECT_FALSE(can([](SamplingParams& p) { p.presence_penalty = -1; }));
+  EXPECT_FALSE(can([](SamplingParams& p) { p.frequency_penalty = 0.1, p.penalty_window = -1; }));
+  EXPECT_FALSE(can([](SamplingParams& p) { p.dry_multiplier = 0.5; }));
+  EXPECT_FALSE(can([](SamplingParams& p) { p.logprobs = 0; }));
 }
 
 }  // namespace

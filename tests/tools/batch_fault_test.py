@@ -175,6 +175,37 @@ class Processes(BatchCase):
         again.terminate()
         self.assertIn(again.wait(20), (0, 143), again.stderr.read())
 
+    def test_other_names_of_the_output_are_kept_out_too(self):
+        there = self.dir / "there"
+        soft = self.dir / "soft"
+        soft.symlink_to(self.out)  # before there is an OUT
+        process = self.start_long(self.out)
+        before = self.out.read_bytes()
+        hard = self.dir / "hard"
+        hard.hardlink_to(self.out)  # of the file that the batch made
+        there.symlink_to(self.dir)
+        for name in (soft, hard, there / "out.jsonl"):
+            for flags in ([], ["--restart"]):
+                self.assertIn("another process is writing it",
+                              self.refusal(self.dir / "long.jsonl", *flags, out=name))
+        self.assertEqual(self.out.read_bytes(), before)
+        self.assertIsNone(process.poll(), "the first one goes on")
+        self.assertFalse(Path(f"{soft}.lock").exists(), "it is OUT.lock that counts")
+        process.kill()
+        process.wait()
+        # Continued, OUT is there from the start, and a link to it is locked as well.
+        again = subprocess.Popen(
+            [BINARY, "batch", "-m", str(MODEL), str(self.dir / "long.jsonl"), "-o", str(soft),
+             "--raw", "-q"], env=environment(), stderr=subprocess.PIPE)
+        for end in (again.stderr.close, again.wait, again.kill):  # the last one first
+            self.addCleanup(end)
+        deadline, times = time.monotonic() + 10, f"{self.out}.stats.jsonl"  # opened last
+        while time.monotonic() < deadline and times not in [
+                os.path.realpath(f) for f in Path(f"/proc/{again.pid}/fd").iterdir()]:
+            time.sleep(0.01)
+        self.assertIn("another process is writing it",
+                      self.refusal(self.dir / "long.jsonl", out=hard))
+
     def test_standard_streams_that_are_closed_or_full(self):
         source = write_lines(self.dir / "in.jsonl", prompts(4))
         self.batch(source, "--ordered")

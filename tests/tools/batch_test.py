@@ -110,6 +110,10 @@ class BatchTest(BatchCase):
         self.batch(source, "--device", "cpu", "--cpu-level", "portable", "--chunk", "7", "-t", "1")
         self.assertIn('cpu_math is "exact", now "fast"',
                       self.refusal(source, "--device", "cpu", "--cpu-math", "fast"))
+        # Nor are code and chunks of a GPU anything to the cpu.
+        manifest = json.loads(Path(f"{self.out}.manifest.json").read_text())
+        self.assertFalse({"cuda_arch", "chunk"} & manifest.keys())
+        self.batch(source, "--device", "cpu", "--cuda-arch", "80")
         # The definitions have one arithmetic.
         other = self.dir / "reference"
         self.batch(source, "--device", "reference", out=other)
@@ -165,6 +169,37 @@ class BatchTest(BatchCase):
             self.assertIn("is not empty, and there is no", self.refusal(source, *flags, out=foreign))
         self.assertEqual(foreign.read_text(), "precious\n")
         self.assertIn("needs a file to write", self.failure(source, command="batch", code=2))
+
+    def test_the_files_of_the_batch_are_no_input(self):
+        source = write_lines(self.dir / "in.jsonl", prompts(2))
+        self.batch(source)
+        files = {p: p.read_bytes() for p in sorted(self.dir.glob("out.jsonl*"))}
+        self.assertEqual(len(files), 4, "records, lock, manifest, times")
+        link = self.dir / "link"
+        link.hardlink_to(f"{self.out}.stats.jsonl")
+        for path in [*files, link]:
+            for flags in ([], ["--restart"]):
+                error = self.refusal(path, "--split", "line", *flags)
+                self.assertRegex(error, "^the input (is a file that the batch itself writes|and -o "
+                                        "are the same file): ")
+            self.assertEqual({p: p.read_bytes() for p in files}, files)
+        # Nor are they made to say so.
+        other = self.dir / "other"
+        other.symlink_to(source)
+        self.assertIn("are the same file", self.refusal(source, out=other))
+        self.assertEqual(sorted(self.dir.glob("other*")), [other])
+
+    def test_an_empty_custom_id_is_one(self):
+        source = write_lines(self.dir / "in.jsonl", [
+            {"custom_id": "", "body": {"prompt": "a", "max_tokens": 2}},
+            {"body": {"prompt": "a", "max_tokens": 2}}])
+        self.batch(source, "--ordered", code=7)
+        self.assertEqual([r["custom_id"] for r in read_records(self.out)], ["", None])
+        times = read_records(Path(f"{self.out}.stats.jsonl"))
+        self.assertEqual(times[0]["custom_id"], "")
+        twice = write_lines(self.dir / "twice.jsonl", [{"custom_id": "", "prompt": "a"}] * 2)
+        self.assertEqual(self.refusal(twice, out=self.dir / "twice"),
+                         'lines 1 and 2 have the same custom_id ""')
 
     def test_a_changed_input_or_seed_needs_restart(self):
         source = write_lines(self.dir / "in.jsonl", prompts(3))

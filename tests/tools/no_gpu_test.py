@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import unittest
 
-from cli import BINARY, CliTest, say
+from cli import BINARY, SCRATCH, CliTest, say
 
 HIDDEN = {"CUDA_VISIBLE_DEVICES": ""}  # a machine with a GPU is one without, for CUDA
 ABSENCE = re.compile(r"cuda: (?P<why>no NVIDIA driver is installed|there is no GPU|"
@@ -24,6 +24,10 @@ class NoGpu(CliTest):
         why = self.why()
         self.assertEqual(self.failure("-p", "hi", "--device", "cuda:1", code=5, env=HIDDEN),
                          f"cuda: {why}")
+        source, out = SCRATCH / "no_gpu.txt", SCRATCH / "no_gpu.jsonl"
+        source.write_text("hi\n")
+        self.assertEqual(self.failure(source, "-o", out, "--split", "line", "--device", "cuda",
+                                      command="batch", code=5, env=HIDDEN), f"cuda: {why}")
         for device in ["cuda:", "cuda:x", "cuda:-1", "gpu"]:
             self.assertIn("expected auto, cuda, cuda:N, cpu or reference",
                           self.failure("-p", "hi", "--device", device, code=2, env=HIDDEN))

@@ -10,6 +10,7 @@ import unittest
 from cli import BINARY, MODEL, SANITIZED, TINY, CliTest, environment, needs_tiny
 
 CARDS = TINY.parent
+HIDDEN = {"CUDA_VISIBLE_DEVICES": ""}  # a machine with a GPU is one without, for CUDA
 
 
 class Plan(CliTest):
@@ -18,9 +19,29 @@ class Plan(CliTest):
         return self.output(*args, command="plan", code=code, **kwargs)
 
     def test_a_checkpoint_on_this_machine(self):
-        text = self.plan(model=MODEL)
-        self.assertRegex(text, r"(?m)^device +cpu, on this machine$")
-        self.assertRegex(text, r"(?m)^fits: weights ")
+        for device in ("cpu", "reference"):
+            text = self.plan("--device", device, model=MODEL)
+            self.assertRegex(text, rf"(?m)^device +{device}, on this machine$")
+            self.assertRegex(text, r"(?m)^fits: weights ")
+
+    def test_of_the_devices_here_it_plans_for_the_one_that_would_run(self):
+        def plan(*flags):
+            return json.loads(self.plan("--format", "json", *flags, model=MODEL, env=HIDDEN))
+
+        auto, cpu = plan(), plan("--device", "cpu")
+        self.assertEqual(auto["device"], "cpu", "without a GPU")
+        self.assertEqual(cpu["device"], "cpu")
+        self.assertEqual(cpu["total_bytes"], auto["total_bytes"])
+        # It fails like running there.
+        run = self.failure("-p", "hi", "--device", "cuda", code=5, env=HIDDEN)
+        self.assertEqual(self.failure("--device", "cuda", command="plan", code=5, env=HIDDEN), run)
+        self.assertIn("expected auto, cuda, cuda:N, cpu or reference",
+                      self.failure("--device", "gpu", command="plan", code=2))
+        card = CARDS / "deepseek-llm-7b.json"
+        for device in ("cpu", "cuda:0"):
+            self.assertIn("--gpus plans for GPUs by their name",
+                          self.failure("--card", card, "--gpus", "1xL4", "--device", device,
+                                       command="plan", model=None, code=2))
 
     def test_every_card(self):
         cards = sorted(CARDS.glob("*.json"))
@@ -75,8 +96,8 @@ class Plan(CliTest):
     def check_peaks(self, model, ctx_size):
         allowance = 64 << 20  # the program itself, its libraries, the tokenizer
         flags = ["-m", model, "--device", "cpu"]
-        plan = json.loads(self.output("--format", "json", "-c", ctx_size, command="plan",
-                                      model=model))
+        plan = json.loads(self.output("--format", "json", "-c", ctx_size, "--device", "cpu",
+                                      command="plan", model=model))
         peak = self.peak_of(*flags, "--raw", "-p", "a b c " * 200, "-n", "100", "-c", ctx_size,
                             "--temp", "0.9", "-s", "1")
         self.assertLessEqual(peak, plan["total_bytes"] + allowance)

@@ -36,20 +36,20 @@ void mla(Rank& rank, const Model& model, const ForwardBatch& b, const MlaArgs& a
   }
   q = reshape(q, {T, H, c.qk_head_dim()});
 
-  ops::mla_write_kv(exec, {.kv_a = kv_a,
-                           .weight = w.kv_a_layernorm,
-                           .eps = kLatentNormEps,
-                           .rope = model.rope(),
-                           .positions = b.positions,
-                           .slots = b.slots,
-                           .cache = a.kv});
   const Tensor q_latent = exec.scratch().activation({T, H, kv_width});
-  ops::mla_query(exec, {.out = q_latent,
-                        .q = q,
-                        .kv_b_proj = w.kv_b_proj,
-                        .v_head_dim = c.v_head_dim,
-                        .rope = model.rope(),
-                        .positions = b.positions});
+  ops::mla_query_and_write(exec, {.query = {.out = q_latent,
+                                            .q = q,
+                                            .kv_b_proj = w.kv_b_proj,
+                                            .v_head_dim = c.v_head_dim,
+                                            .rope = model.rope(),
+                                            .positions = b.positions},
+                                  .write = {.kv_a = kv_a,
+                                            .weight = w.kv_a_layernorm,
+                                            .eps = kLatentNormEps,
+                                            .rope = model.rope(),
+                                            .positions = b.positions,
+                                            .slots = b.slots,
+                                            .cache = a.kv}});
   const Tensor latent = exec.scratch().activation({T, H, c.kv_lora_rank});
   ops::mla_attention(exec, {.out = latent,
                             .q = q_latent,

@@ -54,10 +54,8 @@ void PagedAttention::add_page(const HeadGroup& g, const PageRows& rows, int64_t 
     float* sum = sum_.data() + h * g.value_columns;
     if (fade != 1.0f)
       for (int64_t c = 0; c < g.value_columns; ++c) sum[c] *= fade;
-    for (int64_t s = 0; s < n; ++s) {
-      p_[h][s] = std::exp(p_[h][s] - max);
-      total_[h] += static_cast<double>(p_[h][s]);
-    }
+    loops_.exp_minus(p_[h], max, n, p_[h]);
+    for (int64_t s = 0; s < n; ++s) total_[h] += static_cast<double>(p_[h][s]);
   }
   loops_.add_weighted_rows({.p = p_[0],
                             .p_stride = kPageTokens,

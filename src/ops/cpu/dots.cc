@@ -45,12 +45,12 @@ void stored_rows(const InnerLoops& loops, const Dots& d, const float* const* x) 
   for (int64_t r = 0; r < kDotRows; ++r) {
     a.rows[r] = first + streams.first(r) * a.row_bytes;
     a.next[r] = next + streams.first(r) * a.row_bytes;
-    a.out[r] = d.out + streams.first(r) * d.row_stride;
+    a.out[r] = d.out + streams.first(r);
   }
   std::copy_n(x, d.tokens, a.x);
   a.tokens = d.tokens;
   a.columns = data.shape[1];
-  a.row_stride = d.row_stride;
+  a.row_stride = 1;
   a.token_stride = d.token_stride;
   a.end = a.steps;
   if (data.dtype != DType::kF8E4M3 || d.segment.no_nan) return call(loops, data.dtype, a);
@@ -70,6 +70,19 @@ void stored_rows(const InnerLoops& loops, const Dots& d, const float* const* x) 
 
 // The same for rows that share their scales.
 void few_tokens(const InnerLoops& loops, const Dots& d) {
+  if (d.gates) {
+    float product[kDotTokens * kTileRows];
+    Dots up = d;
+    up.out = product;
+    up.token_stride = kTileRows;
+    up.gates = false;
+    few_tokens(loops, up);
+    for (int64_t t = 0; t < d.tokens; ++t) {
+      float* out = d.out + t * d.token_stride;
+      loops.silu_times(out, product + t * kTileRows, d.rows, out);
+    }
+    return;
+  }
   if (d.segment.data.dtype != DType::kF8E4M3) return stored_rows(loops, d, d.x);
   const RowScales scales(d.segment, d.quant, d.first_row);
   const int64_t K = d.segment.data.shape[1];
@@ -98,6 +111,7 @@ struct Tile {
   alignas(64) float w[kTileRows * kTileColumns];
   alignas(64) float x[kTileTokens * kTileColumns];
   alignas(64) float lanes[kTileRows * kTileTokens * kLanes];
+  alignas(64) float sums[kTileTokens * kTileRows];
 };
 
 // Multiplies all of d's rows with some tokens, kTileColumns columns at a time.
@@ -109,9 +123,18 @@ class TileProduct {
     fast_ = cpu.level() >= CpuLevel::kAvx512 ? fast_tile_avx512bf16 : loops_.fast_tile;
   }
 
-  // Adds the products of columns [k, k + columns) and tokens [t0, t0 + n) to the lanes.
+  // Of columns [k, k + columns).
+  void fill_w(int64_t k, int64_t columns) {
+    for (int64_t r = 0; r < d_.rows; ++r)
+      put(columns, tile_.w, r, [&](float* out) {
+        decode_unscaled(loops_, d_.segment, d_.quant, d_.first_row + r, k, columns, out);
+      });
+    put_zeros(tile_.w, d_.rows, round_up(d_.rows, kTileRowRound) - d_.rows);
+  }
+
+  // Adds the products of these columns and tokens [t0, t0 + n). The last ones give sums.
   void add(int64_t k, int64_t columns, int64_t t0, int64_t n) {
-    fill_w(k, columns);
+    const bool is_end = k + columns == d_.segment.data.shape[1];
     fill_x(t0, n, k, columns);
     const TileArgs a = {.w = tile_.w,
                         .x = tile_.x,
@@ -119,7 +142,8 @@ class TileProduct {
                         .tokens = round_up(n, kTileTokenRound),
                         .columns = round_up(columns, kPad),
                         .begin = k == 0,
-                        .lanes = tile_.lanes};
+                        .lanes = tile_.lanes,
+                        .sums = is_end ? tile_.sums : nullptr};
     if (fast_ == nullptr)
       loops_.tile(a);
     else
@@ -129,16 +153,19 @@ class TileProduct {
              .tokens = a.tokens,
              .columns = a.columns,
              .begin = a.begin,
-             .lanes = a.lanes});
+             .lanes = a.lanes,
+             .sums = a.sums});
   }
 
-  // The sums of lanes that hold the products of all columns.
-  void store(int64_t t0, int64_t n) {
-    for (int64_t r = 0; r < d_.rows; ++r) {
-      float sums[kTileTokens];
-      loops_.reduce(tile_.lanes + r * kTileTokens * kLanes, n, sums);
-      float* out = d_.out + r * d_.row_stride + t0 * d_.token_stride;
-      for (int64_t t = 0; t < n; ++t) out[t * d_.token_stride] = sums[t];
+  // The sums of all columns.
+  void store(int64_t t0, int64_t n) const {
+    for (int64_t t = 0; t < n; ++t) {
+      const float* sums = tile_.sums + t * kTileRows;
+      float* out = d_.out + (t0 + t) * d_.token_stride;
+      if (d_.gates)
+        loops_.silu_times(out, sums, d_.rows, out);
+      else
+        std::copy_n(sums, d_.rows, out);
     }
   }
 
@@ -162,14 +189,6 @@ class TileProduct {
       std::fill_n(to + at, rows * kTileColumns, 0.0f);
     else
       std::fill_n(as_bf16(to) + at, rows * kTileColumns, uint16_t{0});
-  }
-
-  void fill_w(int64_t k, int64_t columns) {
-    for (int64_t r = 0; r < d_.rows; ++r)
-      put(columns, tile_.w, r, [&](float* out) {
-        decode_unscaled(loops_, d_.segment, d_.quant, d_.first_row + r, k, columns, out);
-      });
-    put_zeros(tile_.w, d_.rows, round_up(d_.rows, kTileRowRound) - d_.rows);
   }
 
   void fill_x(int64_t t0, int64_t n, int64_t k, int64_t columns) {
@@ -196,9 +215,14 @@ void many_tokens(CpuContext& cpu, const Dots& d, const float* scales) {
   const int64_t K = d.segment.data.shape[1];
   Tile tile;
   TileProduct product(cpu, d, scales, tile);
+  const bool holds_all = K <= kTileColumns;  // once for all tokens
+  if (holds_all) product.fill_w(0, K);
   for_each_token_part(d.tokens, [&](int64_t t0, int64_t n) {
-    for (int64_t k = 0; k < K; k += kTileColumns)
-      product.add(k, std::min(kTileColumns, K - k), t0, n);
+    for (int64_t k = 0; k < K; k += kTileColumns) {
+      const int64_t columns = std::min(kTileColumns, K - k);
+      if (!holds_all) product.fill_w(k, columns);
+      product.add(k, columns, t0, n);
+    }
     product.store(t0, n);
   });
 }
@@ -221,7 +245,7 @@ void dots(CpuContext& cpu, const Dots& d) {
     Dots part = d;
     part.first_row = row;
     part.rows = std::min(d.rows - r, block_end - row);
-    part.out = d.out + r * d.row_stride;
+    part.out = d.out + r;
     if (r + part.rows < d.rows) part.next = nullptr;
     dots_of_block(cpu, part);
     r += part.rows;

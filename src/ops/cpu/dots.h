@@ -16,8 +16,9 @@ struct Dots {
   int64_t first_row, rows;
   const float* const* x;  // [tokens], each [K]
   int64_t tokens;
-  float* out;                        // out[r * row_stride + t * token_stride]
-  int64_t row_stride, token_stride;  // in floats
+  float* out;            // out[t * token_stride + r]
+  int64_t token_stride;  // in floats
+  bool gates = false;    // instead: out = silu(out) * the product
   // As many rows that will be wanted after these; nullptr: the following ones.
   const void* next = nullptr;
 };

@@ -7,6 +7,10 @@
 // and scale * x is rounded to float32. One scale serves a block of rows, so the activations are
 // scaled once for all of them, and a weight costs no multiplication. So the bits do not depend on
 // the level, on how many rows or tokens are computed together, or on who computes them.
+//
+// e^x, with x kept within [-86.6, 88], is 2^n times a polynomial of r = x - n ln 2, |r| <= ln 2 /
+// 2: the series up to r^7 / 7!, what is left out being less than 2^-27 of it. So it is off by an
+// ulp or two, and by 2^-124 where the true value is smaller than that.
 #pragma once
 
 #include <cstdint>
@@ -47,6 +51,7 @@ struct TileArgs {
   int64_t columns;       // a multiple of 16
   bool begin;            // the lanes are 0 so far, whatever they hold
   float* lanes;          // [rows][kTileTokens][16]
+  float* sums;           // [tokens][kTileRows], of the lanes; nullptr: more columns follow
 };
 
 inline constexpr int64_t kAddColumns = 32;  // add_*_rows: what they take at once
@@ -59,6 +64,7 @@ struct FastTileArgs {
   int64_t columns;       // a multiple of 32
   bool begin;
   float* lanes;  // [rows][kTileTokens][16]
+  float* sums;   // [tokens][kTileRows]
 };
 using FastTile = void (*)(const FastTileArgs&);
 
@@ -77,13 +83,17 @@ struct InnerLoops {
   void (*decode_bf16)(const uint16_t* row, int64_t n, float* out);
   bool (*has_e4m3_nan)(const uint8_t* codes, int64_t n);
 
-  // Adds the products of a tile to the 16 lanes of every (row, token).
+  // Adds the products of a tile to the 16 lanes of every (row, token). Where it has all columns the
+  // lanes stay in registers.
   void (*tile)(const TileArgs& a);
   FastTile fast_tile;  // with float32 instructions
   // To the nearest bf16, even on a tie.
   void (*round_bf16)(const float* x, int64_t n, uint16_t* out);
-  // out[i] = the sum of 16 lanes.
-  void (*reduce)(const float* lanes, int64_t n, float* out);
+
+  // out[i] = e^(x[i] - minus); `out` may be x.
+  void (*exp_minus)(const float* x, float minus, int64_t n, float* out);
+  // out[i] = gate[i] / (1 + e^-gate[i]) * up[i]
+  void (*silu_times)(const float* gate, const float* up, int64_t n, float* out);
 
   // sum[q][c] = fma(p[q][s], rows[s][c], sum[q][c]) for s = 0, 1, ... n - 1
   struct Weighted {

@@ -33,6 +33,25 @@ struct Avx2 {
   static Reg mul(Reg a, Reg b) {
     return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)};
   }
+  static Reg add(Reg a, Reg b) {
+    return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)};
+  }
+  static Reg div(Reg a, Reg b) {
+    return {_mm256_div_ps(a.low, b.low), _mm256_div_ps(a.high, b.high)};
+  }
+  static Reg min(Reg a, Reg b) {
+    return {_mm256_min_ps(a.low, b.low), _mm256_min_ps(a.high, b.high)};
+  }
+  static Reg max(Reg a, Reg b) {
+    return {_mm256_max_ps(a.low, b.low), _mm256_max_ps(a.high, b.high)};
+  }
+  static Reg power_of_two(Reg v) {
+    const auto half = [](__m256 of) {
+      const __m256i exponent = _mm256_add_epi32(_mm256_castps_si256(of), _mm256_set1_epi32(127));
+      return _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23));
+    };
+    return {half(v.low), half(v.high)};
+  }
   static float sum(Reg v) {
     const __m256 l8 = _mm256_add_ps(v.low, v.high);
     const __m128 l4 = _mm_add_ps(_mm256_castps256_ps128(l8), _mm256_extractf128_ps(l8, 1));
@@ -62,9 +81,6 @@ struct Avx2 {
   static void e4m3_pair(const uint8_t* p, Reg& a, Reg& b) {
     a = e4m3(p);
     b = e4m3(p + kLanes);
-  }
-  static void sums(const float* lanes, float* out) {
-    for (int64_t i = 0; i < kLanes; ++i) out[i] = sum(load(lanes + i * kLanes));
   }
   struct Pairs {
     __m256i low, high;

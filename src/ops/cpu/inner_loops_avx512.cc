@@ -1,6 +1,7 @@
 // The inner loops with AVX-512 (F, BW, DQ, VL).
 #include <immintrin.h>
 
+#include "ops/cpu/avx512_sums.h"
 #include "ops/cpu/loops.h"
 
 namespace dsr::cpu {
@@ -22,26 +23,17 @@ struct Avx512 {
   static void store(float* p, Reg v) { _mm512_storeu_ps(p, v); }
   static Reg fma(Reg a, Reg b, Reg c) { return _mm512_fmadd_ps(a, b, c); }
   static Reg mul(Reg a, Reg b) { return _mm512_mul_ps(a, b); }
-  static float sum(Reg v) {
-    const __m256 l8 = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
-    const __m128 l4 = _mm_add_ps(_mm256_castps256_ps128(l8), _mm256_extractf128_ps(l8, 1));
-    const __m128 l2 = _mm_add_ps(l4, _mm_movehl_ps(l4, l4));
-    return _mm_cvtss_f32(_mm_add_ss(l2, _mm_shuffle_ps(l2, l2, 1)));
-  }
-  // [a l8 | b l8]: the first round of the tree for both.
-  static Reg add_halves(Reg a, Reg b) {
-    return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+  static Reg add(Reg a, Reg b) { return _mm512_add_ps(a, b); }
+  static Reg div(Reg a, Reg b) { return _mm512_div_ps(a, b); }
+  static Reg min(Reg a, Reg b) { return _mm512_min_ps(a, b); }
+  static Reg max(Reg a, Reg b) { return _mm512_max_ps(a, b); }
+  static Reg power_of_two(Reg v) {
+    const __m512i exponent = _mm512_add_epi32(_mm512_castps_si512(v), _mm512_set1_epi32(127));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(exponent, 23));
   }
   template <int R>
   static void sum_rows(const Reg (&v)[R], float* out) {
-    static_assert(R == 4);
-    const Reg a = add_halves(v[0], v[1]), b = add_halves(v[2], v[3]);
-    const Reg l4 =
-        _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
-    const Reg l2 = _mm512_add_ps(l4, _mm512_permute_ps(l4, 0x4e));
-    const Reg l1 = _mm512_add_ps(l2, _mm512_permute_ps(l2, 0xb1));
-    const Reg all = _mm512_maskz_compress_ps(0x1111, l1);  // of every fourth place
-    _mm_storeu_ps(out, _mm512_castps512_ps128(all));
+    sum_four(v, out);
   }
   static Reg bf16(const uint16_t* p) {
     const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
@@ -60,24 +52,6 @@ struct Avx512 {
     const __m512i half = _mm512_and_si512(wide, _mm512_set1_epi16(static_cast<int16_t>(0xbf80)));
     a = _mm512_cvtph_ps(_mm512_castsi512_si256(half));
     b = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(half, 1));
-  }
-  // Four rounds, each adding the upper to the lower halves of twice as many registers in one.
-  static void sums(const float* lanes, float* out) {
-    Reg l8[8], l4[4], l2[2];
-    for (int i = 0; i < 8; ++i) {
-      const int first = (i & 1) * 8 + (i >> 1);  // of (0, 4), (8, 12), (1, 5), (9, 13), ...
-      l8[i] = add_halves(load(lanes + first * kLanes), load(lanes + (first + 4) * kLanes));
-    }
-    for (int i = 0; i < 4; ++i) {
-      const Reg a = l8[2 * i], b = l8[2 * i + 1];
-      l4[i] = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
-    }
-    for (int i = 0; i < 2; ++i) {
-      const Reg a = l4[2 * i], b = l4[2 * i + 1];
-      l2[i] = _mm512_add_ps(_mm512_shuffle_ps(a, b, 0x44), _mm512_shuffle_ps(a, b, 0xee));
-    }
-    store(out, _mm512_add_ps(_mm512_shuffle_ps(l2[0], l2[1], 0x88),
-                             _mm512_shuffle_ps(l2[0], l2[1], 0xdd)));
   }
   using Pairs = __m512i;
   static Pairs load_pairs(const uint16_t* p) { return _mm512_loadu_si512(p); }

@@ -1,6 +1,7 @@
 // The tile of bf16 with AVX-512 BF16.
 #include <immintrin.h>
 
+#include "ops/cpu/avx512_sums.h"
 #include "ops/cpu/loops.h"
 
 namespace dsr::cpu {
@@ -14,6 +15,10 @@ struct Avx512Bf16 {
   static Reg zero() { return _mm512_setzero_ps(); }
   static Reg load(const float* p) { return _mm512_loadu_ps(p); }
   static void store(float* p, Reg v) { _mm512_storeu_ps(p, v); }
+  template <int R>
+  static void sum_rows(const Reg (&v)[R], float* out) {
+    sum_four(v, out);
+  }
   static Pairs load_pairs(const uint16_t* p) { return _mm512_loadu_si512(p); }
   static Reg dot_pairs(Reg sum, Pairs w, Pairs x) {
     return _mm512_dpbf16_ps(sum, (__m512bh)w, (__m512bh)x);

@@ -1,5 +1,6 @@
 // The inner loops without vector instructions. std::fma is the C library's: exact, and slow on a
 // machine that has no such instruction.
+#include <bit>
 #include <cmath>
 
 #include "ops/cpu/loops.h"
@@ -40,6 +41,23 @@ struct Portable {
   static Reg mul(const Reg& a, const Reg& b) {
     return each([&](int64_t i) { return a.lane[i] * b.lane[i]; });
   }
+  static Reg add(const Reg& a, const Reg& b) {
+    return each([&](int64_t i) { return a.lane[i] + b.lane[i]; });
+  }
+  static Reg div(const Reg& a, const Reg& b) {
+    return each([&](int64_t i) { return a.lane[i] / b.lane[i]; });
+  }
+  static Reg min(const Reg& a, const Reg& b) {
+    return each([&](int64_t i) { return a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]; });
+  }
+  static Reg max(const Reg& a, const Reg& b) {
+    return each([&](int64_t i) { return a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; });
+  }
+  static Reg power_of_two(const Reg& v) {
+    return each([&](int64_t i) {
+      return std::bit_cast<float>((std::bit_cast<uint32_t>(v.lane[i]) + 127) << 23);
+    });
+  }
   static float sum(const Reg& v) {
     float l[kLanes];
     store(l, v);
@@ -60,9 +78,6 @@ struct Portable {
   static void e4m3_pair(const uint8_t* p, Reg& a, Reg& b) {
     a = e4m3(p);
     b = e4m3(p + kLanes);
-  }
-  static void sums(const float* lanes, float* out) {
-    for (int64_t i = 0; i < kLanes; ++i) out[i] = sum(load(lanes + i * kLanes));
   }
   struct Pairs {
     const uint16_t* p;

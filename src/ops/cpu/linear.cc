@@ -22,7 +22,6 @@ void linear(Exec& exec, const LinearArgs& a) {
                       .x = x.data(),
                       .tokens = T,
                       .out = out,
-                      .row_stride = 1,
                       .token_stride = a.out.strides[0]});
     if (bias == nullptr) return;
     for (int64_t t = 0; t < T; ++t)

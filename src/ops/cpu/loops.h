@@ -6,10 +6,11 @@
 // V has: Reg; kRegs of them; rows_for(T), how many rows of weights to take with T tokens, and
 // kTokens, the most of these; kTileR x kTileT, a block of sums that fits the registers (dividing
 // the rows and tokens of a tile); zero, load, load_part (the first n lanes, 0 behind them), store,
-// broadcast, fma, mul, sum (the tree of inner_loops.h), sum_rows, of R registers, and sums, of 16
-// in memory; bf16(p), and e4m3(p) and e4m3_pair(p, a, b): 2^-8 of the value, exact, of 16 and 32
-// codes; kCodes codes are looked at in one step by CodeMax; Pairs, 32 bf16, load_pairs and
-// dot_pairs(sum, w, x): the odd products first.
+// broadcast, fma, mul, add, div, min and max (b where one is NaN), sum_rows, of R registers by the
+// tree of inner_loops.h; power_of_two(v), of the integers in the lowest bits of v; bf16(p), and
+// e4m3(p) and e4m3_pair(p, a, b): 2^-8 of the value, exact, of 16 and 32 codes; kCodes codes are
+// looked at in one step by CodeMax; Pairs, 32 bf16, load_pairs and dot_pairs(sum, w, x): the odd
+// products first.
 #pragma once
 
 #include "ops/cpu/inner_loops.h"
@@ -243,28 +244,51 @@ bool has_e4m3_nan(const uint8_t* codes, int64_t n) {
   return found;
 }
 
+// The sums of R rows and T tokens of a tile, from row r0 and token t0 on.
+template <class V>
+struct TileBlock {
+  static constexpr int R = V::kTileR, T = V::kTileT;
+  typename V::Reg sum[T][R];
+
+  static int64_t lanes_at(int64_t r, int64_t t) { return (r * kTileTokens + t) * kLanes; }
+
+  template <class Args>
+  void begin(const Args& a, int64_t r0, int64_t t0) {
+    for (int t = 0; t < T; ++t)
+      for (int r = 0; r < R; ++r)
+        sum[t][r] = a.begin ? V::zero() : V::load(a.lanes + lanes_at(r0 + r, t0 + t));
+  }
+
+  template <class Args>
+  void end(const Args& a, int64_t r0, int64_t t0) const {
+    for (int t = 0; t < T; ++t) {
+      if (a.sums != nullptr) {
+        V::template sum_rows<R>(sum[t], a.sums + (t0 + t) * kTileRows + r0);
+        continue;
+      }
+      for (int r = 0; r < R; ++r) V::store(a.lanes + lanes_at(r0 + r, t0 + t), sum[t][r]);
+    }
+  }
+};
+
 template <class V>
 void tile(const TileArgs& a) {
   constexpr int R = V::kTileR, T = V::kTileT;
   for (int64_t t0 = 0; t0 < a.tokens; t0 += T) {
     for (int64_t r0 = 0; r0 < a.rows; r0 += R) {
-      float* to = a.lanes + (r0 * kTileTokens + t0) * kLanes;
       const float* wr = a.w + r0 * kTileColumns;
       const float* xt = a.x + t0 * kTileColumns;
-      typename V::Reg sum[R][T];
-      for (int r = 0; r < R; ++r)
-        for (int t = 0; t < T; ++t)
-          sum[r][t] = a.begin ? V::zero() : V::load(to + (r * kTileTokens + t) * kLanes);
+      TileBlock<V> block;
+      block.begin(a, r0, t0);
       for (int64_t k = 0; k < a.columns; k += kLanes) {
         typename V::Reg wk[R];
         for (int r = 0; r < R; ++r) wk[r] = V::load(wr + r * kTileColumns + k);
         for (int t = 0; t < T; ++t) {
           const typename V::Reg xk = V::load(xt + t * kTileColumns + k);
-          for (int r = 0; r < R; ++r) sum[r][t] = V::fma(wk[r], xk, sum[r][t]);
+          for (int r = 0; r < R; ++r) block.sum[t][r] = V::fma(wk[r], xk, block.sum[t][r]);
         }
       }
-      for (int r = 0; r < R; ++r)
-        for (int t = 0; t < T; ++t) V::store(to + (r * kTileTokens + t) * kLanes, sum[r][t]);
+      block.end(a, r0, t0);
     }
   }
 }
@@ -274,23 +298,19 @@ void fast_tile(const FastTileArgs& a) {
   constexpr int R = V::kTileR, T = V::kTileT;
   for (int64_t t0 = 0; t0 < a.tokens; t0 += T) {
     for (int64_t r0 = 0; r0 < a.rows; r0 += R) {
-      float* to = a.lanes + (r0 * kTileTokens + t0) * kLanes;
       const uint16_t* wr = a.w + r0 * kTileColumns;
       const uint16_t* xt = a.x + t0 * kTileColumns;
-      typename V::Reg sum[R][T];
-      for (int r = 0; r < R; ++r)
-        for (int t = 0; t < T; ++t)
-          sum[r][t] = a.begin ? V::zero() : V::load(to + (r * kTileTokens + t) * kLanes);
+      TileBlock<V> block;
+      block.begin(a, r0, t0);
       for (int64_t k = 0; k < a.columns; k += 2 * kLanes) {
         typename V::Pairs wk[R];
         for (int r = 0; r < R; ++r) wk[r] = V::load_pairs(wr + r * kTileColumns + k);
         for (int t = 0; t < T; ++t) {
           const typename V::Pairs xk = V::load_pairs(xt + t * kTileColumns + k);
-          for (int r = 0; r < R; ++r) sum[r][t] = V::dot_pairs(sum[r][t], wk[r], xk);
+          for (int r = 0; r < R; ++r) block.sum[t][r] = V::dot_pairs(block.sum[t][r], wk[r], xk);
         }
       }
-      for (int r = 0; r < R; ++r)
-        for (int t = 0; t < T; ++t) V::store(to + (r * kTileTokens + t) * kLanes, sum[r][t]);
+      block.end(a, r0, t0);
     }
   }
 }
@@ -306,11 +326,55 @@ void round_bf16(const float* x, int64_t n, uint16_t* out) {
   }
 }
 
+// --- exponentials -------------------------------------------------------------------------------
+
+// By the definition of inner_loops.h. A NaN stays one.
 template <class V>
-void reduce(const float* lanes, int64_t n, float* out) {
+typename V::Reg exp(typename V::Reg x) {
+  constexpr float kLog2E = 0x1.715476p+0f, kLn2High = 0x1.62e4p-1f, kLn2Low = 0x1.7f7d1cp-20f;
+  constexpr float kRound = 0x1.8p23f;  // adding it rounds to an integer, in the lowest bits
+  constexpr float kSeries[] = {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f};
+  x = V::min(V::broadcast(88.0f), V::max(V::broadcast(-86.6f), x));
+  const typename V::Reg rounded = V::fma(x, V::broadcast(kLog2E), V::broadcast(kRound));
+  const typename V::Reg n = V::add(rounded, V::broadcast(-kRound));
+  typename V::Reg r = V::fma(n, V::broadcast(-kLn2High), x);  // exact
+  r = V::fma(n, V::broadcast(-kLn2Low), r);
+  typename V::Reg p = V::broadcast(1.0f / 5040);
+  for (const float c : kSeries) p = V::fma(p, r, V::broadcast(c));
+  return V::mul(p, V::power_of_two(rounded));
+}
+
+// out[i] = f(i, left), of 16 lanes at a time, the last `left` of which may be fewer.
+template <class V, class F>
+void map(int64_t n, float* out, const F& f) {
   int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) V::sums(lanes + i * kLanes, out + i);
-  for (; i < n; ++i) out[i] = V::sum(V::load(lanes + i * kLanes));
+  for (; i + kLanes <= n; i += kLanes) V::store(out + i, f(i, kLanes));
+  if (i == n) return;
+  alignas(64) float part[kLanes];
+  V::store(part, f(i, n - i));
+  for (int64_t j = 0; i < n; ++j, ++i) out[i] = part[j];
+}
+
+template <class V>
+typename V::Reg load_up_to(const float* p, int64_t n) {
+  return n == kLanes ? V::load(p) : V::load_part(p, n);
+}
+
+template <class V>
+void exp_minus(const float* x, float minus, int64_t n, float* out) {
+  const typename V::Reg less = V::broadcast(-minus);
+  map<V>(n, out,
+         [&](int64_t i, int64_t left) { return exp<V>(V::add(load_up_to<V>(x + i, left), less)); });
+}
+
+template <class V>
+void silu_times(const float* gate, const float* up, int64_t n, float* out) {
+  const typename V::Reg one = V::broadcast(1.0f), minus_one = V::broadcast(-1.0f);
+  map<V>(n, out, [&](int64_t i, int64_t left) {
+    const typename V::Reg g = load_up_to<V>(gate + i, left);
+    const typename V::Reg silu = V::div(g, V::add(one, exp<V>(V::mul(g, minus_one))));
+    return V::mul(silu, load_up_to<V>(up + i, left));
+  });
 }
 
 // --- sums of rows -------------------------------------------------------------------------------
@@ -395,7 +459,8 @@ constexpr InnerLoops table() {
           .tile = tile<V>,
           .fast_tile = fast_tile<V>,
           .round_bf16 = round_bf16<V>,
-          .reduce = reduce<V>,
+          .exp_minus = exp_minus<V>,
+          .silu_times = silu_times<V>,
           .add_weighted_rows = add_weighted_rows<V>,
           .add_e4m3_rows = add_stored_rows<V, E4M3<V>>,
           .add_bf16_rows = add_stored_rows<V, Bf16<V>>};

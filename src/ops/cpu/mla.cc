@@ -107,10 +107,14 @@ void mla_value(Exec& exec, const MlaValueArgs& a) {
                           .x = x.data(),
                           .tokens = T,
                           .out = a.out.ptr<float>(0, h) + i,
-                          .row_stride = 1,
                           .token_stride = a.out.strides[0]});
     }
   });
+}
+
+void mla_query_and_write(Exec& exec, const MlaQueryAndWriteArgs& a) {
+  mla_query(exec, a.query);
+  mla_write_kv(exec, a.write);
 }
 
 }  // namespace dsr::cpu

@@ -2,6 +2,8 @@
 // it.
 #include "ops/moe.h"
 
+#include <algorithm>
+
 #include "ops/cpu/tiles.h"
 
 namespace dsr::cpu {
@@ -41,6 +43,23 @@ Assignment assign(const MoeExpertsArgs& a, int64_t E) {
   return out;
 }
 
+// What the units of rows of all wanted experts cost up to each, counted in tokens.
+std::vector<int64_t> unit_costs(const Assignment& a, int64_t units) {
+  constexpr int64_t kRead = 8;  // tokens: what it takes to read a unit's weights
+  std::vector<int64_t> out = {0};
+  for (const int64_t e : a.wanted) {
+    const auto i = static_cast<size_t>(e);
+    for (int64_t u = 0; u < units; ++u)
+      out.push_back(out.back() + kRead + a.begin[i + 1] - a.begin[i]);
+  }
+  return out;
+}
+
+// The first unit that begins at `cost` or behind it.
+int64_t first_from(const std::vector<int64_t>& costs, int64_t cost) {
+  return std::lower_bound(costs.begin(), costs.end(), cost) - costs.begin();
+}
+
 }  // namespace
 
 void moe_route(Exec& exec, const MoeRouteArgs& a) {
@@ -77,8 +96,9 @@ void moe_experts(Exec& exec, const MoeExpertsArgs& a) {
 
   // hidden = silu(gate x) * (up x), through the wanted experts
   const int64_t units = units_of(F);
-  const int64_t per_unit = n_routed * kUnitRows * 2 * D / std::max<int64_t>(1, n_wanted);
-  cpu.parallel(n_wanted * units, grain(per_unit), [&](int64_t begin, int64_t end) {
+  const std::vector<int64_t> cost = unit_costs(tokens, units);
+  cpu.parallel(cost.back(), grain(kUnitRows * 2 * D), [&](int64_t from, int64_t to) {
+    const int64_t begin = first_from(cost, from), end = first_from(cost, to);
     for (int64_t i = begin / units; i * units < end; ++i) {
       const int64_t e = tokens.wanted[static_cast<size_t>(i)], first = first_of(e);
       const auto gate = static_cast<size_t>(2 * e);
@@ -118,7 +138,6 @@ void moe_experts(Exec& exec, const MoeExpertsArgs& a) {
                  .x = h.data() + first_of(e) + first,
                  .tokens = n,
                  .out = product,
-                 .row_stride = 1,
                  .token_stride = kTileRows,
                  .next = next});
       for (int64_t i = 0; i < n; ++i) {

@@ -106,6 +106,11 @@ void ref::mla_value(Exec&, const MlaValueArgs& a) {
   }
 }
 
+void ref::mla_query_and_write(Exec& exec, const MlaQueryAndWriteArgs& a) {
+  mla_query(exec, a.query);
+  mla_write_kv(exec, a.write);
+}
+
 void ref::mla_expanded_attention(Exec&, const MlaExpandedArgs& a) {
   const int64_t H = a.q.shape[1], v_dim = a.out.shape[2], C = a.cache.format.kv_lora_rank;
   const int64_t rope_dim = a.cache.format.qk_rope_head_dim, nope = a.q.shape[2] - rope_dim;

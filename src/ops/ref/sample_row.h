@@ -1,5 +1,5 @@
-// The stages of sampling a row that every host backend shares; they differ in how they find what
-// top_k, top_p and min_p keep.
+// The stages of sampling a row, which host backends share. They differ in how they find what top_k,
+// top_p and min_p keep.
 #pragma once
 
 #include <algorithm>
@@ -53,19 +53,56 @@ inline int32_t most_probable(const Row& logits, const Tensor& allowed) {
   return static_cast<int32_t>(best);
 }
 
-// kept(candidates, row) are those that may be drawn, in any order.
-template <typename Kept>
-int32_t draw(const Row& logits, const SampleRow& row, const Tensor& allowed, const Kept& kept) {
-  if (row.temperature == 0) return most_probable(logits, allowed);
-  std::vector<Candidate> candidates;
-  candidates.reserve(logits.size());
+inline std::vector<Candidate> candidates(const Row& logits, const SampleRow& row,
+                                         const Tensor& allowed) {
+  std::vector<Candidate> out;
+  out.reserve(logits.size());
   for (size_t id = 0; id < logits.size(); ++id)
     if (is_allowed(allowed, id))
-      candidates.push_back({static_cast<int32_t>(id), logits[id] / row.temperature});
-  DSR_CHECK(!candidates.empty());
+      out.push_back({static_cast<int32_t>(id), logits[id] / row.temperature});
+  DSR_CHECK(!out.empty());
+  return out;
+}
+
+inline bool more_probable(const Candidate& a, const Candidate& b) {
+  return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
+}
+
+// Relative to the likeliest.
+inline double likelihood(const Candidate& c, const Candidate& best) {
+  return std::exp(static_cast<double>(c.logit) - static_cast<double>(best.logit));
+}
+
+// Those that top_k, top_p and min_p keep: sorted by probability, largest first, the lower id first
+// among equals; then cut.
+inline std::vector<Candidate> kept(std::vector<Candidate> all, const SampleRow& row) {
+  std::sort(all.begin(), all.end(), more_probable);
+  if (row.top_k > 0 && static_cast<size_t>(row.top_k) < all.size())
+    all.resize(static_cast<size_t>(row.top_k));
+  const Candidate best = all.front();
+  if (row.top_p < 1) {
+    double total = 0;
+    for (const Candidate& c : all) total += likelihood(c, best);
+    double sum = 0;
+    size_t n = 0;
+    while (n < all.size() && sum < static_cast<double>(row.top_p) * total)
+      sum += likelihood(all[n++], best);
+    all.resize(std::max<size_t>(n, 1));
+  }
+  if (row.min_p > 0) {
+    const auto cut = std::find_if(all.begin(), all.end(), [&](const Candidate& c) {
+      return likelihood(c, best) < static_cast<double>(row.min_p);
+    });
+    all.erase(cut, all.end());
+  }
+  return all;
+}
+
+// Of what is kept, in any order.
+inline int32_t draw(const std::vector<Candidate>& kept, const SampleRow& row) {
   int32_t token = -1;
   float best = 0;
-  for (const Candidate& c : kept(std::move(candidates), row)) {
+  for (const Candidate& c : kept) {
     const float value = c.logit + gumbel(row, c.id);
     if (token < 0 || value > best || (value == best && c.id < token)) {
       token = c.id;
@@ -75,7 +112,8 @@ int32_t draw(const Row& logits, const SampleRow& row, const Tensor& allowed, con
   return token;
 }
 
-// Row r of the batch.
+// Row r of the batch. kept(logits, row, allowed) are the candidates that may be drawn. It may
+// change the logits: they are a copy.
 template <typename Kept>
 void sample_row(const SampleArgs& a, int64_t r, const Kept& kept) {
   Row logits = load_row(a.logits, r);
@@ -92,7 +130,8 @@ void sample_row(const SampleArgs& a, int64_t r, const Kept& kept) {
     DSR_CHECK(id >= 0 && static_cast<size_t>(id) < logits.size(), id);
     logits[static_cast<size_t>(id)] += a.bias_values.ptr<float>()[i];
   }
-  *a.token_ids.ptr<int32_t>(r) = draw(logits, row, a.allowed, kept);
+  *a.token_ids.ptr<int32_t>(r) = row.temperature == 0 ? most_probable(logits, a.allowed)
+                                                      : draw(kept(logits, row, a.allowed), row);
 }
 
 }  // namespace dsr::ref
