@@ -3,6 +3,7 @@
 #include "gemm/linear_kernels.h"
 #include "moe/expert_kernels.h"
 #include "moe/gate.h"
+#include "sampling/choose.cuh"
 
 namespace dsr::cuda {
 namespace {
@@ -18,5 +19,6 @@ void stream_swiglu(Exec&, const char*, const DenseProduct&) { missing(); }
 void stream_gate_up(Exec&, const ExpertsCall&) { missing(); }
 void stream_down(Exec&, const ExpertsCall&) { missing(); }
 void cluster_gate(Exec&, const GateCall&) { missing(); }
+void cluster_choose(Exec&, const SampleParams&, int64_t) { missing(); }
 
 }  // namespace dsr::cuda
