@@ -1,13 +1,14 @@
 // What it is worth to answer a file of prompts together, and in which order.
 //
-//   build/release/tests/bench/batch_bench MODEL_DIR [REPETITIONS [RECORDS [DEVICE]]]
+//   build/release/tests/bench/batch_bench MODEL_DIR [REPETITIONS [RECORDS [DEVICE [FILE]]]]
 //
-// Two files. "short": questions of a dozen tokens with short answers. "mixed": questions about
-// texts of about 400 tokens, several about each and all mixed up, answers of 4 to 128 tokens, in a
-// cache that holds few of the texts. Each is run one after another (one sequence at a time, in the
-// order of the file), together in the order of the file, and together in the order that batch
-// chooses. All by run_batch, which writes and syncs its records; loading is not counted. The files
-// of the three hold the same records, or exit 1. Repetitions alternate between the three.
+// Two files, of which FILE names one. "short": questions of a dozen tokens with short answers.
+// "mixed": questions about texts of about 400 tokens, several about each and all mixed up, answers
+// of 4 to 128 tokens, in a cache that holds few of the texts. Each is run one after another (one
+// sequence at a time, in the order of the file), together in the order of the file, and together in
+// the order that batch chooses. All by run_batch, which writes and syncs its records; loading is
+// not counted. The files of the three hold the same records, or exit 1. Repetitions alternate
+// between the three.
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -134,7 +135,7 @@ class BatchBench {
 
 int run(int argc, char** argv) {
   if (argc < 2) {
-    std::fprintf(stderr, "usage: batch_bench MODEL_DIR [REPETITIONS [RECORDS [DEVICE]]]\n");
+    std::fprintf(stderr, "usage: batch_bench MODEL_DIR [REPETITIONS [RECORDS [DEVICE [FILE]]]]\n");
     return 2;
   }
   const int repetitions = argc > 2 ? std::max(1, std::atoi(argv[2])) : 3;
@@ -143,8 +144,10 @@ int run(int argc, char** argv) {
   std::printf(
       "| file | way | seconds | tok/s | steps | prompt tokens computed | times faster |\n"
       "|---|---|---:|---:|---:|---:|---:|\n");
-  bench.run(short_questions(records), repetitions);
-  bench.run(mixed_texts(std::max<int64_t>(records / 5, 1)), repetitions);
+  const std::string only = argc > 5 ? argv[5] : "";
+  for (const Workload& w :
+       {short_questions(records), mixed_texts(std::max<int64_t>(records / 5, 1))})
+    if (only.empty() || only == w.name) bench.run(w, repetitions);
   return 0;
 }
 

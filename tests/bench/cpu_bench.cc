@@ -133,6 +133,26 @@ void has_nan(benchmark::State& state, const InnerLoops& loops) {
   count(state, kColumns, 0);
 }
 
+void exponentials(benchmark::State& state, const InnerLoops& loops) {
+  Values<float> x = random_values<float>(kColumns);
+  Values<float> out(kColumns);
+  for (auto _ : state) {
+    loops.exp_minus(x.data(), 1, kColumns, out.data());
+    benchmark::ClobberMemory();
+  }
+  count(state, kColumns * 4.0, 0);
+}
+
+void silu(benchmark::State& state, const InnerLoops& loops) {
+  Values<float> gate = random_values<float>(kColumns), up = random_values<float>(kColumns);
+  Values<float> out(kColumns);
+  for (auto _ : state) {
+    loops.silu_times(gate.data(), up.data(), kColumns, out.data());
+    benchmark::ClobberMemory();
+  }
+  count(state, kColumns * 8.0, 0);
+}
+
 // Of MLA: 4 heads, a page of 64 keys, latents of 512.
 void weighted_rows(benchmark::State& state, const InnerLoops& loops) {
   constexpr int64_t kHeads = 4, kKeys = 64, kWidth = 512;
@@ -182,6 +202,8 @@ void add_level(CpuLevel cpu_level) {
   add(level + "/decode_e4m3", [&loops](auto& s) { decode(s, loops.decode_e4m3); });
   add(level + "/decode_bf16", [&loops](auto& s) { decode(s, loops.decode_bf16); });
   add(level + "/has_e4m3_nan", [&loops](auto& s) { has_nan(s, loops); });
+  add(level + "/exp_minus", [&loops](auto& s) { exponentials(s, loops); });
+  add(level + "/silu_times", [&loops](auto& s) { silu(s, loops); });
   add(level + "/add_weighted_rows", [&loops](auto& s) { weighted_rows(s, loops); });
 }
 

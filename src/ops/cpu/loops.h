@@ -138,9 +138,12 @@ struct Sums {
 
   void run() {
     constexpr bool kPairs = R * T + 2 * R + 2 <= V::kRegs;
+    // Float32 rows are keys, which mostly lie in the cache: other heads have just read them. To ask
+    // for their eight lines costs as much there as the products (README.md).
+    constexpr bool kAsks = W::kBytes < 4;
     int64_t k = 0;
     for (; k + 64 <= a.columns; k += 64) {
-      for (int r = 0; r < R; ++r)
+      for (int r = 0; kAsks && r < R; ++r)
         for (int64_t line = 0; line < W::kBytes; ++line) {
           __builtin_prefetch(at<W>(s.near[row + r], k) + 64 * line, 0, 3);
           __builtin_prefetch(at<W>(s.far[row + r], k) + 64 * line, 0, 2);
