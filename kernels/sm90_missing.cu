@@ -2,6 +2,8 @@
 #include "base/error.h"
 #include "gemm/linear_kernels.h"
 #include "moe/expert_kernels.h"
+#include "moe/gate.h"
+#include "sampling/choose.cuh"
 
 namespace dsr::cuda {
 namespace {
@@ -16,5 +18,7 @@ void stream_linear(Exec&, const char*, const DenseProduct&) { missing(); }
 void stream_swiglu(Exec&, const char*, const DenseProduct&) { missing(); }
 void stream_gate_up(Exec&, const ExpertsCall&) { missing(); }
 void stream_down(Exec&, const ExpertsCall&) { missing(); }
+void cluster_gate(Exec&, const GateCall&) { missing(); }
+void cluster_choose(Exec&, const SampleParams&, int64_t) { missing(); }
 
 }  // namespace dsr::cuda

@@ -14,6 +14,7 @@ struct LaunchShape {
   dim3 grid;
   unsigned threads = 0;
   int64_t shared_bytes = 0;  // dynamic
+  unsigned cluster = 1;      // blocks along x that run together (sm_90), at most 8
 };
 
 template <typename... Params, typename... Args>
@@ -30,16 +31,25 @@ void launch(Exec& exec, const char* kernel_name, const LaunchShape& shape,
         kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shape.shared_bytes));
     if (error != cudaSuccess) fail_launch(error);
   }
-  cudaLaunchAttribute dependent;
-  dependent.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  dependent.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchAttribute attributes[2];
+  unsigned n_attributes = 0;
+  if (exec.cuda().dependent_launch()) {
+    cudaLaunchAttribute& dependent = attributes[n_attributes++];
+    dependent.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    dependent.val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (shape.cluster > 1) {
+    cudaLaunchAttribute& cluster = attributes[n_attributes++];
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim = {shape.cluster, 1, 1};
+  }
   cudaLaunchConfig_t config = {};
   config.gridDim = shape.grid;
   config.blockDim = dim3(shape.threads);
   config.dynamicSmemBytes = static_cast<size_t>(shape.shared_bytes);
   config.stream = exec.stream();
-  config.attrs = &dependent;
-  config.numAttrs = exec.cuda().dependent_launch() ? 1 : 0;
+  config.attrs = attributes;
+  config.numAttrs = n_attributes;
   const cudaError_t error = cudaLaunchKernelEx(&config, kernel, Params(args)...);
   if (error != cudaSuccess) fail_launch(error);
 }

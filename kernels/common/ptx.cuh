@@ -123,6 +123,40 @@ template <int kBarrier, int kThreads>
 __device__ __forceinline__ void arrive_at_threads() {
   asm volatile("bar.arrive %0, %1;" ::"n"(kBarrier), "n"(kThreads) : "memory");
 }
+// --- clusters: blocks that run together and write to each other's shared memory (sm_90) ----------
+
+__device__ __forceinline__ unsigned rank_in_cluster() {
+  unsigned rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+// A barrier of all threads of the cluster, in two halves; threads that have ended count as arrived.
+// It orders nothing but publish_barriers(): the arrival that orders memory costs a fence of the
+// whole GPU.
+__device__ __forceinline__ void arrive_at_cluster() {
+  asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory");
+}
+__device__ __forceinline__ void wait_for_cluster() {
+  asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
+}
+// All threads of the cluster; what they wrote before, to any memory, is visible after.
+__device__ __forceinline__ void meet_cluster() {
+  asm volatile("barrier.cluster.arrive.release;" ::: "memory");
+  asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
+}
+// A float into the shared memory of block `rank`, where its barrier counts the 4 bytes; addresses
+// are those of this block's own.
+__device__ __forceinline__ void send(unsigned rank, float* to, float value, uint64_t* barrier) {
+  asm volatile(
+      "{\n"
+      ".reg .b32 to, barrier;\n"
+      "mapa.shared::cluster.u32 to, %0, %3;\n"
+      "mapa.shared::cluster.u32 barrier, %1, %3;\n"
+      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.f32 [to], %2, [barrier];\n"
+      "}\n" ::"r"(shared_address(to)),
+      "r"(shared_address(barrier)), "f"(value), "r"(rank)
+      : "memory");
+}
 #endif
 
 // --- matrix fragments ---------------------------------------------------------------------------

@@ -32,10 +32,11 @@ std::vector<Gate> gates() {
     out.push_back({"a last unit of 4 rows", T, 96, {20}, kBf16, 5});
     out.push_back({"one unit", T, 160, {7}, kBf16, 7, kSigmoid, kTop2Sum, 1, 1, true});
     out.push_back({"segments", T, 128, {24, 40, 8}, kBf16, 4});
-    out.push_back({"more units than a cluster has blocks", T, 64, {250, 6}, kBf16, 4});
+    out.push_back(
+        {"more units than a cluster has blocks", T, 64, {4, 4, 4, 4, 4, 4, 4, 4, 4}, kBf16, 4});
     out.push_back({"f32", T, 256, {64}, kF32, 6});
     out.push_back({"fp8", T, 256, {64}, DType::kF8E4M3, 6});
-    out.push_back({"too many experts", T, 64, {300}, kBf16, 6, kSigmoid, kTop2Sum, 10, 4, true});
+    out.push_back({"more experts", T, 64, {300}, kBf16, 6, kSigmoid, kTop2Sum, 10, 4, true});
     out.push_back({"a wide row", T, 8200, {32}, kBf16, 6});
     out.push_back({"no chunks of 16 bytes", T, 33, {16}, kBf16, 2});
   }
