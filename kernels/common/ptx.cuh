@@ -17,8 +17,8 @@ __device__ __forceinline__ void wait_for_previous_kernel() {
 #endif
 }
 
-// The same, but the next kernel starts only now: it may read at once what the kernels before this one
-// wrote.
+// The same, but the next kernel starts only now: it may read at once what the kernels before this
+// one wrote.
 __device__ __forceinline__ void wait_then_start_next_kernel() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");

@@ -28,6 +28,7 @@ class BatchData {
             .seq_lens = tensor_of(seq_lens_, DType::kI32),
             .block_table = Tensor::of(table_.data(), DType::kI32, {n_seqs, max_blocks}),
             .logit_rows = tensor_of(rows_, DType::kI32),
+            .drawn = {},
             .max_q_len = max_q_len_};
   }
   Tensor next_ids() const { return tensor_of(next_ids_, DType::kI32); }
