@@ -68,21 +68,8 @@ void stored_rows(const InnerLoops& loops, const Dots& d, const float* const* x) 
   }
 }
 
-// The same for rows that share their scales.
-void few_tokens(const InnerLoops& loops, const Dots& d) {
-  if (d.gates) {
-    float product[kDotTokens * kTileRows];
-    Dots up = d;
-    up.out = product;
-    up.token_stride = kTileRows;
-    up.gates = false;
-    few_tokens(loops, up);
-    for (int64_t t = 0; t < d.tokens; ++t) {
-      float* out = d.out + t * d.token_stride;
-      loops.silu_times(out, product + t * kTileRows, d.rows, out);
-    }
-    return;
-  }
+// The same for rows that share their scales. Never twice on a stack, which may be small.
+[[gnu::noinline]] void few_tokens(const InnerLoops& loops, const Dots& d) {
   if (d.segment.data.dtype != DType::kF8E4M3) return stored_rows(loops, d, d.x);
   const RowScales scales(d.segment, d.quant, d.first_row);
   const int64_t K = d.segment.data.shape[1];
@@ -100,6 +87,19 @@ void few_tokens(const InnerLoops& loops, const Dots& d) {
       x[t] = scaled + t * stride;
     }
     stored_rows(loops, part, x);
+  }
+}
+
+// The same for the rows of `up`, where d.out holds what those of `gate` gave.
+void few_gated_tokens(const InnerLoops& loops, const Dots& d) {
+  float product[kDotTokens * kTileRows];
+  Dots up = d;
+  up.out = product;
+  up.token_stride = kTileRows;
+  few_tokens(loops, up);
+  for (int64_t t = 0; t < d.tokens; ++t) {
+    float* out = d.out + t * d.token_stride;
+    loops.silu_times(out, product + t * kTileRows, d.rows, out);
   }
 }
 
@@ -229,8 +229,10 @@ void many_tokens(CpuContext& cpu, const Dots& d, const float* scales) {
 
 // Rows that share their scales.
 void dots_of_block(CpuContext& cpu, const Dots& d) {
-  if (d.tokens < kTileFrom && is_read_in_place(d.segment.data))
-    return few_tokens(inner_loops(cpu.level()), d);
+  if (d.tokens < kTileFrom && is_read_in_place(d.segment.data)) {
+    const auto few = d.gates ? few_gated_tokens : few_tokens;
+    return few(inner_loops(cpu.level()), d);
+  }
   const RowScales scales(d.segment, d.quant, d.first_row);
   many_tokens(cpu, d, scales.values());
 }
