@@ -20,6 +20,7 @@ struct Exclusive {
 constexpr std::array kExclusive = {
     Exclusive{"--model", "--card"},
     Exclusive{"--model", "--random-weights"},
+    Exclusive{"--gpus", "--device"},
     Exclusive{"--raw", "--system"},
     Exclusive{"--raw", "--chat-format"},
     Exclusive{"--raw", "--think"},

@@ -112,20 +112,24 @@ class Batch {
     choose_shard();
   }
 
+  // Nothing of an earlier run is removed, and nothing of this one is written, before it is sure to
+  // start; and no record before the manifest, without which it could not be told what it is.
   BatchResult run() {
-    save_manifest_if_known();
-    output_.emplace(o_.output, o_.retry_errors);
-    std::vector<const BatchItem*> pending;
-    for (const BatchItem& item : items_)
-      if (!output_->records().contains(item.id)) pending.push_back(&item);
+    if (!o_.restart) output_.emplace(o_.output, o_.retry_errors);
+    std::vector<const BatchItem*> pending, invalid;  // these need no model
+    for (const BatchItem& item : items_) {
+      if (output_ && output_->records().contains(item.id)) continue;
+      (item.error.empty() ? pending : invalid).push_back(&item);
+    }
+    std::unique_ptr<Engine> engine;
+    if (!pending.empty()) engine = make_engine(pending);
+    save_manifest(engine.get());
+    if (o_.restart) output_.emplace(o_.output, o_.retry_errors);
+    for (const BatchItem* item : invalid)
+      output_->append(item->id, error_record(*item, "invalid_request", item->error), true);
     BatchResult out;
     out.complete = true;
-    // Lines that need no model.
-    for (const BatchItem* item : pending)
-      if (!item->error.empty())
-        output_->append(item->id, error_record(*item, "invalid_request", item->error), true);
-    std::erase_if(pending, [](const BatchItem* item) { return !item->error.empty(); });
-    if (!pending.empty()) out = run_pending(std::move(pending));
+    if (engine) out = run_pending(*engine, std::move(pending));
     output_->sync();
     if (out.complete && o_.ordered) {
       std::vector<std::string> ids;
@@ -205,9 +209,14 @@ class Batch {
     return std::min(longest_, model_context_);
   }
 
-  void save_manifest_if_known() {
-    const Json complete = wanted_manifest();
-    if (!complete.find("ctx_size")->is_null()) manifest_->save(complete);
+  // engine: null where no record needs one.
+  void save_manifest(const Engine* engine) {
+    const Json wanted = wanted_manifest();
+    Json complete = Json::object();
+    for (const auto& [key, value] : wanted.as_object().members)
+      complete.set(key,
+                   key == "ctx_size" && engine != nullptr ? Json(engine->info().ctx_size) : value);
+    manifest_->save(complete);
   }
 
   void choose_shard() {
@@ -242,21 +251,15 @@ class Batch {
       e.cache_tokens = std::min(tokens, e.max_seqs * round_up(e.ctx_size, kPageTokens));
     auto engine = Engine::create(e);
     max_seqs_ = e.max_seqs;
-    const Json wanted = wanted_manifest();
-    Json complete = Json::object();
-    for (const auto& [key, value] : wanted.as_object().members)
-      complete.set(key, key == "ctx_size" ? Json(engine->info().ctx_size) : value);
-    manifest_->save(complete);
     return engine;
   }
 
-  BatchResult run_pending(std::vector<const BatchItem*> pending) {
-    const std::unique_ptr<Engine> engine = make_engine(pending);
+  BatchResult run_pending(Engine& engine, std::vector<const BatchItem*> pending) {
     BatchStats stats(o_.output, o_.restart);
-    if (!o_.in_file_order) pending = fastest_order(std::move(pending), engine->info().ctx_size);
+    if (!o_.in_file_order) pending = fastest_order(std::move(pending), engine.info().ctx_size);
     BatchRun run(
         {.tokenizer = o_.engine.tokenizer, .model_name = o_.model_name, .max_seqs = max_seqs_},
-        *engine, *parser_, *output_, stats);
+        engine, *parser_, *output_, stats);
     BatchResult out;
     const Timer timer;
     size_t next = 0;
@@ -268,7 +271,7 @@ class Batch {
       report(run, timer.seconds(), out.progress);
     }
     out.complete = run.idle();
-    out.stats = engine->stats();
+    out.stats = engine.stats();
     stats.append(Json::object()
                      .set("records", std::ssize(pending))
                      .set("tokens", run.tokens())

@@ -52,9 +52,10 @@ Json read_manifest(const std::string& path) {
   }
 }
 
-void lock(int fd, const std::string& path, const std::string& output) {
-  if (::flock(fd, LOCK_EX | LOCK_NB) == 0) return;
-  if (errno != EWOULDBLOCK) fail_path(path, "locked");
+// False where this kind of file cannot be locked.
+bool has_lock(int fd, const std::string& path, const std::string& output) {
+  if (::flock(fd, LOCK_EX | LOCK_NB) == 0) return true;
+  if (errno != EWOULDBLOCK) return false;
   fail_usage(escaped(output), ": another process is writing it (it holds ", escaped(path), ")");
 }
 
@@ -85,10 +86,11 @@ BatchLock::BatchLock(const std::string& output) {
   const std::string path = output + ".lock";
   fd_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, kMode);
   if (fd_ < 0) fail_path(path, "created");
-  if (exists) output_fd_ = ::open(output.c_str(), O_RDONLY | O_CLOEXEC);
+  // NFS locks files that are open for writing only. One that cannot be locked has the other lock.
+  if (exists) output_fd_ = ::open(output.c_str(), O_RDWR | O_CLOEXEC);
   try {
-    lock(fd_, path, output);
-    if (output_fd_ >= 0) lock(output_fd_, output, output);
+    if (!has_lock(fd_, path, output)) fail_path(path, "locked");
+    if (output_fd_ >= 0) has_lock(output_fd_, output, output);
   } catch (...) {
     close();
     throw;
@@ -101,16 +103,12 @@ void BatchLock::close() {
 }
 
 BatchManifest::BatchManifest(const std::string& output, const Json& wanted, bool restart)
-    : path_(output + ".manifest.json"), json_(wanted) {
+    : output_(output), path_(output + ".manifest.json"), json_(wanted), restart_(restart) {
   exists_ = is_there(path_);
   if (!exists_ && size_of_file(output) > 0)
     fail_usage(escaped(output), " is not empty, and there is no ", escaped(path_),
                " that says what is in it\n  try: another -o");
-  if (restart) {
-    remove_file(output);
-    remove_file(path_);
-    exists_ = false;
-  }
+  if (restart) exists_ = false;
   Json identity = Json::object();
   for (const auto& [key, value] : wanted.as_object().members)
     if (key != "shard" && !value.is_null()) identity.set(key, value);
@@ -131,6 +129,10 @@ BatchManifest::BatchManifest(const std::string& output, const Json& wanted, bool
 
 void BatchManifest::save(const Json& complete) {
   if (exists_) return;
+  if (restart_) {
+    remove_file(output_);
+    remove_file(path_);
+  }
   OutputFile file(path_);
   file.write(complete.pretty() + "\n");
   file.commit();

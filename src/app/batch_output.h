@@ -32,7 +32,7 @@ class BatchLock {
 // save(). Members of `wanted` that are null are not compared, but taken from the file.
 class BatchManifest {
  public:
-  // `restart`: what an earlier run left is removed first.
+  // `restart`: save() removes what an earlier run left.
   BatchManifest(const std::string& output, const Json& wanted, bool restart);
 
   const Json* find(std::string_view key) const { return json_.find(key); }
@@ -42,10 +42,10 @@ class BatchManifest {
   void save(const Json& complete);
 
  private:
-  std::string path_;
+  std::string output_, path_;
   Json json_;
   std::string id_;
-  bool exists_ = false;
+  bool restart_, exists_ = false;
 };
 
 // OUT itself: whole records, one a line.

@@ -212,6 +212,26 @@ class BatchTest(BatchCase):
         self.batch(source, "--restart")
         self.assertEqual(len(read_records(self.out)), 4)
 
+    @needs_tiny
+    def test_what_cannot_start_leaves_everything_as_it_was(self):
+        # Without max_tokens the context is not known before the model is loaded.
+        source = write_lines(self.dir / "in.jsonl", ["not JSON", {"prompt": "hello"}])
+        too_long = ["-c", "99999"]  # the model's context is 2,048
+        run = lambda *args, code: self.run_cli(source, "-o", self.out, "--device", "cpu", "-n", "-1",
+                                               *args, command="batch", model=TINY, code=code)
+        manifest = Path(f"{self.out}.manifest.json")
+        run(*too_long, code=2)
+        self.assertFalse(manifest.exists())
+        self.assertEqual(self.out.read_bytes() if self.out.exists() else b"", b"")
+        run("-c", "64", code=7)
+        before, described = self.out.read_bytes(), manifest.read_bytes()
+        self.assertEqual(len(read_records(self.out)), 2)
+        run("--restart", *too_long, code=2)
+        self.assertEqual((self.out.read_bytes(), manifest.read_bytes()), (before, described))
+        run("--restart", "-c", "48", code=7)
+        self.assertNotEqual(manifest.read_bytes(), described)
+        self.assertEqual(len(read_records(self.out)), 2)
+
     def test_a_damaged_manifest(self):
         source = write_lines(self.dir / "in.jsonl", prompts(3))
         self.batch(source, "--ordered")

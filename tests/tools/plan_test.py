@@ -71,6 +71,13 @@ class Plan(CliTest):
         self.plan("--card", CARDS / "deepseek-v3.json", code=4)
         self.assertLess(seconds() - start, 1.0)
 
+    def test_gpus_by_name_stand_over_a_device_of_the_settings(self):
+        card = str(CARDS / "deepseek-v2-lite.json")
+        args = ["--card", card, "--gpus", "1xH100"]
+        plain = self.output(*args, command="plan", model=None)
+        self.assertEqual(self.output(*args, command="plan", model=None,
+                                     env={"DEEPSEEK_RUN_DEVICE": "cpu"}), plain)
+
     def test_wrong_use(self):
         card = str(CARDS / "deepseek-llm-7b.json")
         for args, error in [
