@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: MIT
+"""deepseek-run bench --compare: what it says, and its exit code."""
+
+import json
+import tempfile
+import unittest
+from pathlib import Path
+
+from cli import MODEL, CliTest
+
+FLAGS = ["-q", "-p", "0", "-n", "8", "-r", "6", "--warmup", "1", "--device", "cpu"]
+
+
+class Compare(CliTest):
+    def setUp(self):
+        where = tempfile.TemporaryDirectory(prefix="dsr-bench-")
+        self.addCleanup(where.cleanup)
+        self.base = Path(where.name) / "base.json"
+
+    def compared(self, factor: float, code: int) -> str:
+        """Against a report of this machine whose rows were so much faster, each time."""
+        report = json.loads(self.output(*FLAGS, "--format", "json", command="bench", model=MODEL))
+        for row in report["rows"]:
+            for key in ["tok_per_s", "tok_per_s_median"]:
+                row[key] *= factor
+            row["repetitions"] = [r * factor for r in row["repetitions"]]
+        self.base.write_text(json.dumps(report))
+        run = self.run_cli(*FLAGS, "--compare", self.base, command="bench", model=MODEL, code=code)
+        return run.stderr.decode()
+
+    def test_far_slower_is_exit_9(self):
+        self.assertIn("slower", self.compared(100, code=9))
+
+    def test_far_faster_is_exit_0(self):
+        self.assertIn("faster", self.compared(0.01, code=0))
+
+    def test_what_is_no_report(self):
+        self.base.write_text("[]")
+        self.failure(*FLAGS, "--compare", self.base, command="bench", model=MODEL, code=2)
+
+
+if __name__ == "__main__":
+    unittest.main()
