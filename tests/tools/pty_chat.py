@@ -11,6 +11,9 @@ import struct
 import termios
 import time
 
+from cli import SANITIZED
+
+PATIENCE = 60 if SANITIZED else 20  # seconds: a long prompt takes 12 of a core under sanitizers
 PROMPT = r"(?:^|\n)> $"
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()=>][A-Z0-9]?|[\x00\x07]")
 PASTE = "\x1b[200~{}\x1b[201~"
@@ -56,7 +59,7 @@ class PtyChat:
         self.raw += part.decode(errors="replace")
         return bool(part)
 
-    def expect(self, pattern: str, timeout: float = 20) -> str:
+    def expect(self, pattern: str, timeout: float = PATIENCE) -> str:
         """Waits until what came since the last call matches; gives what was seen up to its end."""
         end = time.monotonic() + timeout
         while True:
