@@ -175,7 +175,7 @@ class LineEditor : public LineInput {
     // Carriage returns and line feeds as they come: libedit would have them swapped.
     ::el_set(editor_, EL_SETTY, "-d", "-inlcr", "-icrnl", nullptr);
     // Between two lines the terminal stays quiet, as we were given it.
-    ::el_set(editor_, EL_SETTY, "-x", "-echo", "-icanon", "+noflsh", nullptr);
+    ::el_set(editor_, EL_SETTY, "-x", "-echo", "-icanon", "-icrnl", "+noflsh", nullptr);
   }
 
   // libedit's getc: 1, 0 at the end, -1 where el_wgets is to give up.

@@ -27,7 +27,8 @@ void TerminalModes::set(Mode mode) {
   termios modes = found_;
   if (mode == Mode::kQuiet) {
     modes.c_lflag &= ~static_cast<tcflag_t>(ECHO | ICANON);
-    modes.c_lflag |= NOFLSH;  // what was typed before Ctrl-C stays
+    modes.c_lflag |= NOFLSH;                         // what was typed before Ctrl-C stays
+    modes.c_iflag &= ~static_cast<tcflag_t>(ICRNL);  // or CR LF in a paste would be two line breaks
   }
   if (is_terminal_) ::tcsetattr(STDIN_FILENO, TCSADRAIN, &modes);
 }
