@@ -41,7 +41,12 @@ void ops::moe_gate(Exec& exec, const MoeGateArgs& a) {
   DSR_CHECK(a.route.logits.rank() == 0);
   check_route(kOp, a.route, T, E);
   if (T.value() == 0) return;
-  DSR_DISPATCH_NOW(exec, moe_gate, a);  // it takes scratch on every backend
+  // Who watches sees every step, the logits too, and a plan has room for that; the bits are the
+  // same.
+  if (exec.watcher() != nullptr || exec.dry_run())
+    return compose_moe_gate(exec, a,
+                            {.add_rms_norm = add_rms_norm, .linear = linear, .route = moe_route});
+  DSR_DISPATCH_NOW(exec, moe_gate, a);
 }
 
 void compose_moe_gate(Exec& exec, const MoeGateArgs& a, const MoeGateParts& parts) {
