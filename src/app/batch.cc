@@ -104,11 +104,12 @@ class Batch {
  public:
   explicit Batch(const BatchOptions& options) : o_(with_files_checked(options)), lock_(o_.output) {
     input_ = open_input();
+    input_sha256_ = sha256(input_.text());
     read_model();
     parser_.emplace(context_, o_.split, o_.note);
     items_ = read_items(split_batch(input_.text(), o_.split), *parser_);
     longest_ = longest_tokens(items_);
-    manifest_.emplace(o_.output, wanted_manifest(), o_.restart);
+    manifest_.emplace(o_.output, manifest(known_context()), o_.restart);
     choose_shard();
   }
 
@@ -123,7 +124,7 @@ class Batch {
     }
     std::unique_ptr<Engine> engine;
     if (!pending.empty()) engine = make_engine(pending);
-    save_manifest(engine.get());
+    manifest_->save(manifest(engine ? Json(engine->info().ctx_size) : known_context()));
     if (o_.restart) output_.emplace(o_.output, o_.retry_errors);
     for (const BatchItem* item : invalid)
       output_->append(item->id, error_record(*item, "invalid_request", item->error), true);
@@ -177,11 +178,12 @@ class Batch {
       o_.note("the model has no chat template: prompts are continued as --raw does");
   }
 
-  Json wanted_manifest() const {
+  // ctx_size: null where it is not known yet.
+  Json manifest(Json ctx_size) const {
     constexpr std::array kSplits = {"jsonl", "line", "blank"};
     constexpr std::array kThinking = {"auto", "on", "off"};
     Json out = Json::object();
-    out.set("input_sha256", sha256(input_.text()));
+    out.set("input_sha256", input_sha256_);
     out.set("split", kSplits[static_cast<size_t>(o_.split)]);
     out.set("model", o_.model_name).set("model_fingerprint", fingerprint_);
     // What the words come to: "auto" and the device's own name are the same answers.
@@ -198,7 +200,7 @@ class Batch {
     out.set("system", o_.system);
     out.set("thinking", kThinking[static_cast<size_t>(o_.thinking)]);
     out.set("shard", str(o_.shard + 1, "/", o_.n_shards));
-    return out.set("ctx_size", known_context());
+    return out.set("ctx_size", std::move(ctx_size));
   }
 
   // The context where it does not depend on what the machine has room for.
@@ -207,16 +209,6 @@ class Batch {
     for (const BatchItem& i : items_)
       if (i.error.empty() && i.max_new_tokens < 0) return {};
     return std::min(longest_, model_context_);
-  }
-
-  // engine: null where no record needs one.
-  void save_manifest(const Engine* engine) {
-    const Json wanted = wanted_manifest();
-    Json complete = Json::object();
-    for (const auto& [key, value] : wanted.as_object().members)
-      complete.set(key,
-                   key == "ctx_size" && engine != nullptr ? Json(engine->info().ctx_size) : value);
-    manifest_->save(complete);
   }
 
   void choose_shard() {
@@ -249,9 +241,8 @@ class Batch {
     // No more than all records together could fill.
     if (e.ctx_size > 0)
       e.cache_tokens = std::min(tokens, e.max_seqs * round_up(e.ctx_size, kPageTokens));
-    auto engine = Engine::create(e);
     max_seqs_ = e.max_seqs;
-    return engine;
+    return Engine::create(e);
   }
 
   BatchResult run_pending(Engine& engine, std::vector<const BatchItem*> pending) {
@@ -310,7 +301,7 @@ class Batch {
   BatchOptions o_;
   BatchLock lock_;
   MappedFile input_;
-  std::string fingerprint_;
+  std::string input_sha256_, fingerprint_;
   int64_t model_context_ = 0, longest_ = 0, max_seqs_ = 0;
   BatchContext context_;
   std::optional<BatchParser> parser_;
