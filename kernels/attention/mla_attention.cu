@@ -1,6 +1,7 @@
 // mla_attention on CUDA. Definition and shapes: ops/mla.h.
 //
 // Two kernels: the tiled one for the rows of released models as bf16, the plain one for the rest.
+#include "attention/mla_rows.cuh"
 #include "attention/plain_attention.cuh"
 #include "attention/tiled_attention.cuh"
 #include "common/rows.cuh"
@@ -8,38 +9,6 @@
 
 namespace dsr::cuda {
 namespace {
-
-// One token's row in each of its formats.
-struct MlaRows {
-  CacheType type;
-  int C, rope, row_bytes;
-
-  struct Row {
-    CacheType type;
-    int C;
-    const std::byte* data;
-    const std::byte* scales;  // of e4m3 latents; behind them the key
-
-    __device__ float value(int i) const {
-      if (type == CacheType::kF32) return reinterpret_cast<const float*>(data)[i];
-      if (type == CacheType::kBF16) return to_float(reinterpret_cast<const bf16*>(data)[i]);
-      constexpr int kGroup = static_cast<int>(MlaRowFormat::kGroup);
-      return to_float(reinterpret_cast<const e4m3*>(data)[i]) *
-             reinterpret_cast<const float*>(scales)[i / kGroup];
-    }
-    __device__ float key(int i) const {
-      if (type != CacheType::kFP8 || i < C) return value(i);
-      constexpr int kGroup = static_cast<int>(MlaRowFormat::kGroup);
-      const int n_groups = (C + kGroup - 1) / kGroup;
-      return to_float(reinterpret_cast<const bf16*>(scales + 4 * n_groups)[i - C]);
-    }
-  };
-  __device__ Row row(const std::byte* page, int, int in_page) const {
-    const std::byte* data = page + in_page * row_bytes;
-    return {type, C, data, data + (C + 3) / 4 * 4};
-  }
-  __device__ void rotate(float*, int) const {}  // mla_query did
-};
 
 bool is_tiled(const MlaAttentionArgs& a) {
   const MlaRowFormat& f = a.cache.format;
@@ -96,11 +65,6 @@ void mla_attention(Exec& exec, const MlaAttentionArgs& a) {
         T, S, H);
   }
   merge_splits(exec, "mla_attention: merge", a.out, partials, batch, S);
-}
-
-void mla_expanded_attention(Exec&, const MlaExpandedArgs&) {
-  fail(ErrorKind::kDevice,
-       "mla_expanded_attention: not on CUDA, where prefill is absorbed like decode");
 }
 
 }  // namespace dsr::cuda

@@ -64,7 +64,11 @@ void append_slice(HostBatch& b, const BatchSlice& s) {
   b.block_table.insert(b.block_table.end(), blocks.begin(), blocks.end());
   b.block_table.resize(b.seq_lens.size() * static_cast<size_t>(b.max_blocks), 0);
   for (const int32_t row : s.logit_rows) b.logit_rows.push_back(first_token + row);
-  b.max_q_len = std::max(b.max_q_len, s.count);
+  if (s.count > 1 || b.prompts.n_seqs > 0) {
+    ++b.prompts.n_seqs;
+    b.prompts.n_tokens += s.count;
+    b.prompts.n_rows += round_up(s.first + s.count, kPageTokens);
+  }
 }
 
 HostBatch build_batch(const StepPlan& plan, int64_t max_blocks) {

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "engine/step_plan.h"
+#include "model/forward_batch.h"
 #include "ops/sample.h"
 
 namespace dsr {
@@ -18,7 +19,7 @@ struct HostBatch {
   std::vector<int32_t> block_table;  // [S, max_blocks], row-major; unused entries are 0
   int64_t max_blocks = 0;
   std::vector<int32_t> logit_rows;
-  int64_t max_q_len = 0;
+  PromptPart prompts;
   std::vector<SampleRow> sample_rows;  // one per logit row
   std::vector<int32_t> history;        // what the penalties look at
   std::vector<int32_t> bias_ids;       // of all rows

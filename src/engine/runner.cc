@@ -119,10 +119,15 @@ void Runner::plan_scratch() {
   b.seq_lens = shape(DType::kI32, {l.max_seqs});
   b.block_table = shape(DType::kI32, {l.max_seqs, l.max_blocks});
   b.logit_rows = shape(DType::kI32, {l.max_logit_rows});
-  b.max_q_len = l.max_tokens;
   Rank rank{dry, comm_};
   KvCache dry_kv(dry, kv_.layout(), l.n_blocks);
+  {  // as one prompt whose neighbours are prompts too
+    const Arena::Scope scope(dry.scratch());
+    b.prompts = {1, l.max_tokens, l.max_seqs * l.max_blocks * kPageTokens};
+    forward(rank, model_, b, dry_kv);
+  }
   const Arena::Scope scope(dry.scratch());
+  b.prompts = {};
   const ForwardOutput out = forward(rank, model_, b, dry_kv);
   HostBatch sampled;
   sampled.sample_rows.resize(static_cast<size_t>(l.max_seqs));
@@ -159,7 +164,7 @@ Runner::UploadedBatch Runner::upload(const HostBatch& h) {
   b.seq_lens = pack(DType::kI32, {S}, h.seq_lens);
   b.block_table = pack(DType::kI32, {S, h.max_blocks}, h.block_table);
   b.logit_rows = pack(DType::kI32, {std::ssize(h.logit_rows)}, h.logit_rows);
-  b.max_q_len = h.max_q_len;
+  b.prompts = h.prompts;
   const auto drawn = [&](int64_t row) {
     return reshape(rows(batch_.drawn, row, 1), {batch_.drawn.shape[1]});
   };

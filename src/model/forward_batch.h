@@ -7,6 +7,14 @@ namespace dsr {
 
 // Device views. A decode step and a prefill chunk are the same type; a chunk that does not end its
 // prompt asks for no logits.
+//
+// The first sequences may have one token each; `prompts` are those from the first one on that has
+// more, in numbers that the host needs to choose kernels.
+struct PromptPart {
+  int64_t n_seqs = 0;
+  int64_t n_tokens = 0;
+  int64_t n_rows = 0;  // theirs in the cache after this step, each one's rounded up to whole pages
+};
 struct ForwardBatch {
   Tensor token_ids;     // [T] i32; below 0: a row of `drawn` (ops/embedding.h)
   Tensor positions;     // [T] i32: index in the sequence, and in its block table
@@ -16,7 +24,7 @@ struct ForwardBatch {
   Tensor block_table;   // [S, max_blocks] i32
   Tensor logit_rows;    // [R] i32: tokens whose logits are wanted
   Tensor drawn;         // [rows] i32: the tokens of the step before; or empty
-  int64_t max_q_len = 0;
+  PromptPart prompts;
 
   int64_t n_tokens() const { return token_ids.shape[0]; }
   int64_t n_seqs() const { return seq_lens.shape[0]; }

@@ -95,6 +95,14 @@ void ops::mla_query_and_write(Exec& exec, const MlaQueryAndWriteArgs& a) {
   DSR_DISPATCH(exec, mla_query_and_write, a);
 }
 
+bool ops::mla_expands(Exec& exec, const MlaPromptShape& s) {
+#ifdef DSR_HAVE_CUDA
+  return exec.backend() == Backend::kCuda && s.n_tokens > 0 && cuda::mla_expands(s);
+#else
+  return exec.backend() == Backend::kCuda && s.n_tokens > 0;  // no such Exec in this build
+#endif
+}
+
 void ops::mla_expanded_attention(Exec& exec, const MlaExpandedArgs& a) {
   constexpr char kOp[] = "mla_expanded_attention";
   const MlaRowFormat& f = a.cache.format;

@@ -75,8 +75,21 @@ struct MlaExpandedArgs {
   Tensor cu_seqlens_q;  // [S + 1] i32
   Tensor block_table;   // [S, max_blocks] i32
   float softmax_scale = 0;
+  // Rows of all S sequences in the cache, each one's rounded up to whole pages; 0: as many as the
+  // block table has room for.
+  int64_t n_rows = 0;
 };
+
+// Prompts whose form is to be chosen.
+struct MlaPromptShape {
+  int64_t qk_nope_head_dim = 0, qk_rope_head_dim = 0, v_head_dim = 0;
+  int64_t n_tokens = 0, n_seqs = 0;
+};
+
 namespace ops {
+// Whether a backend has prompts go through mla_expanded_attention. Not on reference and cpu, where
+// chunks change no bit.
+bool mla_expands(Exec& exec, const MlaPromptShape& s);
 void mla_write_kv(Exec& exec, const MlaWriteKvArgs& a);
 void mla_query(Exec& exec, const MlaQueryArgs& a);
 void mla_attention(Exec& exec, const MlaAttentionArgs& a);
@@ -93,6 +106,7 @@ void mla_query_and_write(Exec& exec, const MlaQueryAndWriteArgs& a);
 void mla_expanded_attention(Exec& exec, const MlaExpandedArgs& a);
 }  // namespace ref
 namespace cuda {
+bool mla_expands(const MlaPromptShape& s);
 void mla_write_kv(Exec& exec, const MlaWriteKvArgs& a);
 void mla_query(Exec& exec, const MlaQueryArgs& a);
 void mla_attention(Exec& exec, const MlaAttentionArgs& a);

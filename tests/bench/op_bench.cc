@@ -458,6 +458,51 @@ void run_attention(Bench& bench, const char* model, int64_t H, int64_t S, int64_
   });
 }
 
+// A prompt's chunk of T tokens behind n - T others, expanded.
+void run_expanded(Bench& bench, const char* model, int64_t H, int64_t T, int64_t n) {
+  const MlaRowFormat format{CacheType::kBF16, kRank, kRope};
+  const int64_t n_blocks = ceil_div(n, kPageTokens);
+  const double seen =
+      static_cast<double>(T) * (static_cast<double>(n - T) + 0.5 * static_cast<double>(T));
+  const Row row{.op = "mla_expanded_attention",
+                .model = model,
+                .shape = std::to_string(H) + " heads; " + std::to_string(n) + " tokens",
+                .dtype = DType::kF8E4M3,
+                .T = T,
+                .bytes = static_cast<double>(n * format.row_bytes()),
+                .flop = static_cast<double>(2 * H) *
+                        (static_cast<double>(n * 2 * kHead * kRank) + seen * (2 * kHead + kRope))};
+  if (!bench.wanted(row)) return;
+  bench.rewind();
+  Exec& exec = bench.exec();
+  const Weight w = bench.weight(row.dtype, {2 * H * kHead}, kRank);
+  const Tensor rows =
+      bench.weight(DType::kBF16, {n_blocks * kPageTokens}, kRank + kRope).segments.front().data;
+  const Tensor q = bench.activation({T, H, kHead + kRope}), out = bench.activation({T, H, kHead});
+  std::vector<int32_t> batch;
+  for (int64_t t = 0; t < T; ++t) batch.push_back(static_cast<int32_t>(n - T + t));
+  for (int64_t i = 0; i < n_blocks; ++i) batch.push_back(static_cast<int32_t>(i));
+  batch.insert(batch.end(), {0, static_cast<int32_t>(T)});
+  const int64_t arrays_end = std::ssize(batch);
+  batch.resize(batch.size() + static_cast<size_t>(n * kRope / 2));
+  const BatchArrays arrays(exec, batch);
+  const Tensor angles = arrays.part(DType::kF32, arrays_end, {n, kRope / 2});
+  bench.run(row, 1, [&](int64_t) {
+    ops::mla_expanded_attention(
+        exec,
+        {.out = out,
+         .q = q,
+         .kv_b_proj = w,
+         .rope = {angles, angles},
+         .cache = {format, Tensor::of(rows.data, DType::kU8, {n_blocks, format.page_bytes()})},
+         .positions = arrays.part(DType::kI32, 0, {T}),
+         .cu_seqlens_q = arrays.part(DType::kI32, arrays_end - 2, {2}),
+         .block_table = arrays.part(DType::kI32, T, {1, n_blocks}),
+         .softmax_scale = 0.1f,
+         .n_rows = n_blocks * kPageTokens});
+  });
+}
+
 // --- sample -------------------------------------------------------------------------------------
 
 struct Sampling {
@@ -531,6 +576,9 @@ int run(const std::string& filter) {
     for (const auto& [S, n] : {std::pair{1, 1024}, std::pair{1, 8192}, std::pair{1, 32768},
                                std::pair{8, 1024}, std::pair{64, 512}, std::pair{64, 8192}})
       run_attention(bench, model, H, S, n);
+  for (const auto& [model, H] : {std::pair{"v2-lite", 16}, std::pair{"v3", 128}})
+    for (const auto& [T, n] : {std::pair{512, 512}, std::pair{512, 4096}, std::pair{512, 16384}})
+      run_expanded(bench, model, H, T, n);
   for (const int64_t V : {102400, 129280})
     for (const Sampling& c : kSamplings)
       for (const int64_t R : {1, 8, 64}) run_sample(bench, c, V, R);

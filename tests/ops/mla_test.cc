@@ -315,8 +315,8 @@ TEST_P(MlaAttentionTest, ATokenInABatchIsATokenAlone) {
 }
 
 TEST_P(MlaAttentionTest, ExpandedIsAbsorbed) {
-  if (on_cuda()) GTEST_SKIP() << "prefill is absorbed there";
   for (const Sizes& s : {kReal, kRagged}) {
+    if (on_cuda() && s.C == kRagged.C) continue;  // heads of released models only
     fill_cache(CacheType::kFP8, s, {4, 1, -1, 6, 0, 3});
     const Weight w = kv_b(s);
     const RopeTable rope = rope_table(131, s.rope);
@@ -346,6 +346,7 @@ TEST_P(MlaAttentionTest, ExpandedIsAbsorbed) {
     // The absorbed form stores q and the latents as activations, u = half an ulp each. A query of
     // C + rope <= 576 elements of size <= 3 moves a score by scale * 3 sqrt(576) u < 4 u, hence
     // every p by that; the latents (below 1 here) move a value of C terms by u. Outputs are < 1.
+    // What CUDA's expanded form rounds (mla_expanded_test.cc) is less.
     const double u = rounding(activation());
     EXPECT_TRUE(close(expanded, out, {.rel = 8 * u, .abs = 8 * u})) << "C=" << s.C;
   }

@@ -29,7 +29,7 @@ class BatchData {
             .block_table = Tensor::of(table_.data(), DType::kI32, {n_seqs, max_blocks}),
             .logit_rows = tensor_of(rows_, DType::kI32),
             .drawn = {},
-            .max_q_len = max_q_len_};
+            .prompts = prompts_};
   }
   Tensor next_ids() const { return tensor_of(next_ids_, DType::kI32); }
   bool has_next_ids() const { return !next_ids_.empty(); }
@@ -50,11 +50,15 @@ class BatchData {
     seq_lens_.push_back(static_cast<int32_t>(p.first_position + n));
     for (size_t b = 0; b < max_blocks_; ++b)
       table_.push_back(b < p.blocks.size() ? p.blocks[b] : -1);
-    max_q_len_ = std::max(max_q_len_, n);
+    if (n > 1 || prompts_.n_seqs > 0) {
+      ++prompts_.n_seqs;
+      prompts_.n_tokens += n;
+      prompts_.n_rows += round_up(p.first_position + n, kPageTokens);
+    }
   }
 
   size_t max_blocks_ = 0;
-  int64_t max_q_len_ = 0;
+  PromptPart prompts_;
   std::vector<int32_t> ids_, positions_, cu_ = {0}, seq_lens_, table_, rows_, next_ids_;
   std::vector<int64_t> slots_;
 };
