@@ -16,8 +16,13 @@ namespace {
 
 void stream_linear(Exec&, const char*, const DenseProduct&) { missing(); }
 void stream_swiglu(Exec&, const char*, const DenseProduct&) { missing(); }
+void wide_linear(Exec&, const char*, const DenseProduct&) { missing(); }
+void wide_swiglu(Exec&, const char*, const DenseProduct&) { missing(); }
 void stream_gate_up(Exec&, const ExpertsCall&) { missing(); }
 void stream_down(Exec&, const ExpertsCall&) { missing(); }
+int wide_expert_tokens(const ExpertsCall&) { missing(); }
+void wide_gate_up(Exec&, const ExpertsCall&, const ExpertPlan&) { missing(); }
+void wide_down(Exec&, const ExpertsCall&, const ExpertPlan&) { missing(); }
 void cluster_gate(Exec&, const GateCall&) { missing(); }
 void cluster_choose(Exec&, const SampleParams&, int64_t) { missing(); }
 

@@ -3,7 +3,8 @@
 //
 //   weight and x readable in 16-byte chunks    T <= 64   stream on sm_90, else skinny: every weight
 //                                                        byte read once
-//                                              T > 64    tiled: on tensor cores in tiles
+//                                              T > 64    wide on sm_90, else tiled: on tensor cores
+//                                                        in tiles
 //   anything else                              plain
 //
 // So the order over K of a decode row does not depend on T while T <= 64.
@@ -30,11 +31,11 @@ DenseProduct product(const Tensor& out, const Tensor& x, const DenseWeight& w) {
 using Kernel = void (*)(Exec&, const char*, const DenseProduct&);
 
 Kernel select_linear(Exec& exec, int64_t T) {
-  if (T > kMaxDecodeTokens) return tiled_linear;
+  if (T > kMaxDecodeTokens) return exec.cuda().arch() >= 90 ? wide_linear : tiled_linear;
   return exec.cuda().arch() >= 90 ? stream_linear : skinny_linear;
 }
 Kernel select_swiglu(Exec& exec, int64_t T) {
-  if (T > kMaxDecodeTokens) return tiled_swiglu;
+  if (T > kMaxDecodeTokens) return exec.cuda().arch() >= 90 ? wide_swiglu : tiled_swiglu;
   return exec.cuda().arch() >= 90 ? stream_swiglu : skinny_swiglu;
 }
 

@@ -35,6 +35,9 @@ void stream_swiglu(Exec& exec, const char* op, const DenseProduct& p);
 // Any number of tokens, fast from 64: kernels/gemm/tiled.cuh.
 void tiled_linear(Exec& exec, const char* op, const DenseProduct& p);
 void tiled_swiglu(Exec& exec, const char* op, const DenseProduct& p);
+// The same on sm_90: kernels/gemm/wide.cuh.
+void wide_linear(Exec& exec, const char* op, const DenseProduct& p);
+void wide_swiglu(Exec& exec, const char* op, const DenseProduct& p);
 
 // Whether `x` can be read in chunks of 16 bytes.
 bool x_allows_16(const Tensor& x);

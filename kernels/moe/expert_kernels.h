@@ -59,12 +59,18 @@ struct ExpertPlan {
   int* sorted;       // [T * K]: pairs by expert
   int* tile_expert;  // [max_tiles]
   int* tile_first;   // [max_tiles]: of its pairs, in `sorted`
-  int* tile_pairs;   // [max_tiles]: how many, at most 64
+  int* tile_pairs;   // [max_tiles]: how many, at most tile_tokens
   int* n_tiles;
-  float* products;  // [T * K, D]: down h of every pair
+  float* products;      // [T * K, D]: down h of every pair
+  int tile_tokens = 0;  // tiled_experts chooses
 };
 int64_t max_expert_tiles(int64_t T, int64_t K, int64_t E);
-void tiled_experts(Exec& exec, const ExpertsCall& c, const ExpertPlan& plan);
+void tiled_experts(Exec& exec, const ExpertsCall& c, ExpertPlan plan);
+
+// Its products on sm_90, and in tiles of how many pairs.
+int wide_expert_tokens(const ExpertsCall& c);
+void wide_gate_up(Exec& exec, const ExpertsCall& c, const ExpertPlan& plan);
+void wide_down(Exec& exec, const ExpertsCall& c, const ExpertPlan& plan);
 
 // Any weight, any alignment.
 void plain_experts(Exec& exec, const ExpertsCall& c, const QuantScheme& gate_up,

@@ -1,20 +1,20 @@
 // moe_experts for many tokens: a plan, two grouped products, a weighed sum.
 //
-//   plan      one block: pairs sorted by expert, cut in tiles of 64 pairs of one expert
-//   gate_up   hidden[i] = silu(gate x) * (up x), i counting sorted pairs      tiled.cuh
-//   down      products[p] = down hidden[i], in float32, p the pair            tiled.cuh
+//   plan      one block: pairs sorted by expert, cut in tiles of pairs of one expert
+//   gate_up   hidden[i] = silu(gate x) * (up x), i counting sorted pairs
+//   down      products[p] = down hidden[i], in float32, p the pair
+//             both in the tiles of gemm/tiled.cuh, on sm_90 in those of gemm/wide.cuh
 //   combine   out[t] = sum_k w[t, k] products[t * K + k] + addend[t], k ascending
 //
 // The order of pairs within an expert is the order in which threads of the plan came, and of no
 // consequence: a row of a product does not depend on its neighbours.
 //
-// Traffic   the weights of every wanted expert once per 64 pairs (from L2 after the first), x K
-//           times, products written and read once.
+// Traffic   the weights of every wanted expert once per tile of pairs (from L2 after the first), x
+//           K times, products written and read once.
 #include <algorithm>
 
 #include "common/rows.cuh"
-#include "gemm/tiled.cuh"
-#include "moe/expert_rows.cuh"
+#include "moe/expert_tile.cuh"
 
 namespace dsr::cuda {
 namespace {
@@ -38,7 +38,7 @@ __global__ __launch_bounds__(kPlanThreads) void plan_kernel(const __grid_constan
     int pairs = 0, tiles = 0;
     for (int e = e0; e < e1; ++e) {
       pairs += count[e];
-      tiles += (count[e] + kTiledTokens - 1) / kTiledTokens;
+      tiles += (count[e] + plan.tile_tokens - 1) / plan.tile_tokens;
     }
     int pairs_before = pairs, tiles_before = tiles;
 #pragma unroll
@@ -55,10 +55,10 @@ __global__ __launch_bounds__(kPlanThreads) void plan_kernel(const __grid_constan
     tiles_before -= tiles;
     for (int e = e0; e < e1; ++e) {
       next[e] = pairs_before;
-      for (int done = 0; done < count[e]; done += kTiledTokens, ++tiles_before) {
+      for (int done = 0; done < count[e]; done += plan.tile_tokens, ++tiles_before) {
         plan.tile_expert[tiles_before] = e;
         plan.tile_first[tiles_before] = pairs_before + done;
-        plan.tile_pairs[tiles_before] = min(kTiledTokens, count[e] - done);
+        plan.tile_pairs[tiles_before] = min(plan.tile_tokens, count[e] - done);
       }
       pairs_before += count[e];
     }
@@ -69,58 +69,6 @@ __global__ __launch_bounds__(kPlanThreads) void plan_kernel(const __grid_constan
 
 // --- products -----------------------------------------------------------------------------------
 
-template <bool kGateUp>
-class ExpertTile {
- public:
-  __device__ ExpertTile(const ExpertsCall& c, const ExpertPlan& plan)
-      : c_(c),
-        plan_(plan),
-        expert_(plan.tile_expert[blockIdx.y]),
-        first_(plan.tile_first[blockIdx.y]),
-        n_(plan.tile_pairs[blockIdx.y]),
-        first_unit_(static_cast<int>(blockIdx.x) * kTiledUnits) {}
-
-  __device__ __forceinline__ const DenseLayout& layout() const {
-    return kGateUp ? c_.gate_up : c_.down;
-  }
-  __device__ __forceinline__ RowPair rows(int slot, int lane) const {
-    if constexpr (kGateUp) return gate_up_rows(c_, expert_, first_unit_ + slot, lane);
-    return down_rows(c_, expert_, first_unit_ + slot, lane);
-  }
-  __device__ __forceinline__ const std::byte* x() const {
-    return kGateUp ? c_.x : reinterpret_cast<const std::byte*>(c_.hidden);
-  }
-  __device__ __forceinline__ uint32_t x_offset(int i) const {
-    if (i >= n_) return kNoToken;
-    if constexpr (kGateUp)
-      return static_cast<uint32_t>(plan_.sorted[first_ + i] / c_.K) *
-             static_cast<uint32_t>(c_.x_stride_bytes);
-    return static_cast<uint32_t>(first_ + i) * static_cast<uint32_t>(c_.F * 2);
-  }
-  __device__ __forceinline__ void store(const float* tile) const {
-    const int tid = static_cast<int>(threadIdx.x);
-    if constexpr (kGateUp) {
-      const int f = tid % 64, column = first_unit_ * 8 + f;
-      if (column >= c_.F) return;
-      for (int i = tid / 64; i < n_; i += kTiledThreads / 64) {
-        const float* at = tile + i * kTileStride + f / 8 * 16 + f % 8;
-        c_.hidden[int64_t{first_ + i} * c_.F + column] = from_float<bf16>(silu(at[0]) * at[8]);
-      }
-    } else {
-      const int column = first_unit_ * 16 + tid;
-      if (column >= c_.D) return;
-      for (int i = 0; i < n_; ++i)
-        plan_.products[int64_t{plan_.sorted[first_ + i]} * c_.D + column] =
-            tile[i * kTileStride + tid];
-    }
-  }
-
- private:
-  const ExpertsCall& c_;
-  const ExpertPlan& plan_;
-  int expert_, first_, n_, first_unit_;
-};
-
 // Grid: blocks of 8 units, tiles of pairs (as many as there could be). A tile's activations stay in
 // the L2 while it goes through the weights of its expert, and these for the next tile of it.
 template <typename W, bool kGateUp>
@@ -130,8 +78,9 @@ __global__ __launch_bounds__(kTiledThreads,
   extern __shared__ uint4 shared[];
   wait_for_previous_kernel();
   if (static_cast<int>(blockIdx.y) >= *plan.n_tiles) return;
-  const ExpertTile<kGateUp> job(c, plan);
-  Tile<W, ExpertTile<kGateUp>> tile(job, *reinterpret_cast<TileRing<W>*>(shared));
+  using Job = ExpertTile<kGateUp, kTiledThreads>;
+  const Job job(c, plan);
+  Tile<W, Job> tile(job, *reinterpret_cast<TileRing<W>*>(shared));
   tile.run([] {});
   job.store(reinterpret_cast<const float*>(shared));
 }
@@ -174,13 +123,21 @@ __global__ __launch_bounds__(kCombineThreads) void combine_kernel(
 }  // namespace
 
 int64_t max_expert_tiles(int64_t T, int64_t K, int64_t E) {
-  return T * K / kTiledTokens + std::min(E, T * K);
+  return T * K / kTiledTokens + std::min(E, T * K);  // wider tiles are fewer
 }
 
-void tiled_experts(Exec& exec, const ExpertsCall& c, const ExpertPlan& plan) {
-  launch(exec, "moe_experts", {.grid = dim3(1), .threads = kPlanThreads}, plan_kernel, c, plan);
-  c.gate_up.fp8 ? run<Fp8Weight, true>(exec, c, plan) : run<Bf16Weight, true>(exec, c, plan);
-  c.down.fp8 ? run<Fp8Weight, false>(exec, c, plan) : run<Bf16Weight, false>(exec, c, plan);
+void tiled_experts(Exec& exec, const ExpertsCall& c, ExpertPlan plan) {
+  const bool wide = exec.cuda().arch() >= 90;
+  plan.tile_tokens = wide ? wide_expert_tokens(c) : kTiledTokens;
+  launch(exec, "moe_experts: plan", {.grid = dim3(1), .threads = kPlanThreads}, plan_kernel, c,
+         plan);
+  if (wide) {
+    wide_gate_up(exec, c, plan);
+    wide_down(exec, c, plan);
+  } else {
+    c.gate_up.fp8 ? run<Fp8Weight, true>(exec, c, plan) : run<Bf16Weight, true>(exec, c, plan);
+    c.down.fp8 ? run<Fp8Weight, false>(exec, c, plan) : run<Bf16Weight, false>(exec, c, plan);
+  }
   launch(exec, "moe_experts",
          {.grid = dim3(static_cast<unsigned>(c.T)), .threads = kCombineThreads},
          c.D % 4 == 0 ? combine_kernel<4> : combine_kernel<1>, c, plan.products);
