@@ -1,0 +1,37 @@
+#include "engine/batch_builder.h"
+
+#include <gtest/gtest.h>
+
+#include <memory>
+
+namespace dsr::test {
+namespace {
+
+// Appends slices of sequences of their own, each of `count` tokens from position `first` on.
+HostBatch batch_of(const std::vector<std::pair<int64_t, int64_t>>& slices) {
+  BlockPool pool(16);
+  std::vector<std::unique_ptr<Sequence>> sequences;
+  HostBatch batch;
+  batch.max_blocks = 4;
+  for (const auto& [first, count] : slices) {
+    Sequence& s = *sequences.emplace_back(std::make_unique<Sequence>(pool));
+    for (int64_t i = 0; i < first + count; ++i) s.append(7);
+    EXPECT_TRUE(s.reserve(first + count));
+    append_slice(batch, {s, first, count, {}});
+  }
+  return batch;
+}
+
+TEST(BatchBuilder, PromptsAreTheSequencesFromTheFirstOfSeveralTokensOn) {
+  const HostBatch decode = batch_of({{70, 1}, {0, 1}});
+  EXPECT_EQ(decode.prompts.n_seqs, 0);
+  EXPECT_EQ(decode.prompts.n_tokens, 0);
+  EXPECT_EQ(decode.prompts.n_rows, 0);
+  const HostBatch mixed = batch_of({{70, 1}, {62, 5}, {10, 1}, {64, 64}});
+  EXPECT_EQ(mixed.prompts.n_seqs, 3);
+  EXPECT_EQ(mixed.prompts.n_tokens, 5 + 1 + 64);
+  EXPECT_EQ(mixed.prompts.n_rows, 128 + 64 + 128);  // whole pages of 64
+}
+
+}  // namespace
+}  // namespace dsr::test
