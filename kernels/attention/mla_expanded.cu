@@ -27,7 +27,7 @@ constexpr int64_t kMaxPartRows = 8192;
 // products they meet at 170, by what the kernels reach at about 50.
 constexpr int64_t kExpandedTokens = 64;
 
-constexpr int kGatherThreads = 256;
+constexpr int kGatherThreads = 256, kGatherBlocks = 4;  // of a page
 
 struct GatherParams {
   bf16* latent;  // [n_rows, C]
@@ -38,7 +38,7 @@ struct GatherParams {
   int S, first_page;
 };
 
-// Grid: pages of the part. Rows past a sequence's end are zeros.
+// Grid: pages of the part, kGatherBlocks each. Rows past a sequence's end are zeros.
 __global__ __launch_bounds__(kGatherThreads) void gather_kernel(
     const __grid_constant__ GatherParams p, const MlaRows rows) {
   constexpr int kPage = static_cast<int>(kPageTokens);
@@ -53,7 +53,8 @@ __global__ __launch_bounds__(kGatherThreads) void gather_kernel(
   bf16* latent = p.latent + int64_t{blockIdx.x} * kPage * rows.C;
   bf16* k_pe = p.k_pe + int64_t{blockIdx.x} * kPage * rows.rope;
   const int chunks = width / 8;
-  for (int c = static_cast<int>(threadIdx.x); c < kPage * chunks; c += kGatherThreads) {
+  for (int c = static_cast<int>(blockIdx.y) * kGatherThreads + static_cast<int>(threadIdx.x);
+       c < kPage * chunks; c += kGatherBlocks * kGatherThreads) {
     const int r = c / chunks, column = c % chunks * 8;
     uint4 v = make_uint4(0, 0, 0, 0);
     if (r < n) {
@@ -113,18 +114,18 @@ void mla_expanded_attention(Exec& exec, const MlaExpandedArgs& a) {
                             a.block_table.ptr<int32_t>(), a.block_table.strides[0]};
   for (int64_t first = 0; first < n_rows; first += at_once) {
     const int64_t n = std::min(at_once, n_rows - first);
-    launch(
-        exec, "mla_expanded_attention: gather",
-        {.grid = dim3(static_cast<unsigned>(ceil_div(n, kPageTokens))), .threads = kGatherThreads},
-        gather_kernel,
-        GatherParams{.latent = latent.ptr<bf16>(),
-                     .k_pe = k_pe.ptr<bf16>(),
-                     .pages = a.cache.pages.ptr<std::byte>(),
-                     .page_bytes = f.page_bytes(),
-                     .batch = batch,
-                     .S = narrow(S),
-                     .first_page = narrow(first / kPageTokens)},
-        MlaRows{f.type, narrow(C), narrow(rope), narrow(f.row_bytes())});
+    launch(exec, "mla_expanded_attention: gather",
+           {.grid = dim3(static_cast<unsigned>(ceil_div(n, kPageTokens)), kGatherBlocks),
+            .threads = kGatherThreads},
+           gather_kernel,
+           GatherParams{.latent = latent.ptr<bf16>(),
+                        .k_pe = k_pe.ptr<bf16>(),
+                        .pages = a.cache.pages.ptr<std::byte>(),
+                        .page_bytes = f.page_bytes(),
+                        .batch = batch,
+                        .S = narrow(S),
+                        .first_page = narrow(first / kPageTokens)},
+           MlaRows{f.type, narrow(C), narrow(rope), narrow(f.row_bytes())});
     linear(exec, {.out = rows(kv, 0, n), .x = rows(latent, 0, n), .w = a.kv_b_proj, .bias = {}});
     launch(exec, "mla_expanded_attention",
            {.grid = dim3(static_cast<unsigned>(H),
