@@ -308,8 +308,18 @@ __global__ __launch_bounds__(256) void combine_kernel(const __grid_constant__ Ex
   const float* products = c.products + token * c.K * c.D + column;
   const float* weights = c.chosen + token * c.chosen_stride;
   float sum = 0;
-#pragma unroll 8
-  for (int k = 0; k < c.K; ++k) sum = fmaf(weights[k], products[int64_t{k} * c.D], sum);
+  for (int first = 0; first < c.K; first += 8) {  // eight under way together
+    float product[8], weight[8];
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const int k = min(first + i, c.K - 1);
+      product[i] = products[int64_t{k} * c.D];
+      weight[i] = weights[k];
+    }
+#pragma unroll
+    for (int i = 0; i < 8; ++i)
+      if (first + i < c.K) sum = fmaf(weight[i], product[i], sum);
+  }
   store_result(c, token, column, sum);
 }
 
