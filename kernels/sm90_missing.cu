@@ -16,6 +16,9 @@ namespace {
 
 void stream_linear(Exec&, const char*, const DenseProduct&) { missing(); }
 void stream_swiglu(Exec&, const char*, const DenseProduct&) { missing(); }
+bool tiles_fit(Exec&, const DenseProduct&) { missing(); }
+void tiles_linear(Exec&, const char*, const DenseProduct&) { missing(); }
+void tiles_swiglu(Exec&, const char*, const DenseProduct&) { missing(); }
 void stream_gate_up(Exec&, const ExpertsCall&) { missing(); }
 void stream_down(Exec&, const ExpertsCall&) { missing(); }
 void stream_many(Exec&, const ExpertsCall&) { missing(); }

@@ -163,6 +163,33 @@ __device__ __forceinline__ void send(unsigned rank, float* to, float value, uint
       "r"(shared_address(barrier)), "f"(value), "r"(rank)
       : "memory");
 }
+// Four floats so; both sides aligned to 16.
+__device__ __forceinline__ void send(unsigned rank, float4* to, const float (&values)[4],
+                                     uint64_t* barrier) {
+  asm volatile(
+      "{\n"
+      ".reg .b32 to, barrier;\n"
+      "mapa.shared::cluster.u32 to, %0, %6;\n"
+      "mapa.shared::cluster.u32 barrier, %1, %6;\n"
+      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [to], {%2, %3, %4, %5}, "
+      "[barrier];\n"
+      "}\n" ::"r"(shared_address(to)),
+      "r"(shared_address(barrier)), "f"(values[0]), "f"(values[1]), "f"(values[2]), "f"(values[3]),
+      "r"(rank)
+      : "memory");
+}
+// Arrives at the barrier of block `rank`. It orders what this thread has read before and what
+// others write after; it publishes nothing, for that is the dear fence.
+__device__ __forceinline__ void arrive_at(unsigned rank, uint64_t* barrier) {
+  asm volatile(
+      "{\n"
+      ".reg .b32 barrier;\n"
+      "mapa.shared::cluster.u32 barrier, %0, %1;\n"
+      "mbarrier.arrive.shared::cluster.b64 _, [barrier];\n"
+      "}\n" ::"r"(shared_address(barrier)),
+      "r"(rank)
+      : "memory");
+}
 #endif
 
 // --- matrix fragments ---------------------------------------------------------------------------

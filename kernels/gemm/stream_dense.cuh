@@ -28,23 +28,15 @@ class DenseStream {
     held_.template keep<kPaired ? 8 : 16>(*this, unit, acc, last);
   }
   __device__ __forceinline__ void store(Unit unit, int token, int row, const float* sums) const {
-    int column, n_rows;
-    if constexpr (kPaired) {
-      column = unit * 8;
-      n_rows = min(8, p_.w.segments[0].rows - column);
-    } else {
-      const UnitPlace place = place_of(p_.w, unit);
-      column = place.group * p_.w.group_columns + place.segment.column + place.first_row;
-      n_rows = min(16, place.segment.rows - place.first_row);
-    }
-    if (row >= n_rows) return;
+    const UnitColumns columns = columns_of<kPaired>(p_.w, unit);
+    if (row >= columns.n) return;
     float value = total(sums, p_.n_tokens, token, row);
     if constexpr (kPaired) {
       value = silu(value) * total(sums, p_.n_tokens, token, row + 8);
     } else if (p_.bias != nullptr) {
-      value += p_.bias[column + row];
+      value += p_.bias[columns.first + row];
     }
-    store_as(p_.out, p_.out_f32, token * p_.out_stride + column + row, value);
+    store_as(p_.out, p_.out_f32, token * p_.out_stride + columns.first + row, value);
   }
 
  private:
