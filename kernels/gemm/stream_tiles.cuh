@@ -373,7 +373,8 @@ int tile_stages(Exec& exec, const DenseProduct& p) {
 template <typename W, int kTiles, bool kPaired>
 void launch_tiles(Exec& exec, const char* op, const DenseProduct& p) {
   const int n_stages = tile_stages<W, kTiles>(exec, p);
-  LaunchShape shape = {.threads = kTileThreads,
+  LaunchShape shape = {.grid = {},
+                       .threads = kTileThreads,
                        .shared_bytes = tile_shared_bytes<W, kTiles>(p.w.layout.n_steps, n_stages),
                        .cluster = kClusterBlocks};
   const auto kernel = tiles_kernel<W, kTiles, kPaired>;
