@@ -323,6 +323,27 @@ TEST_P(MlaAttentionTest, ATokenInABatchIsATokenAlone) {
   }
 }
 
+TEST_P(MlaAttentionTest, TwoTokensBesideASequenceOfNoneAreTokensAlone) {
+  fill_cache(CacheType::kBF16, kReal, {4, 1, -1, 6, 0, 3});
+  const Tensor q = random_activation({2, kReal.H, kReal.C + kReal.rope});
+  const Tensor both = empty_activation({2, kReal.H, kReal.C});
+  MlaAttentionArgs a = args(both, q);
+  a.positions = make.i32({2}, {69, 70});
+  a.cu_seqlens_q = make.i32({3}, {0, 2, 2});
+  ops::mla_attention(exec, a);
+  for (int64_t t = 0; t < 2; ++t) {
+    MlaAttentionArgs one = args(empty_activation({1, kReal.H, kReal.C}), rows(q, t, 1));
+    one.positions = rows(a.positions, t, 1);
+    one.cu_seqlens_q = make.i32({2}, {0, 1});
+    one.block_table = rows(table_, 0, 1);
+    ops::mla_attention(exec, one);
+    const double u = on_cuda() ? rounding(activation()) : 0;  // split or not: by backend
+    EXPECT_TRUE(close(one.out, rows(both, t, 1),
+                      {.rel = 2 * u, .abs = on_cuda() ? 2 * kRoundedWeights : 0}))
+        << t;
+  }
+}
+
 TEST_P(MlaAttentionTest, ExpandedIsAbsorbed) {
   if (on_cuda()) GTEST_SKIP() << "prefill is absorbed there";
   for (const Sizes& s : {kReal, kRagged}) {
