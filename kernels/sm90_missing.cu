@@ -1,4 +1,5 @@
 // In the place of sm_90's own kernels, in a build without them: CudaContext::arch() is 80 there.
+#include "attention/mla_kernels.h"
 #include "base/error.h"
 #include "gemm/linear_kernels.h"
 #include "moe/expert_kernels.h"
@@ -14,6 +15,7 @@ namespace {
 
 }  // namespace
 
+void mla_decode_sm90(Exec&, const MlaAttentionArgs&) { missing(); }
 void stream_linear(Exec&, const char*, const DenseProduct&) { missing(); }
 void stream_swiglu(Exec&, const char*, const DenseProduct&) { missing(); }
 bool tiles_fit(Exec&, const DenseProduct&) { missing(); }

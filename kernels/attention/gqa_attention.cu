@@ -101,7 +101,7 @@ void gqa_attention(Exec& exec, const GqaAttentionArgs& a) {
                                  .partials = partials,
                                  .heads_per_kv_head = narrow(H / f.n_kv_heads),
                                  .scale_log2 = scale_log2,
-                                 .skip_alone = apart},
+                                 .prefill_only = apart},
                                 T, S, f.n_kv_heads);
   } else {
     plain_attention(

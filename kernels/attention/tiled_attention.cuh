@@ -39,8 +39,8 @@ struct TiledParams {
   PagedBatch batch;
   Partials partials;
   int heads_per_kv_head;
-  float scale_log2;         // softmax_scale * log2(e)
-  bool skip_alone = false;  // tokens that are alone in their sequence's part of the batch
+  float scale_log2;           // softmax_scale * log2(e)
+  bool prefill_only = false;  // another kernel takes the decode rows
 };
 
 constexpr int kTiledWarps = 8;
@@ -350,6 +350,7 @@ __global__ __launch_bounds__(kTiledThreads) void tiled_attention_kernel(const Ti
   const QueryRange range = query_range(p.batch, s);
   const int first = range.first, n_queries = range.count;
   if (n_queries != 1) wait_for_previous_kernel();
+  if (n_queries == 1 && p.prefill_only) return;
 
   const int head_groups = (p.heads_per_kv_head + kRows - 1) / kRows;  // per KV head
   TiledWork w;
@@ -359,7 +360,6 @@ __global__ __launch_bounds__(kTiledThreads) void tiled_attention_kernel(const Ti
   w.head = w.kv_head * p.heads_per_kv_head + group_head;
   w.n_heads = min(p.heads_per_kv_head - group_head, kRows);
   if (n_queries == 1) {
-    if (p.skip_alone) return;
     const int n = range.n, width = split_tokens(n);
     w.begin = static_cast<int>(blockIdx.x) * width;
     if (w.begin >= n) return;

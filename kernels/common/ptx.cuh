@@ -120,6 +120,14 @@ __device__ __forceinline__ void copy_bulk(void* shared, const void* global, uint
       "l"(global), "r"(bytes), "r"(shared_address(barrier))
       : "memory");
 }
+// A multiple of 16 bytes, aligned to 16, into the L2.
+__device__ __forceinline__ void prefetch_bulk(const void* global, uint32_t bytes) {
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(global), "r"(bytes) : "memory");
+}
+// What this thread stored to shared memory comes before later copies to the same place.
+__device__ __forceinline__ void order_before_copies() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
 // Barriers among so many threads of a block, by their number, 1 to 15; some may arrive only.
 template <int kBarrier, int kThreads>
 __device__ __forceinline__ void wait_for_threads() {
