@@ -113,10 +113,8 @@ class Fetcher {
     } else {
       wait_barrier(&memory_.empty[stage], parity);
     }
-    if (lane_ == 0) {
-      memory_.info[stage].n_tokens = 0;
-      arrive(&memory_.full[stage]);
-    }
+    if (lane_ == 0) memory_.info[stage].n_tokens = 0;
+    arrive(&memory_.full[stage]);
   }
 
  private:
@@ -143,12 +141,13 @@ class Fetcher {
                                   r % kRun * kRowBytes + i % kChunks * 16) = make_uint4(0, 0, 0, 0);
       }
       order_before_copies();
-      __syncwarp();  // lane 0 arrives for all of them
     }
     if (lane_ == 0) {
       memory_.info[stage] = {n_tokens,          walk_.row.token,  walk_.item(), walk_.starts_part(),
                              walk_.ends_part(), walk_.ends_item()};
       arrive_expecting(&memory_.full[stage], static_cast<uint32_t>(n_tokens * kRowBytes));
+    } else {
+      arrive(&memory_.full[stage]);  // for the zeros that this lane has stored
     }
     __syncwarp();
   }
@@ -391,7 +390,7 @@ __global__ __launch_bounds__(kThreads,
   if (threadIdx.x >= kConsumerThreads) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
     if (lane == 0) {
-      for (uint64_t& barrier : memory.full) init_barrier(&barrier, 1);
+      for (uint64_t& barrier : memory.full) init_barrier(&barrier, 32);
       for (uint64_t& barrier : memory.empty) init_barrier(&barrier, kWarps);
       publish_barriers();
     }
