@@ -27,8 +27,8 @@ inline constexpr int64_t kDotTokens = 12;
 
 // Tiles: rows and tokens of one, and the columns of it that are held as float32.
 inline constexpr int64_t kTileRows = 128;
-inline constexpr int64_t kTileTokens = 72;
-inline constexpr int64_t kTileColumns = 512;
+inline constexpr int64_t kTileTokens = 108;
+inline constexpr int64_t kTileColumns = 704;
 inline constexpr int64_t kTileRowRound = 4;  // what rows are rounded up to
 inline constexpr int64_t kBlockTokens = 6;   // of a tile, that are computed together
 

@@ -197,15 +197,29 @@ void dots(const DotArgs& a) {
 
 // --- many tokens: tiles of float32 --------------------------------------------------------------
 
+// out = x * factor, all of it read before the first is written: a load that follows a store to the
+// same place of another page waits for it (64 bytes on: three times as long for all of them).
+template <class V, int N>
+void scale_run(const float* x, typename V::Reg factor, float* out) {
+  typename V::Reg v[N];
+#pragma GCC unroll 8
+  for (int i = 0; i < N; ++i) v[i] = V::mul(V::load(x + i * kLanes), factor);
+#pragma GCC unroll 8
+  for (int i = 0; i < N; ++i) V::store(out + i * kLanes, v[i]);
+}
+
 template <class V>
 void scale(const float* x, const float* scales, int64_t block_columns, int64_t first, int64_t n,
            float* out) {
-  for (int64_t k = 0; k < n;) {
-    const int64_t b = (first + k) / block_columns;
+  constexpr int kRun = V::kRegs < 4 ? 1 : V::kRegs / 4;
+  int64_t k = 0;
+  for (int64_t b = first / block_columns; k < n; ++b) {
     const int64_t block_end = (b + 1) * block_columns - first, end = block_end < n ? block_end : n;
     const float factor = scales[b] * static_cast<float>(kE4M3Unit);
     const typename V::Reg factors = V::broadcast(factor);
-    for (; k + kLanes <= end; k += kLanes) V::store(out + k, V::mul(V::load(x + k), factors));
+    for (; k + kRun * kLanes <= end; k += kRun * kLanes)
+      scale_run<V, kRun>(x + k, factors, out + k);
+    for (; k + kLanes <= end; k += kLanes) scale_run<V, 1>(x + k, factors, out + k);
     for (; k < end; ++k) out[k] = x[k] * factor;
   }
 }
@@ -437,18 +451,25 @@ void silu_times(const float* gate, const float* up, int64_t n, float* out) {
 template <class V, int Q, int C>
 void add_weighted_block(const InnerLoops::Weighted& a, int64_t q0, int64_t c0) {
   typename V::Reg sum[Q][C];
+#pragma GCC unroll 8
   for (int q = 0; q < Q; ++q)
+#pragma GCC unroll 8
     for (int c = 0; c < C; ++c)
       sum[q][c] = V::load(a.sum + (q0 + q) * a.sum_stride + c0 + c * kLanes);
   for (int64_t s = 0; s < a.n; ++s) {
     typename V::Reg row[C];
+#pragma GCC unroll 8
     for (int c = 0; c < C; ++c) row[c] = V::load(a.rows + s * a.row_stride + c0 + c * kLanes);
+#pragma GCC unroll 8
     for (int q = 0; q < Q; ++q) {
       const typename V::Reg p = V::broadcast(a.p[(q0 + q) * a.p_stride + s]);
+#pragma GCC unroll 8
       for (int c = 0; c < C; ++c) sum[q][c] = V::fma(p, row[c], sum[q][c]);
     }
   }
+#pragma GCC unroll 8
   for (int q = 0; q < Q; ++q)
+#pragma GCC unroll 8
     for (int c = 0; c < C; ++c)
       V::store(a.sum + (q0 + q) * a.sum_stride + c0 + c * kLanes, sum[q][c]);
 }
@@ -462,8 +483,9 @@ void add_weighted_columns(const InnerLoops::Weighted& a, int64_t c0) {
 
 template <class V>
 void add_weighted_rows(const InnerLoops::Weighted& a) {
+  constexpr int kRuns = V::kRegs >= 32 ? 4 : 2;  // of columns: as many sums as fit the registers
   int64_t c = 0;
-  for (; c + 2 * kLanes <= a.columns; c += 2 * kLanes) add_weighted_columns<V, 2>(a, c);
+  for (; c + kRuns * kLanes <= a.columns; c += kRuns * kLanes) add_weighted_columns<V, kRuns>(a, c);
   for (; c + kLanes <= a.columns; c += kLanes) add_weighted_columns<V, 1>(a, c);
   if (c == a.columns) return;
   const int64_t left = a.columns - c;
