@@ -18,6 +18,8 @@ void stream_linear(Exec&, const char*, const DenseProduct&) { missing(); }
 void stream_swiglu(Exec&, const char*, const DenseProduct&) { missing(); }
 void stream_gate_up(Exec&, const ExpertsCall&) { missing(); }
 void stream_down(Exec&, const ExpertsCall&) { missing(); }
+void stream_many(Exec&, const ExpertsCall&) { missing(); }
+bool stream_takes(ExpertsCall) { missing(); }
 void cluster_gate(Exec&, const GateCall&) { missing(); }
 void cluster_choose(Exec&, const SampleParams&, int64_t) { missing(); }
 

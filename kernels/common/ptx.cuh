@@ -81,6 +81,12 @@ __device__ __forceinline__ void arrive(uint64_t* barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier))
                : "memory");
 }
+// As so many threads.
+__device__ __forceinline__ void arrive_for(uint64_t* barrier, int n_threads) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)),
+               "r"(n_threads)
+               : "memory");
+}
 // Arrives, and lets the phase end only when so many bytes have been copied.
 __device__ __forceinline__ void arrive_expecting(uint64_t* barrier, uint32_t bytes) {
   asm volatile(
