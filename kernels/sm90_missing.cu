@@ -1,4 +1,5 @@
 // In the place of sm_90's own kernels, in a build without them: CudaContext::arch() is 80 there.
+#include "attention/mla_kernels.h"
 #include "base/error.h"
 #include "gemm/linear_kernels.h"
 #include "moe/expert_kernels.h"
@@ -14,12 +15,18 @@ namespace {
 
 }  // namespace
 
+void mla_decode_sm90(Exec&, const MlaAttentionArgs&) { missing(); }
 void stream_linear(Exec&, const char*, const DenseProduct&) { missing(); }
 void stream_swiglu(Exec&, const char*, const DenseProduct&) { missing(); }
-void wide_linear(Exec&, const char*, const DenseProduct&) { missing(); }
-void wide_swiglu(Exec&, const char*, const DenseProduct&) { missing(); }
+bool tiles_fit(Exec&, const DenseProduct&) { missing(); }
+void tiles_linear(Exec&, const char*, const DenseProduct&) { missing(); }
+void tiles_swiglu(Exec&, const char*, const DenseProduct&) { missing(); }
 void stream_gate_up(Exec&, const ExpertsCall&) { missing(); }
 void stream_down(Exec&, const ExpertsCall&) { missing(); }
+void stream_many(Exec&, const ExpertsCall&) { missing(); }
+bool stream_takes(ExpertsCall) { missing(); }
+void wide_linear(Exec&, const char*, const DenseProduct&) { missing(); }
+void wide_swiglu(Exec&, const char*, const DenseProduct&) { missing(); }
 int wide_expert_tokens(const ExpertsCall&) { missing(); }
 void wide_gate_up(Exec&, const ExpertsCall&, const ExpertPlan&) { missing(); }
 void wide_down(Exec&, const ExpertsCall&, const ExpertPlan&) { missing(); }

@@ -1,6 +1,10 @@
 // gqa_attention on CUDA. Definition and shapes: ops/gqa.h.
 //
-// Two kernels: the tiled one for heads of 128 as bf16, the plain one for the rest.
+//   heads of 128, cache in bf16   mha_decode     every head with keys of its own: tokens that are
+//                                                alone in their sequence's part of the batch
+//                                 tiled          the others
+//   anything else                 plain
+#include "attention/mha_decode.cuh"
 #include "attention/plain_attention.cuh"
 #include "attention/rope.cuh"
 #include "attention/tiled_attention.cuh"
@@ -64,22 +68,41 @@ void gqa_attention(Exec& exec, const GqaAttentionArgs& a) {
                             a.block_table.ptr<int32_t>(), a.block_table.strides[0]};
   const float scale_log2 = a.softmax_scale * 1.44269504088896341f;
   if (is_tiled(a)) {
-    tiled_attention<GqaShape>(exec, "gqa_attention",
-                              {.out = a.out.ptr<bf16>(),
-                               .out_token_stride = a.out.strides[0],
-                               .out_head_stride = a.out.strides[1],
-                               .q = a.q.ptr<bf16>(),
-                               .q_token_stride = a.q.strides[0],
-                               .q_head_stride = a.q.strides[1],
-                               .cos = a.rope.cos.ptr<float>(),
-                               .sin = a.rope.sin.ptr<float>(),
-                               .pages = a.cache.pages.ptr<std::byte>(),
-                               .page_bytes = f.page_bytes(),
-                               .batch = batch,
-                               .partials = partials,
-                               .heads_per_kv_head = narrow(H / f.n_kv_heads),
-                               .scale_log2 = scale_log2},
-                              T, S, f.n_kv_heads);
+    const bool apart = H == f.n_kv_heads;
+    if (apart)
+      mha_decode(exec, "gqa_attention",
+                 {.out = a.out.ptr<bf16>(),
+                  .out_token_stride = a.out.strides[0],
+                  .out_head_stride = a.out.strides[1],
+                  .q = a.q.ptr<bf16>(),
+                  .q_token_stride = a.q.strides[0],
+                  .q_head_stride = a.q.strides[1],
+                  .cos = a.rope.cos.ptr<float>(),
+                  .sin = a.rope.sin.ptr<float>(),
+                  .pages = a.cache.pages.ptr<std::byte>(),
+                  .page_bytes = f.page_bytes(),
+                  .batch = batch,
+                  .partials = partials,
+                  .scale_log2 = scale_log2},
+                 S, H);
+    if (!apart || T > S)
+      tiled_attention<GqaShape>(exec, "gqa_attention",
+                                {.out = a.out.ptr<bf16>(),
+                                 .out_token_stride = a.out.strides[0],
+                                 .out_head_stride = a.out.strides[1],
+                                 .q = a.q.ptr<bf16>(),
+                                 .q_token_stride = a.q.strides[0],
+                                 .q_head_stride = a.q.strides[1],
+                                 .cos = a.rope.cos.ptr<float>(),
+                                 .sin = a.rope.sin.ptr<float>(),
+                                 .pages = a.cache.pages.ptr<std::byte>(),
+                                 .page_bytes = f.page_bytes(),
+                                 .batch = batch,
+                                 .partials = partials,
+                                 .heads_per_kv_head = narrow(H / f.n_kv_heads),
+                                 .scale_log2 = scale_log2,
+                                 .prefill_only = apart},
+                                T, S, f.n_kv_heads);
   } else {
     plain_attention(
         exec, "gqa_attention",

@@ -1,6 +1,8 @@
 // mla_attention on CUDA. Definition and shapes: ops/mla.h.
 //
-// Two kernels: the tiled one for the rows of released models as bf16, the plain one for the rest.
+// The tiled kernel for the rows of released models as bf16, the plain one for the rest; decode rows
+// of the former have their own on sm_90.
+#include "attention/mla_kernels.h"
 #include "attention/mla_rows.cuh"
 #include "attention/plain_attention.cuh"
 #include "attention/tiled_attention.cuh"
@@ -22,8 +24,13 @@ bool is_tiled(const MlaAttentionArgs& a) {
 void mla_attention(Exec& exec, const MlaAttentionArgs& a) {
   const MlaRowFormat& f = a.cache.format;
   const int64_t T = a.q.shape[0], H = a.q.shape[1], S = a.block_table.shape[0];
+  const bool own_decode = is_tiled(a) && exec.cuda().arch() >= 90;
+  if (own_decode) mla_decode_sm90(exec, a);
+  if (own_decode && T <= S) return;
   const Arena::Scope scope(exec.scratch());
-  const Partials partials = take_partials(exec, S, a.block_table.shape[1], H, f.kv_lora_rank);
+  const Partials partials = own_decode
+                                ? Partials{nullptr, nullptr, 1, narrow(H), narrow(f.kv_lora_rank)}
+                                : take_partials(exec, S, a.block_table.shape[1], H, f.kv_lora_rank);
   const PagedBatch batch = {a.positions.ptr<int32_t>(), a.cu_seqlens_q.ptr<int32_t>(),
                             a.block_table.ptr<int32_t>(), a.block_table.strides[0]};
   const float scale_log2 = a.softmax_scale * 1.44269504088896341f;
@@ -42,7 +49,8 @@ void mla_attention(Exec& exec, const MlaAttentionArgs& a) {
                                .batch = batch,
                                .partials = partials,
                                .heads_per_kv_head = narrow(H),
-                               .scale_log2 = scale_log2},
+                               .scale_log2 = scale_log2,
+                               .prefill_only = own_decode},
                               T, S, 1);
   } else {
     plain_attention(

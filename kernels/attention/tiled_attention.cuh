@@ -39,7 +39,8 @@ struct TiledParams {
   PagedBatch batch;
   Partials partials;
   int heads_per_kv_head;
-  float scale_log2;  // softmax_scale * log2(e)
+  float scale_log2;           // softmax_scale * log2(e)
+  bool prefill_only = false;  // another kernel takes the decode rows
 };
 
 constexpr int kTiledWarps = 8;
@@ -349,6 +350,7 @@ __global__ __launch_bounds__(kTiledThreads) void tiled_attention_kernel(const Ti
   const QueryRange range = query_range(p.batch, s);
   const int first = range.first, n_queries = range.count;
   if (n_queries != 1) wait_for_previous_kernel();
+  if (n_queries == 1 && p.prefill_only) return;
 
   const int head_groups = (p.heads_per_kv_head + kRows - 1) / kRows;  // per KV head
   TiledWork w;

@@ -17,41 +17,67 @@ struct LaunchShape {
   unsigned cluster = 1;      // blocks along x that run together (sm_90), at most 8
 };
 
+// A launch of `kernel` as the driver takes it.
+class LaunchConfig {
+ public:
+  LaunchConfig(Exec& exec, const char* kernel_name, const LaunchShape& shape, const void* kernel)
+      : kernel_name_(kernel_name), shape_(shape) {
+    if (shape.shared_bytes > 48 * 1024)  // what needs no permission
+      check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 static_cast<int>(shape.shared_bytes)));
+    if (exec.cuda().dependent_launch()) {
+      cudaLaunchAttribute& dependent = attributes_[config_.numAttrs++];
+      dependent.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+      dependent.val.programmaticStreamSerializationAllowed = 1;
+    }
+    if (shape.cluster > 1) {
+      cudaLaunchAttribute& cluster = attributes_[config_.numAttrs++];
+      cluster.id = cudaLaunchAttributeClusterDimension;
+      cluster.val.clusterDim = {shape.cluster, 1, 1};
+    }
+    config_.gridDim = shape.grid;
+    config_.blockDim = dim3(shape.threads);
+    config_.dynamicSmemBytes = static_cast<size_t>(shape.shared_bytes);
+    config_.stream = exec.stream();
+    config_.attrs = attributes_;
+  }
+  LaunchConfig(const LaunchConfig&) = delete;
+  LaunchConfig& operator=(const LaunchConfig&) = delete;
+
+  const cudaLaunchConfig_t* get() const { return &config_; }
+  void check(cudaError_t error) const {
+    if (error == cudaSuccess) return;
+    fail(ErrorKind::kDevice, "cuda: ", kernel_name_, ": ", cudaGetErrorString(error), " (grid ",
+         shape_.grid.x, " x ", shape_.grid.y, " x ", shape_.grid.z, ", ", shape_.threads,
+         " threads, ", shape_.shared_bytes, " bytes of shared memory)");
+  }
+
+ private:
+  const char* const kernel_name_;
+  const LaunchShape& shape_;
+  cudaLaunchAttribute attributes_[2];
+  cudaLaunchConfig_t config_ = {};
+};
+
 template <typename... Params, typename... Args>
 void launch(Exec& exec, const char* kernel_name, const LaunchShape& shape,
             void (*kernel)(Params...), const Args&... args) {
   if (exec.dry_run()) return;
-  const auto fail_launch = [&](cudaError_t error) {
-    fail(ErrorKind::kDevice, "cuda: ", kernel_name, ": ", cudaGetErrorString(error), " (grid ",
-         shape.grid.x, " x ", shape.grid.y, " x ", shape.grid.z, ", ", shape.threads, " threads, ",
-         shape.shared_bytes, " bytes of shared memory)");
-  };
-  if (shape.shared_bytes > 48 * 1024) {  // what needs no permission
-    const cudaError_t error = cudaFuncSetAttribute(
-        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shape.shared_bytes));
-    if (error != cudaSuccess) fail_launch(error);
-  }
-  cudaLaunchAttribute attributes[2];
-  unsigned n_attributes = 0;
-  if (exec.cuda().dependent_launch()) {
-    cudaLaunchAttribute& dependent = attributes[n_attributes++];
-    dependent.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    dependent.val.programmaticStreamSerializationAllowed = 1;
-  }
-  if (shape.cluster > 1) {
-    cudaLaunchAttribute& cluster = attributes[n_attributes++];
-    cluster.id = cudaLaunchAttributeClusterDimension;
-    cluster.val.clusterDim = {shape.cluster, 1, 1};
-  }
-  cudaLaunchConfig_t config = {};
-  config.gridDim = shape.grid;
-  config.blockDim = dim3(shape.threads);
-  config.dynamicSmemBytes = static_cast<size_t>(shape.shared_bytes);
-  config.stream = exec.stream();
-  config.attrs = attributes;
-  config.numAttrs = n_attributes;
-  const cudaError_t error = cudaLaunchKernelEx(&config, kernel, Params(args)...);
-  if (error != cudaSuccess) fail_launch(error);
+  const LaunchConfig config(exec, kernel_name, shape, reinterpret_cast<const void*>(kernel));
+  config.check(cudaLaunchKernelEx(config.get(), kernel, Params(args)...));
+}
+
+// How many clusters of this shape run at a time on a GPU that has nothing else to do; `grid` of it
+// does not count.
+template <typename... Params>
+int64_t clusters_at_once(Exec& exec, const char* kernel_name, LaunchShape shape,
+                         void (*kernel)(Params...)) {
+  if (exec.dry_run()) return 1;
+  shape.grid = dim3(shape.cluster);
+  const LaunchConfig config(exec, kernel_name, shape, reinterpret_cast<const void*>(kernel));
+  int n = 0;
+  config.check(cudaOccupancyMaxActiveClusters(&n, kernel, config.get()));
+  return n;
 }
 
 // A count or size as the kernel's 32-bit parameter.

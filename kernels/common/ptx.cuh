@@ -81,6 +81,12 @@ __device__ __forceinline__ void arrive(uint64_t* barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier))
                : "memory");
 }
+// As so many threads.
+__device__ __forceinline__ void arrive_for(uint64_t* barrier, int n_threads) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)),
+               "r"(n_threads)
+               : "memory");
+}
 // Arrives, and lets the phase end only when so many bytes have been copied.
 __device__ __forceinline__ void arrive_expecting(uint64_t* barrier, uint32_t bytes) {
   asm volatile(
@@ -113,6 +119,14 @@ __device__ __forceinline__ void copy_bulk(void* shared, const void* global, uint
           "r"(shared_address(shared)),
       "l"(global), "r"(bytes), "r"(shared_address(barrier))
       : "memory");
+}
+// A multiple of 16 bytes, aligned to 16, into the L2.
+__device__ __forceinline__ void prefetch_bulk(const void* global, uint32_t bytes) {
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(global), "r"(bytes) : "memory");
+}
+// What this thread stored to shared memory comes before later copies to the same place.
+__device__ __forceinline__ void order_before_copies() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 // Barriers among so many threads of a block, by their number, 1 to 15; some may arrive only.
 template <int kBarrier, int kThreads>
@@ -155,6 +169,33 @@ __device__ __forceinline__ void send(unsigned rank, float* to, float value, uint
       "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.f32 [to], %2, [barrier];\n"
       "}\n" ::"r"(shared_address(to)),
       "r"(shared_address(barrier)), "f"(value), "r"(rank)
+      : "memory");
+}
+// Four floats so; both sides aligned to 16.
+__device__ __forceinline__ void send(unsigned rank, float4* to, const float (&values)[4],
+                                     uint64_t* barrier) {
+  asm volatile(
+      "{\n"
+      ".reg .b32 to, barrier;\n"
+      "mapa.shared::cluster.u32 to, %0, %6;\n"
+      "mapa.shared::cluster.u32 barrier, %1, %6;\n"
+      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [to], {%2, %3, %4, %5}, "
+      "[barrier];\n"
+      "}\n" ::"r"(shared_address(to)),
+      "r"(shared_address(barrier)), "f"(values[0]), "f"(values[1]), "f"(values[2]), "f"(values[3]),
+      "r"(rank)
+      : "memory");
+}
+// Arrives at the barrier of block `rank`. It orders what this thread has read before and what
+// others write after; it publishes nothing, for that is the dear fence.
+__device__ __forceinline__ void arrive_at(unsigned rank, uint64_t* barrier) {
+  asm volatile(
+      "{\n"
+      ".reg .b32 barrier;\n"
+      "mapa.shared::cluster.u32 barrier, %0, %1;\n"
+      "mbarrier.arrive.shared::cluster.b64 _, [barrier];\n"
+      "}\n" ::"r"(shared_address(barrier)),
+      "r"(rank)
       : "memory");
 }
 #endif

@@ -1,8 +1,10 @@
 // linear, swiglu and mla_value on CUDA: which kernel takes a call. Definitions and shapes:
 // ops/linear.h, ops/mla.h.
 //
-//   weight and x readable in 16-byte chunks    T <= 64   stream on sm_90, else skinny: every weight
+//   weight and x readable in 16-byte chunks    T <= 8    stream on sm_90, else skinny: every weight
 //                                                        byte read once
+//                                              T <= 64   tiles on sm_90 where x fits in the shared
+//                                                        memory of a cluster, else the same
 //                                              T > 64    wide on sm_90, else tiled: on tensor cores
 //                                                        in tiles
 //   anything else                              plain
@@ -30,13 +32,15 @@ DenseProduct product(const Tensor& out, const Tensor& x, const DenseWeight& w) {
 
 using Kernel = void (*)(Exec&, const char*, const DenseProduct&);
 
-Kernel select_linear(Exec& exec, int64_t T) {
-  if (T > kMaxDecodeTokens) return exec.cuda().arch() >= 90 ? wide_linear : tiled_linear;
-  return exec.cuda().arch() >= 90 ? stream_linear : skinny_linear;
+Kernel select_linear(Exec& exec, const DenseProduct& p) {
+  if (p.n_tokens > kMaxDecodeTokens) return exec.cuda().arch() >= 90 ? wide_linear : tiled_linear;
+  if (exec.cuda().arch() < 90) return skinny_linear;
+  return p.n_tokens > 8 && tiles_fit(exec, p) ? tiles_linear : stream_linear;
 }
-Kernel select_swiglu(Exec& exec, int64_t T) {
-  if (T > kMaxDecodeTokens) return exec.cuda().arch() >= 90 ? wide_swiglu : tiled_swiglu;
-  return exec.cuda().arch() >= 90 ? stream_swiglu : skinny_swiglu;
+Kernel select_swiglu(Exec& exec, const DenseProduct& p) {
+  if (p.n_tokens > kMaxDecodeTokens) return exec.cuda().arch() >= 90 ? wide_swiglu : tiled_swiglu;
+  if (exec.cuda().arch() < 90) return skinny_swiglu;
+  return p.n_tokens > 8 && tiles_fit(exec, p) ? tiles_swiglu : stream_swiglu;
 }
 
 }  // namespace
@@ -63,7 +67,7 @@ void linear(Exec& exec, const LinearArgs& a) {
     if (rows > 0 && w) {
       DenseProduct p = product(out, a.x, *w);
       if (bias.rank() > 0) p.bias = bias.ptr<float>();
-      select_linear(exec, a.x.shape[0])(exec, "linear", p);
+      select_linear(exec, p)(exec, "linear", p);
     } else if (rows > 0) {
       plain_linear(exec,
                    {.out = out, .x = a.x, .w = Weight{{rest.front()}, a.w.quant}, .bias = bias});
@@ -77,7 +81,8 @@ void swiglu(Exec& exec, const SwigluArgs& a) {
   if (a.out.shape[1] == 0) return;
   const auto w = x_allows_16(a.x) ? paired_weight(a.gate_up, a.x.shape[1]) : std::nullopt;
   if (!w) return plain_swiglu(exec, a);
-  select_swiglu(exec, a.x.shape[0])(exec, "swiglu", product(a.out, a.x, *w));
+  const DenseProduct p = product(a.out, a.x, *w);
+  select_swiglu(exec, p)(exec, "swiglu", p);
 }
 
 void mla_value(Exec& exec, const MlaValueArgs& a) {
@@ -89,7 +94,8 @@ void mla_value(Exec& exec, const MlaValueArgs& a) {
   const bool readable = x_allows_16(a.latent) && a.out.strides[1] == v_head_dim;
   const auto w = readable ? grouped_weight(a.kv_b_proj, a.latent.shape[2], heads) : std::nullopt;
   if (!w) return plain_grouped(exec, a.out, a.latent, a.kv_b_proj, heads);
-  select_linear(exec, a.out.shape[0])(exec, "mla_value", product(a.out, a.latent, *w));
+  const DenseProduct p = product(a.out, a.latent, *w);
+  select_linear(exec, p)(exec, "mla_value", p);
 }
 
 }  // namespace dsr::cuda

@@ -32,6 +32,10 @@ void skinny_linear(Exec& exec, const char* op, const DenseProduct& p);
 void skinny_swiglu(Exec& exec, const char* op, const DenseProduct& p);
 void stream_linear(Exec& exec, const char* op, const DenseProduct& p);
 void stream_swiglu(Exec& exec, const char* op, const DenseProduct& p);
+// 9..64 tokens on sm_90, where they fit: kernels/gemm/stream_tiles.cuh.
+bool tiles_fit(Exec& exec, const DenseProduct& p);
+void tiles_linear(Exec& exec, const char* op, const DenseProduct& p);
+void tiles_swiglu(Exec& exec, const char* op, const DenseProduct& p);
 // Any number of tokens, fast from 64: kernels/gemm/tiled.cuh.
 void tiled_linear(Exec& exec, const char* op, const DenseProduct& p);
 void tiled_swiglu(Exec& exec, const char* op, const DenseProduct& p);

@@ -32,25 +32,17 @@ class DenseJob {
     store_sums(sums_, acc, p_.n_tokens);
     __syncthreads();
     constexpr int kRows = kPaired ? 8 : 16;
-    int column, n_rows;
-    if constexpr (kPaired) {
-      column = unit * 8;
-      n_rows = min(8, p_.w.segments[0].rows - column);
-    } else {
-      const UnitPlace place = place_of(p_.w, unit);
-      column = place.group * p_.w.group_columns + place.segment.column + place.first_row;
-      n_rows = min(16, place.segment.rows - place.first_row);
-    }
+    const UnitColumns columns = columns_of<kPaired>(p_.w, unit);
     for (int i = static_cast<int>(threadIdx.x); i < kRows * p_.n_tokens; i += kSkinnyThreads) {
       const int token = i / kRows, row = i % kRows;
-      if (row >= n_rows) continue;
+      if (row >= columns.n) continue;
       float value = sum_of_warps<kTiles>(sums_, token, row);
       if constexpr (kPaired) {
         value = silu(value) * sum_of_warps<kTiles>(sums_, token, row + 8);
       } else if (p_.bias != nullptr) {
-        value += p_.bias[column + row];
+        value += p_.bias[columns.first + row];
       }
-      store_as(p_.out, p_.out_f32, token * p_.out_stride + column + row, value);
+      store_as(p_.out, p_.out_f32, token * p_.out_stride + columns.first + row, value);
     }
     if constexpr (kSumBuffers<kTiles> == 1) {
       __syncthreads();

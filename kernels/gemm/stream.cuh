@@ -42,11 +42,20 @@ struct alignas(128) StreamStage {
   uint32_t scales[2][kStreamWarps];
   uint32_t shifts[2][kStreamWarps];
 };
-inline constexpr int kStreamStages = 4;
-struct StreamRing {
-  StreamStage stages[kStreamStages];
-  uint64_t full[kStreamStages], empty[kStreamStages];
+// A ring of any length, wherever it lies.
+struct RingView {
+  StreamStage* stages;
+  uint64_t *full, *empty;  // [n_stages]
+  int n_stages;
 };
+template <int kStages>
+struct Ring {
+  StreamStage stages[kStages];
+  uint64_t full[kStages], empty[kStages];
+  __device__ __forceinline__ RingView view() { return {stages, full, empty, kStages}; }
+};
+inline constexpr int kStreamStages = 4;
+using StreamRing = Ring<kStreamStages>;
 // Registers for so many blocks on an SM: codes and activations that are both turned into operands
 // leave no room for a second one.
 template <typename W, int kTiles, bool kStaged>
@@ -66,13 +75,18 @@ constexpr int64_t held_sums_bytes(int n_tokens) {
 
 #if __CUDA_ARCH__ >= 900
 
-// All threads of the block.
-__device__ __forceinline__ void init_ring(StreamRing& ring, bool scaled, bool ue8m0) {
+// One thread, before publish_barriers(). A stage is empty after so many arrivals.
+__device__ __forceinline__ void init_ring(const RingView& ring, int n_arrivals, bool scaled,
+                                          bool ue8m0) {
+  for (int s = 0; s < ring.n_stages; ++s) {
+    init_barrier(&ring.full[s], kFetchWarps + (scaled ? 16 : 0) + (ue8m0 ? 16 : 0));
+    init_barrier(&ring.empty[s], n_arrivals);
+  }
+}
+// All threads of the block, for a ring whose stages all multiplying warps read.
+__device__ __forceinline__ void init_ring(const RingView& ring, bool scaled, bool ue8m0) {
   if (threadIdx.x == 0) {
-    for (int s = 0; s < kStreamStages; ++s) {
-      init_barrier(&ring.full[s], kFetchWarps + (scaled ? 16 : 0) + (ue8m0 ? 16 : 0));
-      init_barrier(&ring.empty[s], kConsumers);
-    }
+    init_ring(ring, kConsumers, scaled, ue8m0);
     publish_barriers();
   }
   __syncthreads();
@@ -83,19 +97,37 @@ __device__ __forceinline__ void consumers_barrier() { wait_for_threads<1, kConsu
 struct RingPlace {
   int stage = 0;
   uint32_t parity = 0;
-  __device__ __forceinline__ void advance() {
-    if (++stage == kStreamStages) {
+  __device__ __forceinline__ void advance(int n_stages) {
+    if (++stage == n_stages) {
       stage = 0;
       parity ^= 1;
     }
   }
 };
 
+// One of a stage's scales, of low or high, of the block `item` % 8 of those that begin at byte `at`
+// of their rows; and the arrival of it. `scales`: of the row.
+__device__ __forceinline__ void fetch_stage_scale(const DenseLayout& l, const std::byte* scales,
+                                                  int at, int item, StreamStage& stage,
+                                                  uint64_t* full) {
+  const int half = item / 8, column = item % 8, step = at / 64 + 2 * column;
+  if (step < l.n_steps) {
+    const int block = step >> l.scale_step_shift;
+    const auto from =
+        reinterpret_cast<uintptr_t>(scales) + static_cast<uintptr_t>(l.ue8m0 ? block : 4 * block);
+    // The word around it is there: allocations are whole multiples of kAlignBytes.
+    copy_async_4(&stage.scales[half][column], reinterpret_cast<const void*>(from & ~uintptr_t{3}));
+    if (l.ue8m0) stage.shifts[half][column] = static_cast<uint32_t>(from & 3) * 8;
+  }
+  arrive_after_copies(full);
+  if (l.ue8m0) arrive(full);
+}
+
 // A fetching warp. Lanes 0..3 fetch a row each, lanes 4..7 a scale of low or high.
 template <typename W, typename Job>
 class StreamProducer {
  public:
-  __device__ StreamProducer(const Job& job, StreamRing& ring) : job_(job), ring_(ring) {}
+  __device__ StreamProducer(const Job& job, const RingView& ring) : job_(job), ring_(ring) {}
 
   // Goes on until `n_units` have been fetched, or for n_stages.
   __device__ __forceinline__ void run(int n_units, int n_stages) {
@@ -120,8 +152,8 @@ class StreamProducer {
       if (lane < kFetchRows)
         copy_bulk(stage.rows[item], from_ + at_, static_cast<uint32_t>(bytes), full);
       else if (W::kScaled && lane < 2 * kFetchRows)
-        fetch_scale(l, stage, full, item);
-      place_.advance();
+        fetch_stage_scale(l, from_, at_, item, stage, full);
+      place_.advance(ring_.n_stages);
       at_ += kStageBytes;
       if (at_ >= n_bytes) {
         at_ = 0;
@@ -134,23 +166,8 @@ class StreamProducer {
   __device__ __forceinline__ void go_to(const typename Job::Unit& unit) { unit_ = unit; }
 
  private:
-  __device__ __forceinline__ void fetch_scale(const DenseLayout& l, StreamStage& stage,
-                                              uint64_t* full, int item) {
-    const int half = item / 8, column = item % 8, step = at_ / 64 + 2 * column;
-    if (step < l.n_steps) {
-      const int block = step >> l.scale_step_shift;
-      const auto at =
-          reinterpret_cast<uintptr_t>(from_) + static_cast<uintptr_t>(l.ue8m0 ? block : 4 * block);
-      // The word around it is there: allocations are whole multiples of kAlignBytes.
-      copy_async_4(&stage.scales[half][column], reinterpret_cast<const void*>(at & ~uintptr_t{3}));
-      if (l.ue8m0) stage.shifts[half][column] = static_cast<uint32_t>(at & 3) * 8;
-    }
-    arrive_after_copies(full);
-    if (l.ue8m0) arrive(full);
-  }
-
   const Job& job_;
-  StreamRing& ring_;
+  const RingView ring_;
   RingPlace place_;
   typename Job::Unit unit_;
   const std::byte* from_ = nullptr;
@@ -210,7 +227,7 @@ __device__ __forceinline__ void add_block(const BlockWeights<Bf16Weight>& w,
 //   finish(unit, acc, last)  takes this warp's sums: row g and g + 8, tokens 8 j + 2 t, + 1
 // Activations come from x_of.at(job, unit, lane).take(step, lane, out): StagedX or XAhead.
 template <typename W, int kTiles, typename Job, typename X>
-__device__ __forceinline__ void consume(Job& job, StreamRing& ring, RingPlace& place,
+__device__ __forceinline__ void consume(Job& job, const RingView& ring, RingPlace& place,
                                         typename Job::Unit unit, int n_units, X x_of) {
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   const int at = lane / 4 * kRowPitch + warp * 128 + lane % 4 * 16;
@@ -261,7 +278,7 @@ __device__ __forceinline__ void consume(Job& job, StreamRing& ring, RingPlace& p
       }
       __syncwarp();  // all lanes have read the stage
       arrive(&ring.empty[place.stage]);
-      place.advance();
+      place.advance(ring.n_stages);
     }
     job.finish(unit, acc, n_units == 1);
     job.next(unit);

@@ -28,23 +28,15 @@ class DenseStream {
     held_.template keep<kPaired ? 8 : 16>(*this, unit, acc, last);
   }
   __device__ __forceinline__ void store(Unit unit, int token, int row, const float* sums) const {
-    int column, n_rows;
-    if constexpr (kPaired) {
-      column = unit * 8;
-      n_rows = min(8, p_.w.segments[0].rows - column);
-    } else {
-      const UnitPlace place = place_of(p_.w, unit);
-      column = place.group * p_.w.group_columns + place.segment.column + place.first_row;
-      n_rows = min(16, place.segment.rows - place.first_row);
-    }
-    if (row >= n_rows) return;
+    const UnitColumns columns = columns_of<kPaired>(p_.w, unit);
+    if (row >= columns.n) return;
     float value = total(sums, p_.n_tokens, token, row);
     if constexpr (kPaired) {
       value = silu(value) * total(sums, p_.n_tokens, token, row + 8);
     } else if (p_.bias != nullptr) {
-      value += p_.bias[column + row];
+      value += p_.bias[columns.first + row];
     }
-    store_as(p_.out, p_.out_f32, token * p_.out_stride + column + row, value);
+    store_as(p_.out, p_.out_f32, token * p_.out_stride + columns.first + row, value);
   }
 
  private:
@@ -59,13 +51,14 @@ __launch_bounds__(kStreamThreads, kStreamBlocksPerSm<W, kTiles, kStaged>) void s
     const __grid_constant__ DenseProduct p) {
 #if __CUDA_ARCH__ >= 900
   extern __shared__ uint4 shared[];
-  auto& ring = *reinterpret_cast<StreamRing*>(shared);
+  auto* const memory = reinterpret_cast<StreamRing*>(shared);
+  const RingView ring = memory->view();
   init_ring(ring, W::kScaled, p.w.layout.ue8m0);
   const int64_t n = p.w.n_units, b = blockIdx.x;
   const auto first = static_cast<int>(b * n / gridDim.x);
   const auto n_units = static_cast<int>((b + 1) * n / gridDim.x) - first;
   using Job = DenseStream<kTiles, kPaired>;
-  Job job(p, reinterpret_cast<float*>(&ring + 1));
+  Job job(p, reinterpret_cast<float*>(memory + 1));
   if (threadIdx.x >= kConsumers) {
     StreamProducer<W, Job> producer(job, ring);
     producer.go_to(first);
@@ -75,8 +68,8 @@ __launch_bounds__(kStreamThreads, kStreamBlocksPerSm<W, kTiles, kStaged>) void s
   wait_for_previous_kernel();
   RingPlace place;
   if constexpr (kStaged) {
-    auto* memory = reinterpret_cast<std::byte*>(&ring + 1) + held_sums_bytes(p.n_tokens);
-    const StagedX staged = staged_in(memory, p.n_tokens, p.w.layout.n_steps);
+    auto* rows = reinterpret_cast<std::byte*>(memory + 1) + held_sums_bytes(p.n_tokens);
+    const StagedX staged = staged_in(rows, p.n_tokens, p.w.layout.n_steps);
     stage_x(staged, p.x, p.x_stride_bytes, p.w.layout.n_steps);
     consumers_barrier();
     consume<W, kTiles>(job, ring, place, first, n_units, SharedStagedX{staged});

@@ -166,6 +166,18 @@ __device__ __forceinline__ RowPair rows_of(const DenseWeight& w, int unit, int l
   return out;
 }
 
+// The columns of `out` that a unit's rows go to; the last unit of a segment may have fewer.
+struct UnitColumns {
+  int first, n;
+};
+template <bool kPaired>
+__device__ __forceinline__ UnitColumns columns_of(const DenseWeight& w, int unit) {
+  if constexpr (kPaired) return {unit * 8, min(8, w.segments[0].rows - unit * 8)};
+  const UnitPlace p = place_of(w, unit);
+  return {p.group * w.group_columns + p.segment.column + p.first_row,
+          min(16, p.segment.rows - p.first_row)};
+}
+
 // --- scales -------------------------------------------------------------------------------------
 
 // A scale travels to shared memory as the aligned word around it.

@@ -8,14 +8,11 @@ namespace dsr::cuda {
 
 inline constexpr int kMaxExperts = 1024;
 
-// Tokens that the stream kernels take at a time of one expert, so also of the shared ones.
-inline constexpr int kExpertTokens = 8;
-
-// The shared experts, which every token goes to: one MLP of width F.
+// The shared experts, which every token goes to: one MLP of width F. For one token.
 struct SharedExperts {
   DenseLayout down;  // gate and up lie like those of the routed experts
   DenseSegment gate, up, down_rows;
-  bf16* hidden;  // [T, F]
+  bf16* hidden;  // [F]
   int F;         // 0: none in this call
 };
 
@@ -30,7 +27,8 @@ struct ExpertsCall {
   int64_t ids_stride, chosen_stride;
   bf16*
       hidden;  // [T * K, F]: silu(gate x) * (up x); decode: of pair p, else of the p-th sorted pair
-  SharedExperts shared;  // of the stream kernels
+  float* products;       // [T * K, D]: down hidden of every pair; of stream_many
+  SharedExperts shared;  // of stream_gate_up and stream_down
   const bf16* addend;    // [T, D], or null
   int64_t addend_stride;
   void* out;  // [T, D]
@@ -50,9 +48,12 @@ __device__ __forceinline__ void store_result(const ExpertsCall& c, int64_t token
 void skinny_gate_up(Exec& exec, const ExpertsCall& c);
 void skinny_down(Exec& exec, const ExpertsCall& c);
 
-// The same on sm_90, and the shared experts with them for up to kExpertTokens tokens.
+// The same on sm_90, if stream_takes(): one token, with its shared experts, and 2..64 without. Of a
+// call stream_takes() looks at layouts and sizes but T.
+bool stream_takes(ExpertsCall c);
 void stream_gate_up(Exec& exec, const ExpertsCall& c);
 void stream_down(Exec& exec, const ExpertsCall& c);
+void stream_many(Exec& exec, const ExpertsCall& c);
 
 // Many tokens.
 struct ExpertPlan {

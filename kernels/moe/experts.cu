@@ -1,13 +1,15 @@
 // moe_experts and moe_with_shared on CUDA: which kernels take a call. Definitions and shapes:
 // ops/moe.h.
 //
-//   weights and x readable in 16-byte chunks   T <= 64   stream_* on sm_90, else skinny_gate_up,
-//                                                        skinny_down
+//   weights and x readable in 16-byte chunks   T = 1     stream_gate_up, stream_down on sm_90
+//                                              T <= 64   stream_many on sm_90; where memory is too
+//                                                        small for these, and on sm_80, also of one
+//                                                        token: skinny_gate_up, skinny_down
 //                                              T > 64    tiled_experts, some thousand tokens a time
 //   anything else                              plain_experts
 //
-// The stream kernels take the shared experts with the routed ones while all tokens fit in one tile;
-// elsewhere moe_with_shared is composed.
+// The stream kernels for one token take the shared experts with the routed ones; elsewhere
+// moe_with_shared is composed.
 // So the bits of a decode row do not depend on T while T <= 64.
 #include <algorithm>
 #include <optional>
@@ -28,22 +30,27 @@ int64_t tokens_at_once(int64_t T, int64_t K, int64_t D) {
   return std::clamp<int64_t>(T, 1, std::max<int64_t>(fit, kMaxDecodeTokens));
 }
 
+// Which kernels take the tokens.
+enum class Way { kPlain, kSkinny, kStream, kTiled };
+
 struct Scratch {
   Tensor table, hidden;
-  Tensor sorted, tiles, products;  // of tiled_experts
+  Tensor products;       // of stream_many and tiled_experts
+  Tensor sorted, tiles;  // of tiled_experts
 };
 
-Scratch take_scratch(Arena& arena, const MoeExpertsArgs& a, int64_t n_tokens, bool tiled) {
+Scratch take_scratch(Arena& arena, const MoeExpertsArgs& a, int64_t n_tokens, Way way) {
   const int64_t pairs = n_tokens * a.expert_ids.shape[1], D = a.x.shape[1], F = a.down.columns();
   const auto E = static_cast<int64_t>(a.down.segments.size());
   Scratch s;
   s.table = arena.tensor(DType::kU8, {expert_table_bytes(a)});
   s.hidden = arena.activation({pairs, F});
-  if (!tiled) return s;
+  if (way == Way::kTiled || (way == Way::kStream && n_tokens > 1))
+    s.products = arena.tensor(DType::kF32, {pairs, D});
+  if (way != Way::kTiled) return s;
   s.sorted = arena.tensor(DType::kI32, {pairs});
   s.tiles =
       arena.tensor(DType::kI32, {3 * max_expert_tiles(n_tokens, a.expert_ids.shape[1], E) + 1});
-  s.products = arena.tensor(DType::kF32, {pairs, D});
   return s;
 }
 
@@ -71,6 +78,7 @@ ExpertsCall part(const MoeExpertsArgs& a, int64_t first, int64_t n, const Scratc
           .ids_stride = a.expert_ids.strides[0],
           .chosen_stride = a.expert_weights.strides[0],
           .hidden = s.hidden.ptr<bf16>(),
+          .products = s.products.rank() > 0 ? s.products.ptr<float>() : nullptr,
           .shared = {},
           .addend = has_addend ? a.addend.ptr<bf16>(first) : nullptr,
           .addend_stride = has_addend ? a.addend.strides[0] : 0,
@@ -85,51 +93,69 @@ ExpertsCall part(const MoeExpertsArgs& a, int64_t first, int64_t n, const Scratc
           .touch_x = n * a.x.shape[1] * 2 <= kTouchBytes};
 }
 
-// How the weights of all experts lie.
-struct ExpertLayouts {
-  DenseLayout gate_up, down;
-};
-// Nothing where only the plain kernels can take the call.
-std::optional<ExpertLayouts> fast_layouts(const MoeExpertsArgs& a) {
+// What the fast kernels go by: layouts and sizes of a call; nothing where only the plain ones can
+// take it.
+std::optional<ExpertsCall> fast_shape(const MoeExpertsArgs& a) {
   if (!x_allows_16(a.x) || static_cast<int64_t>(a.down.segments.size()) > kMaxExperts)
     return std::nullopt;
   const auto gate_up = dense_layout(a.gate_up.segments, a.gate_up.quant, a.x.shape[1]);
   const auto down = dense_layout(a.down.segments, a.down.quant, a.down.columns());
   if (!gate_up || !down) return std::nullopt;
-  return ExpertLayouts{*gate_up, *down};
+  ExpertsCall c = {};
+  c.gate_up = *gate_up;
+  c.down = *down;
+  c.D = narrow(a.x.shape[1]);
+  c.F = narrow(a.down.columns());
+  c.E = narrow(static_cast<int64_t>(a.down.segments.size()));
+  c.K = narrow(a.expert_ids.shape[1]);
+  return c;
+}
+Way way_of(Exec& exec, const std::optional<ExpertsCall>& fast, int64_t T) {
+  if (!fast) return Way::kPlain;
+  if (T > kMaxDecodeTokens) return Way::kTiled;
+  return exec.cuda().arch() >= 90 && stream_takes(*fast) ? Way::kStream : Way::kSkinny;
 }
 
 }  // namespace
 
 void moe_experts(Exec& exec, const MoeExpertsArgs& a) {
   const int64_t T = a.x.shape[0], D = a.x.shape[1], K = a.expert_ids.shape[1];
-  const auto layouts = fast_layouts(a);
-  const bool fast = layouts.has_value();
-  const bool tiled = fast && T > kMaxDecodeTokens;
-  const int64_t at_once =
-      tiled ? tokens_at_once(T, K, D) : std::min(T, fast ? kMaxDecodeTokens : kMaxPlainTokens);
+  const auto fast = fast_shape(a);
+  const Way way = way_of(exec, fast, T);
+  const int64_t at_once = way == Way::kTiled   ? tokens_at_once(T, K, D)
+                          : way == Way::kPlain ? std::min(T, kMaxPlainTokens)
+                                               : T;
 
   const Arena::Scope scope(exec.scratch());
-  const Scratch s = take_scratch(exec.scratch(), a, at_once, tiled);
+  const Scratch s = take_scratch(exec.scratch(), a, at_once, way);
   if (exec.dry_run()) return;
-  const ExpertWeights weights = expert_weights(exec, a, s.table, !fast);
+  const ExpertWeights weights = expert_weights(exec, a, s.table, way == Way::kPlain);
   for (int64_t first = 0; first < T; first += at_once) {
     ExpertsCall c = part(a, first, std::min(at_once, T - first), s);
     c.weights = weights;
-    if (!fast) {
-      plain_experts(exec, c, a.gate_up.quant, a.down.quant);
-      continue;
+    if (fast) {
+      c.gate_up = fast->gate_up;
+      c.down = fast->down;
     }
-    c.gate_up = layouts->gate_up;
-    c.down = layouts->down;
-    if (tiled) {
-      tiled_experts(exec, c, plan_in(s));
-    } else if (exec.cuda().arch() >= 90) {
-      stream_gate_up(exec, c);
-      stream_down(exec, c);
-    } else {
-      skinny_gate_up(exec, c);
-      skinny_down(exec, c);
+    switch (way) {
+      case Way::kPlain:
+        plain_experts(exec, c, a.gate_up.quant, a.down.quant);
+        break;
+      case Way::kTiled:
+        tiled_experts(exec, c, plan_in(s));
+        break;
+      case Way::kSkinny:
+        skinny_gate_up(exec, c);
+        skinny_down(exec, c);
+        break;
+      case Way::kStream:
+        if (T > 1) {
+          stream_many(exec, c);
+        } else {
+          stream_gate_up(exec, c);
+          stream_down(exec, c);
+        }
+        break;
     }
   }
 }
@@ -143,8 +169,7 @@ bool same_layout(const DenseLayout& a, const DenseLayout& b) {
 
 // How the stream kernels see the shared experts, without their scratch; nothing where they cannot
 // read them together with the routed ones.
-std::optional<SharedExperts> shared_experts(const MoeWithSharedArgs& a,
-                                            const ExpertLayouts& routed) {
+std::optional<SharedExperts> shared_experts(const MoeWithSharedArgs& a, const ExpertsCall& routed) {
   const int64_t F = a.shared_down.columns();
   const auto gate_up = paired_weight(a.shared_gate_up, a.routed.x.shape[1]);
   int n_taken = 0;
@@ -164,23 +189,22 @@ std::optional<SharedExperts> shared_experts(const MoeWithSharedArgs& a,
 
 void moe_with_shared(Exec& exec, const MoeWithSharedArgs& a) {
   const MoeExpertsArgs& r = a.routed;
-  const int64_t T = r.x.shape[0];
-  const bool few = exec.cuda().arch() >= 90 && T <= kExpertTokens;
-  const auto layouts = few ? fast_layouts(r) : std::nullopt;
-  auto shared = layouts ? shared_experts(a, *layouts) : std::nullopt;
-  if (!shared)
+  auto fast = r.x.shape[0] == 1 && exec.cuda().arch() >= 90 ? fast_shape(r) : std::nullopt;
+  const auto shared = fast ? shared_experts(a, *fast) : std::nullopt;
+  if (shared) fast->shared = *shared;
+  if (!shared || !stream_takes(*fast))
     return compose_moe_with_shared(exec, a,
                                    {.swiglu = swiglu, .linear = linear, .experts = moe_experts});
   const Arena::Scope scope(exec.scratch());
-  const Tensor hidden = exec.scratch().activation({T, shared->F});
-  const Scratch s = take_scratch(exec.scratch(), r, T, /*tiled=*/false);
+  const Tensor hidden = exec.scratch().activation({1, shared->F});
+  const Scratch s = take_scratch(exec.scratch(), r, 1, Way::kStream);
   if (exec.dry_run()) return;
-  ExpertsCall c = part(r, 0, T, s);
+  ExpertsCall c = part(r, 0, 1, s);
   c.weights = expert_weights(exec, r, s.table, /*always=*/false);
-  c.gate_up = layouts->gate_up;
-  c.down = layouts->down;
-  shared->hidden = hidden.ptr<bf16>();
+  c.gate_up = fast->gate_up;
+  c.down = fast->down;
   c.shared = *shared;
+  c.shared.hidden = hidden.ptr<bf16>();
   stream_gate_up(exec, c);
   stream_down(exec, c);
 }

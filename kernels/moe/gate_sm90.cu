@@ -123,7 +123,6 @@ __global__ __launch_bounds__(kThreads, 2) void gate_kernel(const __grid_constant
   if (threadIdx.x == 0) {
     init_barrier(&shared.arrived, 1);
     publish_barriers();
-    arrive_expecting(&shared.arrived, static_cast<uint32_t>(c.route.E) * 4);
   }
   arrive_at_cluster();
   const RouterRows router(c.gate, unit);
@@ -138,6 +137,7 @@ __global__ __launch_bounds__(kThreads, 2) void gate_kernel(const __grid_constant
   if (threadIdx.x % 32 == 0) shared.partial_sums[warp] = squares;
   if (first) row.store_sum(c.norm.D, residual);
   __syncthreads();
+  if (threadIdx.x == 0) arrive_expecting(&shared.arrived, static_cast<uint32_t>(c.route.E) * 4);
   row.store_normed(c.norm, sum_of_warps(shared.partial_sums, kWarps), x);
   __syncthreads();
   float acc[1][4] = {};

@@ -89,20 +89,22 @@ void dots(benchmark::State& state, void (*loop)(const DotArgs&), int64_t rows, i
 
 void tile(benchmark::State& state, const InnerLoops& loops) {
   Values<float> w = random_values<float>(kTileRows * kTileColumns);
-  Values<float> x = random_values<float>(kTileTokens * kTileColumns);
-  Values<float> sums(kTileTokens * kTileRows);
+  Values<float> x = random_values<float>(kBlockTokens * kTileColumns);
+  Values<float> lanes(kTileRows * kBlockTokens * kLanes), sums(kBlockTokens * kTileRows);
   for (auto _ : state) {
-    loops.tile({.w = w.data(),
-                .x = x.data(),
-                .rows = kTileRows,
-                .tokens = kTileTokens,
-                .columns = kTileColumns,
-                .begin = true,
-                .lanes = nullptr,
-                .sums = sums.data()});
+    for (const bool begin : {true, false})  // the first columns and the last ones
+      loops.tile({.w = w.data(),
+                  .x = x.data(),
+                  .rows = kTileRows,
+                  .tokens = kBlockTokens,
+                  .columns = kTileColumns,
+                  .begin = begin,
+                  .lanes = lanes.data(),
+                  .sums = begin ? nullptr : sums.data(),
+                  .next = {}});
     benchmark::ClobberMemory();
   }
-  count(state, 0, 2.0 * kTileRows * kTileTokens * kTileColumns);
+  count(state, 0, 2 * 2.0 * kTileRows * kBlockTokens * kTileColumns);
 }
 
 void scale(benchmark::State& state, const InnerLoops& loops) {

@@ -559,7 +559,7 @@ int run(const std::string& filter) {
   exec.scratch().reserve(Buffer(exec, MemoryKind::kActivations, int64_t{2} << 30));
   Bench bench(exec, filter);
   for (const Dense& d : dense_shapes())
-    for (const int64_t T : {1, 8, 16, 64, 512, 4096})
+    for (const int64_t T : {1, 8, 16, 32, 64, 512, 4096})
       if (T <= 64 || d.rows.front() < 100000) run_dense(bench, d, T);
   for (const Experts& c : kExperts) {
     for (const int64_t T : {1, 8, 32, 64, 512, 1024, 4096}) run_experts(bench, c, T);

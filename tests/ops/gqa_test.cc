@@ -216,13 +216,17 @@ class GqaAttentionTest : public GqaTest {
   }
   // One head of one token: softmax(rope(q) . k * scale) v over the positions it sees.
   std::vector<double> formula(std::vector<double> q, int64_t t, int64_t kv_head) const {
-    const int64_t d = cache_.format.head_dim, position = positions_[static_cast<size_t>(t)];
+    return formula(std::move(q), positions_[static_cast<size_t>(t)], t < 5 ? 0 : 2, kv_head);
+  }
+  std::vector<double> formula(std::vector<double> q, int64_t position, int64_t sequence,
+                              int64_t kv_head) const {
+    const int64_t d = cache_.format.head_dim;
     rotate(q.data(), rope_, position, d);
     std::vector<double> out(static_cast<size_t>(d), 0.0);
     double total = 0;
     for (int64_t s = 0; s <= position; ++s) {
-      const std::vector<double> k = decoded(cache_, slot(t < 5 ? 0 : 2, s), false);
-      const std::vector<double> v = decoded(cache_, slot(t < 5 ? 0 : 2, s), true);
+      const std::vector<double> k = decoded(cache_, slot(sequence, s), false);
+      const std::vector<double> v = decoded(cache_, slot(sequence, s), true);
       const auto first = static_cast<size_t>(kv_head * d);
       double score = 0;
       for (size_t i = 0; i < q.size(); ++i) score += q[i] * k[first + i];
@@ -268,6 +272,42 @@ TEST_P(GqaAttentionTest, MatchesTheFormulaForEveryCacheType) {
       tol.abs += 0.1 * std::sqrt(static_cast<double>(s.d)) * 24 * 0x1p-24;
       if (on_cuda()) tol.abs += kRoundedOperands;
       EXPECT_TRUE(close(out, want, tol)) << name(type) << " H=" << s.H;
+    }
+  }
+}
+
+// Rows so long that their parts on a GPU have more than 64 tokens.
+TEST_P(GqaAttentionTest, LongRowsMatchTheFormula) {
+  for (const Sizes& s : {Sizes{2, 2, 128}, Sizes{4, 1, 128}}) {
+    for (const int32_t n : {1025, 1301, 8300}) {
+      if (!on_cuda() && n > 1025) continue;  // nothing is split there
+      const int64_t blocks = (n + kPageTokens - 1) / kPageTokens;
+      cache_ = empty_cache(CacheType::kBF16, s, blocks);
+      rope_ = rope_table(n, s.d);
+      std::vector<int32_t> backwards;
+      for (int64_t b = blocks; b-- > 0;) backwards.push_back(static_cast<int32_t>(b));
+      table_ = make.i32({1, blocks}, backwards);
+      for (int64_t p = 0; p < n; ++p) {
+        const Tensor kv = make.normal(DType::kF32, {2, s.G * s.d});
+        cache_.format.encode(kv.ptr<float>(0), kv.ptr<float>(1), page(cache_, slot(0, p)),
+                             p % kPageTokens);
+      }
+      const Tensor q = random_activation({1, s.H, s.d}), out = empty_activation(q.shape);
+      GqaAttentionArgs a = args(out, q);
+      a.positions = make.i32({1}, {n - 1});
+      a.cu_seqlens_q = make.i32({2}, {0, 1});
+      ops::gqa_attention(exec, a);
+      const Matrix x(q);
+      std::vector<double> want;
+      for (int64_t h = 0; h < s.H; ++h) {
+        const auto* row = &x.values[static_cast<size_t>(h * s.d)];
+        const std::vector<double> o = formula({row, row + s.d}, n - 1, 0, h * s.G / s.H);
+        want.insert(want.end(), o.begin(), o.end());
+      }
+      Tolerance tol = sum_of(n, activation(), 1);
+      tol.abs += 0.1 * std::sqrt(static_cast<double>(s.d)) * 24 * 0x1p-24;
+      if (on_cuda()) tol.abs += kRoundedOperands;
+      EXPECT_TRUE(close(out, want, tol)) << "n=" << n << " H=" << s.H << " G=" << s.G;
     }
   }
 }

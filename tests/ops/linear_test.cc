@@ -123,6 +123,28 @@ TEST_P(LinearTest, ARowDoesNotDependOnItsNeighbours) {
   }
 }
 
+// The same where a block has several groups of rows to go through, and more of K than it can hold
+// on the way.
+TEST_P(LinearTest, ARowOfALargeProductDoesNotDependOnItsNeighbours) {
+  for (const DType dtype : {DType::kF8E4M3, DType::kBF16}) {
+    for (const auto& [N, K] : {std::pair<int64_t, int64_t>{6500, 96}, {200, 4800}}) {
+      const Weight w = make.weight(dtype, {N - 40, 40}, K, sigma(K));
+      const Tensor x = random_activation({64, K}), all = empty_activation({64, N});
+      ops::linear(exec, {.out = all, .x = x, .w = w, .bias = {}});
+      for (const int64_t n : {3, 15, 30}) {
+        const Tensor some = empty_activation({n, N});
+        ops::linear(exec, {.out = some, .x = rows(x, 31, n), .w = w, .bias = {}});
+        EXPECT_TRUE(same_bits(some, rows(all, 31, n))) << name(dtype) << " " << n << " " << K;
+      }
+      const Tensor products = empty_activation({64, N / 2}), one = empty_activation({1, N / 2});
+      const Weight pair = make.weight(dtype, {N / 2, N / 2}, K, sigma(K));
+      ops::swiglu(exec, {.out = products, .x = x, .gate_up = pair});
+      ops::swiglu(exec, {.out = one, .x = rows(x, 40, 1), .gate_up = pair});
+      EXPECT_TRUE(same_bits(one, rows(products, 40, 1))) << name(dtype) << " " << K;
+    }
+  }
+}
+
 // Rows of NaN beside it, as in the padding of a batch.
 TEST_P(LinearTest, ARowOfNansStaysAlone) {
   for (const int64_t T : {3, 12, 40, 70}) {

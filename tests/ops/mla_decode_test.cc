@@ -65,7 +65,7 @@ class MlaDecodeTest : public MlaTest {
 
 TEST_P(MlaDecodeTest, RowsOfManyPartsMatchTheFormula) {
   std::vector<int64_t> lengths = {1, 63, 65, 513};
-  if (on_cuda()) lengths.insert(lengths.end(), {128, 700, 1025, 8300});
+  if (on_cuda()) lengths.insert(lengths.end(), {128, 700, 1025, 8300, 9000});
   const Sizes& s = kReal;
   const Batch b = batch(CacheType::kBF16, s, lengths);
   const Tensor q = random_activation({b.T, s.H, s.C + s.rope});
@@ -118,6 +118,34 @@ TEST_P(MlaDecodeTest, ARowInABatchIsTheRowAlone) {
       ops::mla_attention(exec, some);
       EXPECT_TRUE(same_bits(out, rows(all, first, n))) << name(cache) << " " << first << " " << n;
     }
+  }
+}
+
+// Work for all SMs, so that blocks take whole groups of parts; alone a row is spread over them.
+TEST_P(MlaDecodeTest, ARowAmongMuchWorkIsTheRowAlone) {
+  if (!on_cuda()) GTEST_SKIP() << "no other backend splits rows";
+  const Sizes s{.H = 128, .C = 512, .rope = 64, .nope = 128, .v = 128};
+  const Batch b = batch(CacheType::kBF16, s, {1500, 700, 300, 2000, 64, 129, 2500});
+  const Tensor q = random_activation({b.T, s.H, s.C + s.rope});
+  const Tensor all = empty_activation({b.T, s.H, s.C});
+  ops::mla_attention(exec, args(b, all, q));
+  for (int64_t t = 0; t < b.T; ++t) {
+    const Tensor out = empty_activation({1, s.H, s.C});
+    MlaAttentionArgs one = args(b, out, rows(q, t, 1));
+    one.positions = rows(b.positions, t, 1);
+    one.cu_seqlens_q = make.i32({2}, {0, 1});
+    one.block_table = rows(b.table, t, 1);
+    ops::mla_attention(exec, one);
+    EXPECT_TRUE(same_bits(out, rows(all, t, 1))) << t;
+    // The same latents for fewer heads, which more blocks share.
+    const Tensor few = empty_activation({1, 16, s.C});
+    one.out = few;
+    one.q = reshape(columns(reshape(one.q, {1, s.H * (s.C + s.rope)}), 0, 16 * (s.C + s.rope)),
+                    {1, 16, s.C + s.rope});
+    ops::mla_attention(exec, one);
+    EXPECT_TRUE(
+        same_bits(few, reshape(columns(reshape(out, {1, s.H * s.C}), 0, 16 * s.C), {1, 16, s.C})))
+        << t;
   }
 }
 

@@ -60,9 +60,8 @@ class MlaTest : public OpTest {
     return {row.begin(), row.end()};
   }
 
-  Weight kv_b(const Sizes& s) {
-    return make.weight(DType::kF8E4M3, {s.H * (s.nope + s.v)}, s.C,
-                       1 / std::sqrt(static_cast<float>(s.C)));
+  Weight kv_b(const Sizes& s, DType dtype = DType::kF8E4M3) {
+    return make.weight(dtype, {s.H * (s.nope + s.v)}, s.C, 1 / std::sqrt(static_cast<float>(s.C)));
   }
 };
 

@@ -9,9 +9,6 @@ constexpr CacheType kCacheTypes[] = {CacheType::kF32, CacheType::kBF16, CacheTyp
 
 class MlaFusedTest : public MlaTest {
  protected:
-  Weight kv_b(const Sizes& s, DType dtype) {
-    return make.weight(dtype, {s.H * (s.nope + s.v)}, s.C, 1 / std::sqrt(static_cast<float>(s.C)));
-  }
   void expect_query_and_write_is_both(const Sizes& s, DType weights, CacheType cache, int64_t T) {
     const RopeTable rope = rope_table(200, s.rope);
     std::vector<int32_t> at;

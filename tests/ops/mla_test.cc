@@ -114,11 +114,19 @@ TEST_P(MlaWriteKvTest, WhatIsNotFiniteInTheCacheIsNamed) {
 class MlaProjectionTest : public MlaTest {};
 
 TEST_P(MlaProjectionTest, QueryMatchesTheFormula) {
-  for (const auto& [s, T] : {std::pair{kReal, 3}, {kReal, 1}, {kRagged, 3}, {kRagged, 9}}) {
-    const Weight w = kv_b(s);
+  struct Case {
+    Sizes s;
+    DType weights;
+    int64_t T;
+  };
+  constexpr DType kFp8 = DType::kF8E4M3, kBf16 = DType::kBF16;
+  for (const auto& [s, weights, T] :
+       {Case{kReal, kFp8, 3}, Case{kReal, kBf16, 1}, Case{kReal, kFp8, 70}, Case{kReal, kBf16, 9},
+        Case{kRagged, kFp8, 3}, Case{kRagged, kBf16, 9}}) {
+    const Weight w = kv_b(s, weights);
     const RopeTable rope = rope_table(80, s.rope);
-    const std::vector<int32_t> every = {0, 79, 5, 6, 7, 1, 2, 70, 33};
-    const std::vector<int32_t> at(every.begin(), every.begin() + T);
+    std::vector<int32_t> at;
+    for (int64_t t = 0; t < T; ++t) at.push_back(static_cast<int32_t>((t * 31 + 79) % 80));
     const Tensor q = random_activation({T, s.H, s.nope + s.rope});
     const Tensor out = empty_activation({T, s.H, s.C + s.rope});
     ops::mla_query(exec, {.out = out,
@@ -138,7 +146,7 @@ TEST_P(MlaProjectionTest, QueryMatchesTheFormula) {
     }
     Tolerance tol = sum_of(s.nope, activation(), 4);
     tol.abs += 24 * 0x1p-24;  // the rotation: three roundings of terms below 8
-    EXPECT_TRUE(close(out, want.values, tol)) << "C=" << s.C;
+    EXPECT_TRUE(close(out, want.values, tol)) << "C=" << s.C << " " << name(weights) << " T=" << T;
   }
 }
 
@@ -160,7 +168,7 @@ TEST_P(MlaProjectionTest, ValueMatchesTheFormula) {
 
 TEST_P(MlaProjectionTest, ATokenDoesNotDependOnItsNeighbours) {
   const Sizes& s = kReal;
-  const int64_t T = 20;
+  const int64_t T = 70;
   const Weight w = kv_b(s);
   const RopeTable rope = rope_table(T, s.rope);
   std::vector<int32_t> at;
@@ -185,11 +193,12 @@ TEST_P(MlaProjectionTest, ATokenDoesNotDependOnItsNeighbours) {
         {.out = out, .latent = rows(latent, first, n), .kv_b_proj = w, .qk_nope_head_dim = s.nope});
     return out;
   };
-  const Tensor queries = query(0, T), values = value(0, T);
-  for (const int64_t n : {1, 3, 9}) {
-    EXPECT_TRUE(same_bits(query(5, n), rows(queries, 5, n))) << n;
-    EXPECT_TRUE(same_bits(value(5, n), rows(values, 5, n))) << n;
+  const Tensor queries = query(0, T), values_of_20 = value(0, 20);
+  for (const auto& [first, n] : {std::pair{5, 1}, {65, 3}, {5, 9}, {3, 60}}) {
+    EXPECT_TRUE(same_bits(query(first, n), rows(queries, first, n))) << first << " " << n;
   }
+  for (const int64_t n : {1, 3, 9})
+    EXPECT_TRUE(same_bits(value(5, n), rows(values_of_20, 5, n))) << n;
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends, MlaProjectionTest, testing::ValuesIn(backends_under_test()),
@@ -311,6 +320,27 @@ TEST_P(MlaAttentionTest, ATokenInABatchIsATokenAlone) {
       continue;
     }
     EXPECT_TRUE(same_bits(one.out, rows(all, t, 1))) << "token " << t;
+  }
+}
+
+TEST_P(MlaAttentionTest, TwoTokensBesideASequenceOfNoneAreTokensAlone) {
+  fill_cache(CacheType::kBF16, kReal, {4, 1, -1, 6, 0, 3});
+  const Tensor q = random_activation({2, kReal.H, kReal.C + kReal.rope});
+  const Tensor both = empty_activation({2, kReal.H, kReal.C});
+  MlaAttentionArgs a = args(both, q);
+  a.positions = make.i32({2}, {69, 70});
+  a.cu_seqlens_q = make.i32({3}, {0, 2, 2});
+  ops::mla_attention(exec, a);
+  for (int64_t t = 0; t < 2; ++t) {
+    MlaAttentionArgs one = args(empty_activation({1, kReal.H, kReal.C}), rows(q, t, 1));
+    one.positions = rows(a.positions, t, 1);
+    one.cu_seqlens_q = make.i32({2}, {0, 1});
+    one.block_table = rows(table_, 0, 1);
+    ops::mla_attention(exec, one);
+    const double u = on_cuda() ? rounding(activation()) : 0;  // split or not: by backend
+    EXPECT_TRUE(close(one.out, rows(both, t, 1),
+                      {.rel = 2 * u, .abs = on_cuda() ? 2 * kRoundedWeights : 0}))
+        << t;
   }
 }
 

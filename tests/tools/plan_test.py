@@ -7,7 +7,8 @@ import resource
 import subprocess
 import unittest
 
-from cli import BINARY, MODEL, SANITIZED, TINY, CliTest, environment, needs_tiny
+from cli import BINARY, MODEL, SANITIZED, SCRATCH, TINY, CliTest, environment, needs_tiny
+from random_model import write_hollow_model
 
 CARDS = TINY.parent
 HIDDEN = {"CUDA_VISIBLE_DEVICES": ""}  # a machine with a GPU is one without, for CUDA
@@ -59,6 +60,18 @@ class Plan(CliTest):
         self.assertRegex(text, r"(?m)^does not fit: 9\d\.\d GB of 81\.6 GB on each GPU$")
         self.assertRegex(text, r"(?m)^  try: --gpus 16xA100-80, or --gpus 8xH20$")
         self.assertFalse(json.loads(self.plan(*args, "--format", "json", code=4))["fits"])
+
+    def test_a_model_larger_than_memory_may_be_mapped(self):
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        model = write_hollow_model(SCRATCH / "hollow", 2 * memory)
+        for mode in ["auto", "read"]:
+            run = self.run_cli("-p", "a", "--device", "cpu", "--load-mode", mode, model=model, code=4)
+            self.assertEqual(run.stdout, b"")
+            self.assertRegex(
+                run.stderr.decode(),
+                r"^error: not enough memory on cpu with -c \d+\n"
+                r"  weights [\d.]+ [GT]B \+ .* = [\d.]+ [GT]B of [\d.]+ [GT]B available\n"
+                r"  try: --load-mode mmap, which reads from the disk again what does not fit\n$")
 
     @unittest.skipIf(SANITIZED, "not with sanitizers")
     def test_it_takes_less_than_a_second(self):

@@ -7,6 +7,7 @@ Python's standard library only.
 
 import json
 import math
+import os
 import random
 import struct
 from pathlib import Path
@@ -138,6 +139,22 @@ def write_model(directory: Path, chat: bool = True, poisoned: str = "", **config
         settings["chat_template"] = CHAT_TEMPLATE
     (directory / "tokenizer_config.json").write_text(json.dumps(settings))
     write_safetensors(directory / "model.safetensors", random_weights(poisoned=poisoned))
+    return directory
+
+
+def write_hollow_model(directory: Path, size: int) -> Path:
+    """Weights of at least `size` bytes, all zero, in a file that takes no room on a disk."""
+    config = {**CONFIG, "hidden_size": 512, "n_routed_experts": 64}
+    config["moe_intermediate_size"] = -(-size // (2 * 3 * 512 * 64))
+    write_model(directory, **config)
+    header, end = {}, 0
+    for name, shape in shapes(config).items():
+        begin, end = end, end + 2 * math.prod(shape)
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    path = directory / "model.safetensors"
+    path.write_bytes(struct.pack("<Q", len(text)) + text)
+    os.truncate(path, 8 + len(text) + end)
     return directory
 
 

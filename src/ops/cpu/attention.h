@@ -8,13 +8,19 @@
 #include <limits>
 #include <vector>
 
+#include "base/math.h"
 #include "ops/cpu/inner_loops.h"
 #include "tensor/kv_format.h"
 
 namespace dsr::cpu {
 
-// Heads that read the same keys at once.
-inline constexpr int64_t kHeadsAtOnce = 4;
+// Heads that read the same keys at once, at most.
+inline constexpr int64_t kHeadsAtOnce = 8;
+// How many of `heads` do, of each of `n` sets of keys: fewer where the threads would lack work.
+inline int64_t heads_at_once(int64_t heads, int64_t n, int64_t threads) {
+  const bool enough = n * ceil_div(heads, kHeadsAtOnce) >= 2 * threads;
+  return enough ? kHeadsAtOnce : kHeadsAtOnce / 2;
+}
 
 // Keys and values of a page's tokens as float32.
 struct PageRows {

@@ -109,7 +109,7 @@ constexpr int64_t kPad = 2 * kLanes;
 // What is computed with, on the stack of the thread that does: float32, or bf16 for fast math.
 struct Tile {
   alignas(64) float w[kTileRows * kTileColumns];
-  alignas(64) float x[kTileTokens * kTileColumns];
+  alignas(64) float x[kBlockTokens * kTileColumns];
   alignas(64) float lanes[kTileRows * kTileTokens * kLanes];
   alignas(64) float sums[kTileTokens * kTileRows];
 };
@@ -129,32 +129,43 @@ class TileProduct {
       put(columns, tile_.w, r, [&](float* out) {
         decode_unscaled(loops_, d_.segment, d_.quant, d_.first_row + r, k, columns, out);
       });
-    put_zeros(tile_.w, d_.rows, round_up(d_.rows, kTileRowRound) - d_.rows);
+    put_zero_rows(d_.rows, round_up(d_.rows, kTileRowRound) - d_.rows);
   }
 
-  // Adds the products of these columns and tokens [t0, t0 + n). The last ones give sums.
-  void add(int64_t k, int64_t columns, int64_t t0, int64_t n) {
+  // Adds the products of these columns and tokens [t0, t0 + n). The last ones give sums. `next`
+  // will be asked of fill_w.
+  void add(int64_t k, int64_t columns, int64_t t0, int64_t n, NextRows next) {
     const bool is_end = k + columns == d_.segment.data.shape[1];
-    fill_x(t0, n, k, columns);
-    const TileArgs a = {.w = tile_.w,
-                        .x = tile_.x,
-                        .rows = round_up(d_.rows, kTileRowRound),
-                        .tokens = round_up(n, kTileTokenRound),
-                        .columns = round_up(columns, kPad),
-                        .begin = k == 0,
-                        .lanes = tile_.lanes,
-                        .sums = is_end ? tile_.sums : nullptr};
-    if (fast_ == nullptr)
-      loops_.tile(a);
-    else
-      fast_({.w = as_bf16(tile_.w),
-             .x = as_bf16(tile_.x),
-             .rows = a.rows,
-             .tokens = a.tokens,
-             .columns = a.columns,
-             .begin = a.begin,
-             .lanes = a.lanes,
-             .sums = a.sums});
+    const auto* next_row = static_cast<const std::byte*>(next.first);
+    const int64_t n_next = next.rows;
+    for (int64_t t = 0; t < n; t += kBlockTokens) {
+      const int64_t here = std::min(kBlockTokens, n - t);
+      const int64_t begin = n_next * t / n, end = n_next * (t + here) / n;
+      next.first = next_row + begin * next.row_bytes;
+      next.rows = end - begin;
+      fill_x(t0 + t, here, k, columns);
+      const TileArgs a = {.w = tile_.w,
+                          .x = tile_.x,
+                          .rows = round_up(d_.rows, kTileRowRound),
+                          .tokens = here,
+                          .columns = round_up(columns, kPad),
+                          .begin = k == 0,
+                          .lanes = tile_.lanes + t * kTileRows * kLanes,
+                          .sums = is_end ? tile_.sums + t * kTileRows : nullptr,
+                          .next = next};
+      if (fast_ == nullptr)
+        loops_.tile(a);
+      else
+        fast_({.w = as_bf16(tile_.w),
+               .x = as_bf16(tile_.x),
+               .rows = a.rows,
+               .tokens = a.tokens,
+               .columns = a.columns,
+               .begin = a.begin,
+               .lanes = a.lanes,
+               .sums = a.sums,
+               .next = a.next});
+    }
   }
 
   // The sums of all columns.
@@ -182,13 +193,13 @@ class TileProduct {
     std::fill(out + n, out + round_up(n, kPad), 0.0f);
     if (fast_ != nullptr) loops_.round_bf16(out, round_up(n, kPad), as_bf16(to) + at);
   }
-  // Rows and tokens that only round up are computed and thrown away: they must be numbers.
-  void put_zeros(float* to, int64_t row, int64_t rows) {
+  // Rows that only round up are computed and thrown away: they must be numbers.
+  void put_zero_rows(int64_t row, int64_t rows) {
     const int64_t at = row * kTileColumns;
     if (fast_ == nullptr)
-      std::fill_n(to + at, rows * kTileColumns, 0.0f);
+      std::fill_n(tile_.w + at, rows * kTileColumns, 0.0f);
     else
-      std::fill_n(as_bf16(to) + at, rows * kTileColumns, uint16_t{0});
+      std::fill_n(as_bf16(tile_.w) + at, rows * kTileColumns, uint16_t{0});
   }
 
   void fill_x(int64_t t0, int64_t n, int64_t k, int64_t columns) {
@@ -200,7 +211,6 @@ class TileProduct {
         else
           loops_.scale(x, scales_, d_.quant.block_columns, k, columns, out);
       });
-    put_zeros(tile_.x, n, round_up(n, kTileTokenRound) - n);
   }
 
   const InnerLoops& loops_;
@@ -209,6 +219,22 @@ class TileProduct {
   const float* scales_;
   Tile& tile_;
 };
+
+// What many_tokens turns into float32 after columns [.., k) of its rows: more of them, or the first
+// ones of these rows once more, or of what comes next.
+NextRows rows_after(const Dots& d, int64_t k, bool again) {
+  const Tensor& data = d.segment.data;
+  const int64_t K = data.shape[1], size = size_bytes(data.dtype);
+  if (again && K <= kTileColumns) return {};  // they are held
+  const int64_t row_bytes = data.strides[0] * size;
+  const std::byte* rows = row_at(d.segment, d.first_row);
+  const void* first = rows;
+  if (k < K)
+    first = rows + k * size;
+  else if (!again)
+    first = d.next != nullptr ? d.next : rows + d.rows * row_bytes;
+  return {first, row_bytes, d.rows, std::min(kTileColumns, k < K ? K - k : K) * size};
+}
 
 // Rows that share their scales.
 void many_tokens(CpuContext& cpu, const Dots& d, const float* scales) {
@@ -221,7 +247,7 @@ void many_tokens(CpuContext& cpu, const Dots& d, const float* scales) {
     for (int64_t k = 0; k < K; k += kTileColumns) {
       const int64_t columns = std::min(kTileColumns, K - k);
       if (!holds_all) product.fill_w(k, columns);
-      product.add(k, columns, t0, n);
+      product.add(k, columns, t0, n, rows_after(d, k + columns, t0 + n < d.tokens));
     }
     product.store(t0, n);
   });

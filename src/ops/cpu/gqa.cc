@@ -22,7 +22,9 @@ void gqa_attention(Exec& exec, const GqaAttentionArgs& a) {
   const InnerLoops& loops = inner_loops(exec.cpu().level());
   const int64_t T = a.q.shape[0], H = a.q.shape[1], d = a.q.shape[2];
   const GqaPageFormat& f = a.cache.format;
-  const int64_t per_kv_head = H / f.n_kv_heads, groups = ceil_div(per_kv_head, kHeadsAtOnce);
+  const int64_t per_kv_head = H / f.n_kv_heads;
+  const int64_t at_once = heads_at_once(per_kv_head, T * f.n_kv_heads, exec.cpu().threads());
+  const int64_t groups = ceil_div(per_kv_head, at_once);
   const int64_t tasks = T * f.n_kv_heads * groups;
   const std::vector<int64_t> sequence = sequence_of_tokens(a.cu_seqlens_q, T);
   const int64_t n_parts = exec.cpu().threads();
@@ -36,11 +38,11 @@ void gqa_attention(Exec& exec, const GqaAttentionArgs& a) {
     for (int64_t part = begin; part < end; ++part) {
       for (int64_t i = part; i < tasks; i += n_parts) {
         const int64_t t = i / (f.n_kv_heads * groups), kv_head = i / groups % f.n_kv_heads;
-        const int64_t first = i % groups * kHeadsAtOnce;
+        const int64_t first = i % groups * at_once;
         const int64_t position = *a.positions.ptr<int32_t>(t);
         HeadGroup g{.q = {},
                     .out = {},
-                    .heads = std::min(kHeadsAtOnce, per_kv_head - first),
+                    .heads = std::min(at_once, per_kv_head - first),
                     .key_columns = d,
                     .value_columns = d,
                     .softmax_scale = a.softmax_scale};

@@ -25,11 +25,12 @@ inline constexpr int64_t kLanes = 16;
 inline constexpr int64_t kDotRows = 4;
 inline constexpr int64_t kDotTokens = 12;
 
-// tile: rows and tokens of a tile, and the columns of it that are held as float32.
+// Tiles: rows and tokens of one, and the columns of it that are held as float32.
 inline constexpr int64_t kTileRows = 128;
-inline constexpr int64_t kTileTokens = 72;
-inline constexpr int64_t kTileColumns = 512;
-inline constexpr int64_t kTileRowRound = 4, kTileTokenRound = 6;  // what they are rounded up to
+inline constexpr int64_t kTileTokens = 108;
+inline constexpr int64_t kTileColumns = 704;
+inline constexpr int64_t kTileRowRound = 4;  // what rows are rounded up to
+inline constexpr int64_t kBlockTokens = 6;   // of a tile, that are computed together
 
 struct DotArgs {
   const void* rows[kDotRows];  // of weights: the first of each stream
@@ -44,28 +45,33 @@ struct DotArgs {
   int64_t row_stride, token_stride;
 };
 
-struct TileArgs {
-  const float* w;        // [rows][kTileColumns]
-  const float* x;        // [tokens][kTileColumns]
-  int64_t rows, tokens;  // multiples of kTileRowRound and kTileTokenRound
-  int64_t columns;       // a multiple of 16
-  bool begin;            // the lanes are 0 so far, whatever they hold
-  float* lanes;          // [rows][kTileTokens][16]
-  float* sums;           // [tokens][kTileRows], of the lanes; nullptr: more columns follow
+// Rows that will be turned into float32 next: asked for meanwhile.
+struct NextRows {
+  const void* first;
+  int64_t row_bytes;  // from one to the next
+  int64_t rows;
+  int64_t bytes;  // that are wanted of each
 };
+
+// All rows of a tile with a block of its tokens. Value: float, a lane taking every 16th column; or
+// bf16, a lane taking two columns at a time, 2 j and 2 j + 1 of 32.
+template <typename Value>
+struct TileArgsOf {
+  const Value* w;   // [rows][kTileColumns]
+  const Value* x;   // [tokens][kTileColumns]
+  int64_t rows;     // a multiple of kTileRowRound
+  int64_t tokens;   // 1..kBlockTokens
+  int64_t columns;  // a multiple of 16, or of 32
+  bool begin;       // the lanes are 0 so far, whatever they hold
+  float* lanes;     // [rows][kBlockTokens][16]
+  float* sums;      // [tokens][kTileRows], of the lanes; nullptr: more columns follow
+  NextRows next;
+};
+using TileArgs = TileArgsOf<float>;
+using FastTileArgs = TileArgsOf<uint16_t>;
 
 inline constexpr int64_t kAddColumns = 32;  // add_*_rows: what they take at once
 
-// A tile of bf16: a lane takes two columns at a time, 2 j and 2 j + 1 of 32.
-struct FastTileArgs {
-  const uint16_t* w;     // [rows][kTileColumns]
-  const uint16_t* x;     // [tokens][kTileColumns]
-  int64_t rows, tokens;  // multiples of kTileRowRound and kTileTokenRound
-  int64_t columns;       // a multiple of 32
-  bool begin;
-  float* lanes;  // [rows][kTileTokens][16]
-  float* sums;   // [tokens][kTileRows]
-};
 using FastTile = void (*)(const FastTileArgs&);
 
 struct InnerLoops {

@@ -27,6 +27,8 @@ struct Avx512Bf16 {
 
 }  // namespace
 
-void fast_tile_avx512bf16(const FastTileArgs& a) { loops::fast_tile<Avx512Bf16>(a); }
+void fast_tile_avx512bf16(const FastTileArgs& a) {
+  loops::tile<Avx512Bf16, loops::Bf16Pairs<Avx512Bf16>>(a);
+}
 
 }  // namespace dsr::cpu

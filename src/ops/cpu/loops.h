@@ -4,8 +4,8 @@
 // calls an inline function of another header.
 //
 // V has: Reg; kRegs of them; rows_for(T), how many rows of weights to take with T tokens, and
-// kTokens, the most of these; kTileR x kTileT, a block of sums that fits the registers (dividing
-// the rows and tokens of a tile); zero, load, load_part (the first n lanes, 0 behind them), store,
+// kTokens, the most of these; kTileR x kTileT, sums of a tile that fit the registers (dividing
+// kTileRowRound and kBlockTokens); zero, load, load_part (the first n lanes, 0 behind them), store,
 // broadcast, fma, mul, add, div, min and max (b where one is NaN), sum_rows, of R registers by the
 // tree of inner_loops.h; power_of_two(v), of the integers in the lowest bits of v; bf16(p), and
 // e4m3(p) and e4m3_pair(p, a, b): 2^-8 of the value, exact, of 16 and 32 codes; kCodes codes are
@@ -197,15 +197,29 @@ void dots(const DotArgs& a) {
 
 // --- many tokens: tiles of float32 --------------------------------------------------------------
 
+// out = x * factor, all of it read before the first is written: a load that follows a store to the
+// same place of another page waits for it (64 bytes on: three times as long for all of them).
+template <class V, int N>
+void scale_run(const float* x, typename V::Reg factor, float* out) {
+  typename V::Reg v[N];
+#pragma GCC unroll 8
+  for (int i = 0; i < N; ++i) v[i] = V::mul(V::load(x + i * kLanes), factor);
+#pragma GCC unroll 8
+  for (int i = 0; i < N; ++i) V::store(out + i * kLanes, v[i]);
+}
+
 template <class V>
 void scale(const float* x, const float* scales, int64_t block_columns, int64_t first, int64_t n,
            float* out) {
-  for (int64_t k = 0; k < n;) {
-    const int64_t b = (first + k) / block_columns;
+  constexpr int kRun = V::kRegs < 4 ? 1 : V::kRegs / 4;
+  int64_t k = 0;
+  for (int64_t b = first / block_columns; k < n; ++b) {
     const int64_t block_end = (b + 1) * block_columns - first, end = block_end < n ? block_end : n;
     const float factor = scales[b] * static_cast<float>(kE4M3Unit);
     const typename V::Reg factors = V::broadcast(factor);
-    for (; k + kLanes <= end; k += kLanes) V::store(out + k, V::mul(V::load(x + k), factors));
+    for (; k + kRun * kLanes <= end; k += kRun * kLanes)
+      scale_run<V, kRun>(x + k, factors, out + k);
+    for (; k + kLanes <= end; k += kLanes) scale_run<V, 1>(x + k, factors, out + k);
     for (; k < end; ++k) out[k] = x[k] * factor;
   }
 }
@@ -247,75 +261,126 @@ bool has_e4m3_nan(const uint8_t* codes, int64_t n) {
   return found;
 }
 
-// The sums of R rows and T tokens of a tile, from row r0 and token t0 on.
+// What a tile multiplies, and how: kColumns of them in one step.
 template <class V>
+struct Floats {
+  using Value = float;
+  using Values = typename V::Reg;
+  static constexpr int64_t kColumns = kLanes;
+  static Values load(const float* p) { return V::load(p); }
+  static typename V::Reg add(typename V::Reg sum, Values w, Values x) { return V::fma(w, x, sum); }
+};
+template <class V>
+struct Bf16Pairs {
+  using Value = uint16_t;
+  using Values = typename V::Pairs;
+  static constexpr int64_t kColumns = 2 * kLanes;
+  static Values load(const uint16_t* p) { return V::load_pairs(p); }
+  static typename V::Reg add(typename V::Reg sum, Values w, Values x) {
+    return V::dot_pairs(sum, w, x);
+  }
+};
+
+// Asks for the lines of the next rows in `steps` parts of the same size.
+class Asking {
+ public:
+  Asking(const NextRows& next, int64_t steps)
+      : next_(next), row_(static_cast<const uint8_t*>(next.first)) {
+    at_once_ = (next.rows * ((next.bytes + kLine - 1) / kLine) + steps - 1) / steps;
+  }
+  void step() {
+    for (int64_t i = 0; i < at_once_ && rows_ < next_.rows; ++i) {
+      __builtin_prefetch(row_ + byte_, 0, 2);
+      byte_ += kLine;
+      if (byte_ < next_.bytes) continue;
+      byte_ = 0;
+      row_ += next_.row_bytes;
+      ++rows_;
+    }
+  }
+
+ private:
+  static constexpr int64_t kLine = 64;
+  NextRows next_;
+  const uint8_t* row_;
+  int64_t at_once_, rows_ = 0, byte_ = 0;
+};
+
+// The sums of R rows and T tokens of a tile, from row r0 and token t0 on. GCC 12 keeps them in
+// memory around the products where these loops are not unrolled by force, or where one of them
+// chooses what to load: a tenth of the time.
+template <class V, int T>
 struct TileBlock {
-  static constexpr int R = V::kTileR, T = V::kTileT;
+  static constexpr int R = V::kTileR;
   typename V::Reg sum[T][R];
 
-  static int64_t lanes_at(int64_t r, int64_t t) { return (r * kTileTokens + t) * kLanes; }
+  static int64_t lanes_at(int64_t r, int64_t t) { return (r * kBlockTokens + t) * kLanes; }
 
   template <class Args>
   void begin(const Args& a, int64_t r0, int64_t t0) {
-    for (int t = 0; t < T; ++t)
-      for (int r = 0; r < R; ++r)
-        sum[t][r] = a.begin ? V::zero() : V::load(a.lanes + lanes_at(r0 + r, t0 + t));
+    if (a.begin) {
+#pragma GCC unroll 8
+      for (int t = 0; t < T; ++t)
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) sum[t][r] = V::zero();
+    } else {
+#pragma GCC unroll 8
+      for (int t = 0; t < T; ++t)
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) sum[t][r] = V::load(a.lanes + lanes_at(r0 + r, t0 + t));
+    }
+  }
+
+  template <class P, class Args>
+  void run(const Args& a, int64_t r0, int64_t t0) {
+    const auto* wr = a.w + r0 * kTileColumns;
+    const auto* xt = a.x + t0 * kTileColumns;
+    for (int64_t k = 0; k < a.columns; k += P::kColumns) {
+      typename P::Values wk[R];
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) wk[r] = P::load(wr + r * kTileColumns + k);
+#pragma GCC unroll 8
+      for (int t = 0; t < T; ++t) {
+        const typename P::Values xk = P::load(xt + t * kTileColumns + k);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) sum[t][r] = P::add(sum[t][r], wk[r], xk);
+      }
+    }
   }
 
   template <class Args>
   void end(const Args& a, int64_t r0, int64_t t0) const {
-    for (int t = 0; t < T; ++t) {
-      if (a.sums != nullptr) {
+    if (a.sums != nullptr) {
+#pragma GCC unroll 8
+      for (int t = 0; t < T; ++t)
         V::template sum_rows<R>(sum[t], a.sums + (t0 + t) * kTileRows + r0);
-        continue;
-      }
-      for (int r = 0; r < R; ++r) V::store(a.lanes + lanes_at(r0 + r, t0 + t), sum[t][r]);
+    } else {
+#pragma GCC unroll 8
+      for (int t = 0; t < T; ++t)
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) V::store(a.lanes + lanes_at(r0 + r, t0 + t), sum[t][r]);
     }
   }
 };
 
-template <class V>
-void tile(const TileArgs& a) {
-  constexpr int R = V::kTileR, T = V::kTileT;
-  for (int64_t t0 = 0; t0 < a.tokens; t0 += T) {
-    for (int64_t r0 = 0; r0 < a.rows; r0 += R) {
-      const float* wr = a.w + r0 * kTileColumns;
-      const float* xt = a.x + t0 * kTileColumns;
-      TileBlock<V> block;
-      block.begin(a, r0, t0);
-      for (int64_t k = 0; k < a.columns; k += kLanes) {
-        typename V::Reg wk[R];
-        for (int r = 0; r < R; ++r) wk[r] = V::load(wr + r * kTileColumns + k);
-        for (int t = 0; t < T; ++t) {
-          const typename V::Reg xk = V::load(xt + t * kTileColumns + k);
-          for (int r = 0; r < R; ++r) block.sum[t][r] = V::fma(wk[r], xk, block.sum[t][r]);
-        }
-      }
-      block.end(a, r0, t0);
-    }
+// Tokens from t0 on, at most T.
+template <class V, class P, int T, class Args>
+void tile_tokens(const Args& a, int64_t t0, Asking& asking) {
+  if constexpr (T > 1)
+    if (a.tokens - t0 < T) return tile_tokens<V, P, T - 1>(a, t0, asking);
+  for (int64_t r0 = 0; r0 < a.rows; r0 += V::kTileR) {
+    asking.step();
+    TileBlock<V, T> block;
+    block.begin(a, r0, t0);
+    block.template run<P>(a, r0, t0);
+    block.end(a, r0, t0);
   }
 }
 
-template <class V>
-void fast_tile(const FastTileArgs& a) {
-  constexpr int R = V::kTileR, T = V::kTileT;
-  for (int64_t t0 = 0; t0 < a.tokens; t0 += T) {
-    for (int64_t r0 = 0; r0 < a.rows; r0 += R) {
-      const uint16_t* wr = a.w + r0 * kTileColumns;
-      const uint16_t* xt = a.x + t0 * kTileColumns;
-      TileBlock<V> block;
-      block.begin(a, r0, t0);
-      for (int64_t k = 0; k < a.columns; k += 2 * kLanes) {
-        typename V::Pairs wk[R];
-        for (int r = 0; r < R; ++r) wk[r] = V::load_pairs(wr + r * kTileColumns + k);
-        for (int t = 0; t < T; ++t) {
-          const typename V::Pairs xk = V::load_pairs(xt + t * kTileColumns + k);
-          for (int r = 0; r < R; ++r) block.sum[t][r] = V::dot_pairs(block.sum[t][r], wk[r], xk);
-        }
-      }
-      block.end(a, r0, t0);
-    }
-  }
+template <class V, class P>
+void tile(const TileArgsOf<typename P::Value>& a) {
+  Asking asking(a.next, a.rows / V::kTileR);
+  for (int64_t t0 = 0; t0 < a.tokens; t0 += V::kTileT) tile_tokens<V, P, V::kTileT>(a, t0, asking);
 }
 
 template <class V>
@@ -386,18 +451,25 @@ void silu_times(const float* gate, const float* up, int64_t n, float* out) {
 template <class V, int Q, int C>
 void add_weighted_block(const InnerLoops::Weighted& a, int64_t q0, int64_t c0) {
   typename V::Reg sum[Q][C];
+#pragma GCC unroll 8
   for (int q = 0; q < Q; ++q)
+#pragma GCC unroll 8
     for (int c = 0; c < C; ++c)
       sum[q][c] = V::load(a.sum + (q0 + q) * a.sum_stride + c0 + c * kLanes);
   for (int64_t s = 0; s < a.n; ++s) {
     typename V::Reg row[C];
+#pragma GCC unroll 8
     for (int c = 0; c < C; ++c) row[c] = V::load(a.rows + s * a.row_stride + c0 + c * kLanes);
+#pragma GCC unroll 8
     for (int q = 0; q < Q; ++q) {
       const typename V::Reg p = V::broadcast(a.p[(q0 + q) * a.p_stride + s]);
+#pragma GCC unroll 8
       for (int c = 0; c < C; ++c) sum[q][c] = V::fma(p, row[c], sum[q][c]);
     }
   }
+#pragma GCC unroll 8
   for (int q = 0; q < Q; ++q)
+#pragma GCC unroll 8
     for (int c = 0; c < C; ++c)
       V::store(a.sum + (q0 + q) * a.sum_stride + c0 + c * kLanes, sum[q][c]);
 }
@@ -411,8 +483,9 @@ void add_weighted_columns(const InnerLoops::Weighted& a, int64_t c0) {
 
 template <class V>
 void add_weighted_rows(const InnerLoops::Weighted& a) {
+  constexpr int kRuns = V::kRegs >= 32 ? 4 : 2;  // of columns: as many sums as fit the registers
   int64_t c = 0;
-  for (; c + 2 * kLanes <= a.columns; c += 2 * kLanes) add_weighted_columns<V, 2>(a, c);
+  for (; c + kRuns * kLanes <= a.columns; c += kRuns * kLanes) add_weighted_columns<V, kRuns>(a, c);
   for (; c + kLanes <= a.columns; c += kLanes) add_weighted_columns<V, 1>(a, c);
   if (c == a.columns) return;
   const int64_t left = a.columns - c;
@@ -450,8 +523,8 @@ void add_stored_rows(const InnerLoops::StoredRows& a) {
 template <class V>
 constexpr InnerLoops table() {
   static_assert(kDotRows % V::rows_for(1) == 0 && kDotRows % V::rows_for(V::kTokens) == 0);
-  static_assert(kTileRows % kTileRowRound == 0 && kTileTokens % kTileTokenRound == 0);
-  static_assert(kTileRowRound % V::kTileR == 0 && kTileTokenRound % V::kTileT == 0);
+  static_assert(kTileRows % kTileRowRound == 0 && kTileTokens % kBlockTokens == 0);
+  static_assert(kTileRowRound % V::kTileR == 0 && kBlockTokens % V::kTileT == 0);
   return {.dots_e4m3 = dots<V, E4M3<V>>,
           .dots_bf16 = dots<V, Bf16<V>>,
           .dots_f32 = dots<V, F32<V>>,
@@ -459,8 +532,8 @@ constexpr InnerLoops table() {
           .decode_e4m3 = decode_e4m3<V>,
           .decode_bf16 = decode_bf16<V>,
           .has_e4m3_nan = has_e4m3_nan<V>,
-          .tile = tile<V>,
-          .fast_tile = fast_tile<V>,
+          .tile = tile<V, Floats<V>>,
+          .fast_tile = tile<V, Bf16Pairs<V>>,
           .round_bf16 = round_bf16<V>,
           .exp_minus = exp_minus<V>,
           .silu_times = silu_times<V>,

@@ -50,7 +50,8 @@ void mla_attention(Exec& exec, const MlaAttentionArgs& a) {
   const InnerLoops& loops = inner_loops(exec.cpu().level());
   const int64_t T = a.q.shape[0], H = a.q.shape[1], width = a.q.shape[2], C = a.out.shape[2];
   const MlaRowFormat& f = a.cache.format;
-  const int64_t groups = ceil_div(H, kHeadsAtOnce);
+  const int64_t at_once = heads_at_once(H, T, exec.cpu().threads());
+  const int64_t groups = ceil_div(H, at_once);
   const std::vector<int64_t> sequence = sequence_of_tokens(a.cu_seqlens_q, T);
   // Tokens alternate between threads: the later ones of a prompt see more.
   const int64_t n_parts = exec.cpu().threads();
@@ -61,10 +62,10 @@ void mla_attention(Exec& exec, const MlaAttentionArgs& a) {
     if (f.type != CacheType::kF32) decoded.resize(static_cast<size_t>(kPageTokens * width));
     for (int64_t part = begin; part < end; ++part) {
       for (int64_t i = part; i < T * groups; i += n_parts) {
-        const int64_t t = i / groups, first = i % groups * kHeadsAtOnce;
+        const int64_t t = i / groups, first = i % groups * at_once;
         HeadGroup g{.q = {},
                     .out = {},
-                    .heads = std::min(kHeadsAtOnce, H - first),
+                    .heads = std::min(at_once, H - first),
                     .key_columns = width,
                     .value_columns = C,
                     .softmax_scale = a.softmax_scale};

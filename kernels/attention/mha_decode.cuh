@@ -1,0 +1,207 @@
+// Attention of tokens that are alone in their sequence's part of the batch (decode), where every
+// head has keys of its own, 128 wide, as bf16: nothing is shared, so there is nothing for the
+// tensor cores, and the time is that of reading the cache.
+//
+// Mapping   grid (splits, sequences, heads), 4 warps. A warp takes 16 tokens of 64, two to a load:
+//           half a warp reads a key of 256 bytes. Keys and values of the next 16 are in registers
+//           before those of these are used; all of a block's first ones that were in the cache
+//           before the step are on their way before the wait. The parts of the four warps are
+//           merged at the end, left to right.
+// Rounding  the rotated query to bf16; the rest in fp32.
+// Traffic   every key and value once.
+#pragma once
+
+#include "attention/paged.cuh"
+
+namespace dsr::cuda {
+
+struct MhaParams {
+  bf16* out;  // [T, H, 128]
+  int64_t out_token_stride, out_head_stride;
+  const bf16* q;  // [T, H, 128]
+  int64_t q_token_stride, q_head_stride;
+  const float* cos;  // [P, 64]
+  const float* sin;
+  const std::byte* pages;
+  int64_t page_bytes;
+  PagedBatch batch;
+  Partials partials;
+  float scale_log2;  // softmax_scale * log2(e)
+};
+
+constexpr int kMhaWidth = 128, kMhaWarps = 4, kMhaThreads = 32 * kMhaWarps;
+constexpr int kMhaLoads = 8, kMhaTokens = 2 * kMhaLoads;  // per lane; per warp at a time
+static_assert(kMhaThreads == kMhaWidth, "a thread has a column in the end");
+static_assert(kMhaWarps * kMhaTokens == kPageTokens, "a block's tokens lie in one page");
+
+// A lane's 8 columns of 8 tokens; zeros past the end.
+struct MhaRows {
+  uint4 keys[kMhaLoads], values[kMhaLoads];
+};
+// Of the warp's 16 tokens a lane's i-th is 2 i + lane / 16; here its columns are.
+__device__ __forceinline__ const bf16* mha_row(const bf16* keys, int i) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  return keys + (2 * i + lane / 16) * kMhaWidth + lane % 16 * 8;
+}
+
+__device__ __forceinline__ void floats_of(const uint4& v, float (&out)[8]) {
+  const uint32_t words[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    out[2 * k] = low_bf16(words[k]);
+    out[2 * k + 1] = high_bf16(words[k]);
+  }
+}
+
+static __global__ __launch_bounds__(kMhaThreads) void mha_decode_kernel(
+    const __grid_constant__ MhaParams p) {
+  __shared__ __align__(16) float parts[kMhaWarps][kMhaWidth];
+  __shared__ float2 stats[kMhaWarps];
+  const int s = blockIdx.y, head = blockIdx.z, split = blockIdx.x;
+  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  const QueryRange range = query_range(p.batch, s);
+  const int n = range.n, width = split_tokens(n), begin = split * width;
+  if (range.count != 1 || begin >= n) return;
+  const int end = min(n, begin + width), newest = n - 1;
+  const int32_t* table = p.batch.block_table + s * p.batch.block_table_stride;
+  const int64_t to_values = p.page_bytes / 4;  // half a page on, in elements
+  const auto keys_at = [&](int token) {
+    constexpr int kPage = static_cast<int>(kPageTokens);
+    const auto* page = reinterpret_cast<const bf16*>(p.pages + table[token / kPage] * p.page_bytes);
+    return page + (head * kPage + token % kPage) * kMhaWidth;
+  };
+  // What was in the cache before this step.
+  const auto load = [&](int first, MhaRows& rows) {
+    if (first >= end) return;
+    const bf16* keys = keys_at(first);
+#pragma unroll
+    for (int i = 0; i < kMhaLoads; ++i) {
+      const int token = first + 2 * i + lane / 16;
+      if (token < end && token != newest) {
+        const bf16* from = mha_row(keys, i);
+        rows.keys[i] = load_once(from);
+        rows.values[i] = load_once(from + to_values);
+      } else {
+        rows.keys[i] = rows.values[i] = make_uint4(0, 0, 0, 0);
+      }
+    }
+  };
+
+  // And what the step has added.
+  const auto load_newest = [&](int first, MhaRows& rows) {
+    if (newest < first || newest >= min(end, first + kMhaTokens)) return;
+    const bf16* keys = keys_at(first);
+#pragma unroll
+    for (int i = 0; i < kMhaLoads; ++i) {
+      if (first + 2 * i + lane / 16 != newest) continue;
+      const bf16* from = mha_row(keys, i);
+      rows.keys[i] = *reinterpret_cast<const uint4*>(from);
+      rows.values[i] = *reinterpret_cast<const uint4*>(from + to_values);
+    }
+  };
+
+  int first = begin + warp * kMhaTokens;
+  MhaRows rows;
+  load(first, rows);
+  wait_for_previous_kernel();
+  load_newest(first, rows);
+
+  // This lane's columns of the query, turned to its position: column c goes with c + 64.
+  float q[8];
+  {
+    const int column = lane % 16 * 8, in_half = column % (kMhaWidth / 2);
+    const bf16* row = p.q + range.first * p.q_token_stride + head * p.q_head_stride;
+    float other[8], c[8], sine[8];
+    floats_of(*reinterpret_cast<const uint4*>(row + column), q);
+    floats_of(*reinterpret_cast<const uint4*>(row + (column ^ (kMhaWidth / 2))), other);
+    const int64_t at = int64_t{newest} * (kMhaWidth / 2) + in_half;
+#pragma unroll
+    for (int k = 0; k < 8; k += 4) {
+      *reinterpret_cast<float4*>(&c[k]) = *reinterpret_cast<const float4*>(p.cos + at + k);
+      *reinterpret_cast<float4*>(&sine[k]) = *reinterpret_cast<const float4*>(p.sin + at + k);
+    }
+    const float sign = column < kMhaWidth / 2 ? -1.0f : 1.0f;
+#pragma unroll
+    for (int k = 0; k < 8; ++k)
+      q[k] = to_float(from_float<bf16>(q[k] * c[k] + other[k] * (sign * sine[k])));
+  }
+
+  float o[8] = {}, max = -INFINITY, sum = 0;
+  for (; first < end; first += kMhaWarps * kMhaTokens) {
+    MhaRows next;
+    load(first + kMhaWarps * kMhaTokens, next);
+    load_newest(first + kMhaWarps * kMhaTokens, next);
+    float score[kMhaLoads];
+    float new_max = max;
+#pragma unroll
+    for (int i = 0; i < kMhaLoads; ++i) {
+      float key[8];
+      floats_of(rows.keys[i], key);
+      float dot = 0;
+#pragma unroll
+      for (int k = 0; k < 8; ++k) dot = fmaf(key[k], q[k], dot);
+#pragma unroll
+      for (int offset = 8; offset > 0; offset /= 2)
+        dot += __shfl_xor_sync(0xffffffffu, dot, offset);
+      score[i] = first + 2 * i + lane / 16 < end ? dot * p.scale_log2 : -INFINITY;
+      new_max = fmaxf(new_max, score[i]);
+    }
+    new_max = fmaxf(new_max, __shfl_xor_sync(0xffffffffu, new_max, 16));
+    const float rescale = exp2f(max - new_max);
+    max = new_max;
+    sum *= rescale;
+#pragma unroll
+    for (int k = 0; k < 8; ++k) o[k] *= rescale;
+#pragma unroll
+    for (int i = 0; i < kMhaLoads; ++i) {
+      const float weight = exp2f(score[i] - max);
+      sum += weight;
+      float value[8];
+      floats_of(rows.values[i], value);
+#pragma unroll
+      for (int k = 0; k < 8; ++k) o[k] = fmaf(weight, value[k], o[k]);
+    }
+    rows = next;
+  }
+
+  sum += __shfl_xor_sync(0xffffffffu, sum, 16);
+#pragma unroll
+  for (int k = 0; k < 8; ++k) o[k] += __shfl_xor_sync(0xffffffffu, o[k], 16);
+  if (lane < 16) {
+#pragma unroll
+    for (int k = 0; k < 8; k += 4)
+      *reinterpret_cast<float4*>(&parts[warp][lane * 8 + k]) =
+          make_float4(o[k], o[k + 1], o[k + 2], o[k + 3]);
+  }
+  if (lane == 0) stats[warp] = make_float2(max, sum);
+  __syncthreads();
+  float all_max = stats[0].x;  // its warp has a token
+#pragma unroll
+  for (int w = 1; w < kMhaWarps; ++w) all_max = fmaxf(all_max, stats[w].x);
+  float total = 0, all_sum = 0;
+  const int column = static_cast<int>(threadIdx.x);
+#pragma unroll
+  for (int w = 0; w < kMhaWarps; ++w) {
+    const float weight = exp2f(stats[w].x - all_max);
+    total = fmaf(weight, parts[w][column], total);
+    all_sum = fmaf(weight, stats[w].y, all_sum);
+  }
+  if (n <= width) {
+    p.out[range.first * p.out_token_stride + head * p.out_head_stride + column] =
+        from_float<bf16>(total / all_sum);
+    return;
+  }
+  const int64_t row = p.partials.row(s, split, head);
+  p.partials.sums[row * kMhaWidth + column] = total;
+  if (column == 0) p.partials.stats[row] = make_float2(all_max, all_sum);
+}
+
+inline void mha_decode(Exec& exec, const char* op, const MhaParams& p, int64_t S, int64_t H) {
+  launch(exec, op,
+         {.grid = dim3(static_cast<unsigned>(p.partials.max_splits), static_cast<unsigned>(S),
+                       static_cast<unsigned>(H)),
+          .threads = kMhaThreads},
+         mha_decode_kernel, p);
+}
+
+}  // namespace dsr::cuda
