@@ -237,7 +237,7 @@ class TileConsumer {
   __device__ __forceinline__ void products(const BlockWeights<W>& w, int x_block,
                                            float (&sum)[2][kTiles][4]) const {
     const uint32_t x = shared_address(x_.operands + x_block * kTileBlockBytes<W, kTiles>);
-    begin_products();
+    begin_wgmma();
 #pragma unroll
     for (int p = 0; p < W::kProducts; ++p)
 #pragma unroll
@@ -246,7 +246,8 @@ class TileConsumer {
         product<W::kScaled>(sum[i], w.a[i][p],
                             tokens_operand(x + static_cast<uint32_t>(at), kTiles), p > 0);
       }
-    finish_products();
+    commit_wgmma();
+    wait_for_wgmma();
   }
 
   __device__ __forceinline__ void send_all(const float (&acc)[kTiles][4], int buffer) {
@@ -353,7 +354,7 @@ __global__ __launch_bounds__(kTileThreads, kTileBlocksPerSm<kTiles>) void tiles_
   const TileX<W, kTiles> x(reinterpret_cast<std::byte*>(memory.ring(kBlockSlices, n_stages)),
                            p.w.layout.n_steps);
   stage_tiles(p, tokens, x, rank);
-  publish_to_products();
+  fence_for_wgmma();
   consumers_barrier();
   TileConsumer<W, kTiles, kPaired>(p, tokens, memory, n_stages, x, rank).run(first, n_units);
 #endif

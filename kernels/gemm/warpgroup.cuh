@@ -8,24 +8,11 @@
 
 #include <cstdint>
 
-#include "common/ptx.cuh"
+#include "common/wgmma.cuh"
 
 namespace dsr::cuda {
 
 #if __CUDA_ARCH__ >= 900
-
-// Before the first product after registers of it have changed; end and wait for all since.
-__device__ __forceinline__ void begin_products() {
-  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
-}
-__device__ __forceinline__ void finish_products() {
-  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-  asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
-}
-// What this thread has stored in shared memory becomes visible to products.
-__device__ __forceinline__ void publish_to_products() {
-  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-}
 
 // The operand at a shared address, 16 columns of n tiles of 8 tokens.
 __device__ __forceinline__ uint64_t tokens_operand(uint32_t address, int n_tiles) {
