@@ -69,17 +69,6 @@ struct TilePlace {
   __device__ int warpgroup() const { return index % kBlockSlices; }
 };
 
-struct TileRingPlace {
-  int stage = 0;
-  uint32_t parity = 0;
-  __device__ __forceinline__ void advance(int n_stages) {
-    if (++stage == n_stages) {
-      stage = 0;
-      parity ^= 1;
-    }
-  }
-};
-
 // 16 bytes of weights, or zeros.
 __device__ __forceinline__ void stream_async_16(void* shared, const void* global, bool valid) {
   asm volatile(
@@ -97,7 +86,7 @@ __device__ __forceinline__ void fetch_groups(const DenseWeight& w, TileMemory<kT
   const int row = lane / 8, chunk = lane % 8;
   const DenseLayout& l = w.layout;
   const int n_blocks = staged_blocks(l.n_steps);
-  TileRingPlace place[kBlockSlices];
+  RingPlace place[kBlockSlices];
 #pragma unroll 1
   for (int group = 0; group < n_units; group += kGroupUnits) {
     const std::byte* rows[kFetchUnits][4] = {};  // row, + 4, + 8, + 12
@@ -308,7 +297,7 @@ class TileConsumer {
   const TileX<W, kTiles> x_;
   const int end_token_, n_stages_, warpgroup_, index_, n_tiles_;
   int finishes_ = -1;  // the tile that begins with this token
-  TileRingPlace place_;
+  RingPlace place_;
 };
 
 // All threads of the block.
