@@ -5,7 +5,7 @@
 //   linear     kv_b_proj: keys and values of all heads
 //   attention  expanded_attention.cuh
 //
-// Needs     heads of 128 + 64 and 128 (V2, V3), as mla_expands says.
+// Needs     heads of 128 + 64 and 128 (V2, V3) and 160 KB of shared memory, as mla_expands says.
 // Products  2 * 512 * 256 * H for a row of the context, 2 * 320 * H for a query and row; absorbed
 //           it is 2 * 1088 * H for a query and row, and 2 * 512 * 256 * H for a query.
 #include <algorithm>
@@ -85,9 +85,11 @@ int64_t rows_at_once(int64_t n_rows, int64_t H) {
 
 }  // namespace
 
-bool mla_expands(const MlaPromptShape& s) {
+bool mla_expands(Exec& exec, const MlaPromptShape& s) {
   return s.qk_nope_head_dim == kExpandedNope && s.qk_rope_head_dim == kExpandedRope &&
-         s.v_head_dim == kExpandedValue && s.n_tokens >= s.n_seqs * kExpandedTokens;
+         s.v_head_dim == kExpandedValue && s.kv_lora_rank % 8 == 0 &&
+         exec.cuda().shared_bytes_per_block() >= int64_t{sizeof(ExpandedRing)} &&
+         s.n_pairs >= s.n_seen * kExpandedTokens;
 }
 
 void mla_expanded_attention(Exec& exec, const MlaExpandedArgs& a) {

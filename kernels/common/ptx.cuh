@@ -7,9 +7,11 @@ namespace dsr::cuda {
 
 // --- programmatic dependent launch (sm_90) ------------------------------------------------------
 
-// Until here a kernel may touch weights only: what the kernel before it writes is visible after
-// this, and what it still reads may be overwritten. Call it in every thread of every kernel. It
-// also lets the next kernel start, whose blocks then fetch weights beside this one.
+// Until here a kernel may touch only what the kernels before it do not write: weights, the batch,
+// rows that were in the cache. What the kernel before it writes is visible after this, and what
+// that still reads may be overwritten. Called by every thread that needs this, and by some thread
+// of every kernel. It also lets the next kernel start, whose blocks then fetch weights beside this
+// one.
 __device__ __forceinline__ void wait_for_previous_kernel() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");

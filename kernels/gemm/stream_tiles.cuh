@@ -13,7 +13,7 @@
 //           each the sum of its two halves, scaled; slices are added from left to right.
 // Needs     one group of activations, and 16 tokens of a quarter of K in shared memory (tiles_fit).
 //           Where 32 or 64 tokens do not fit, several clusters take 16 or 32 each.
-// Traffic   the weights once; from the L2 the activations once per cluster; from SM to SM 28 bytes
+// Traffic   the weights once; from the L2 the activations once per cluster; from SM to SM 24 bytes
 //           for every row and token.
 #pragma once
 

@@ -68,6 +68,8 @@ void append_slice(HostBatch& b, const BatchSlice& s) {
     ++b.prompts.n_seqs;
     b.prompts.n_tokens += s.count;
     b.prompts.n_rows += round_up(s.first + s.count, kPageTokens);
+    b.prompts.n_seen += s.first + s.count;
+    b.prompts.n_pairs += s.count * (s.first + s.count);
   }
 }
 

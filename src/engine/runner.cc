@@ -123,7 +123,11 @@ void Runner::plan_scratch() {
   KvCache dry_kv(dry, kv_.layout(), l.n_blocks);
   {  // as one prompt whose neighbours are prompts too
     const Arena::Scope scope(dry.scratch());
-    b.prompts = {1, l.max_tokens, l.max_seqs * l.max_blocks * kPageTokens};
+    b.prompts = {.n_seqs = 1,
+                 .n_tokens = l.max_tokens,
+                 .n_rows = l.max_seqs * l.max_blocks * kPageTokens,
+                 .n_seen = 1,
+                 .n_pairs = l.max_tokens};
     forward(rank, model_, b, dry_kv);
   }
   const Arena::Scope scope(dry.scratch());

@@ -5,16 +5,18 @@
 
 namespace dsr {
 
-// Device views. A decode step and a prefill chunk are the same type; a chunk that does not end its
-// prompt asks for no logits.
-//
-// The first sequences may have one token each; `prompts` are those from the first one on that has
-// more, in numbers that the host needs to choose kernels.
+// The first sequences of a batch may have one token each; its prompts are those from the first one
+// on that has more, in numbers that the host needs to choose kernels.
 struct PromptPart {
   int64_t n_seqs = 0;
   int64_t n_tokens = 0;
-  int64_t n_rows = 0;  // theirs in the cache after this step, each one's rounded up to whole pages
+  int64_t n_rows = 0;   // theirs in the cache after this step, each one's rounded up to whole pages
+  int64_t n_seen = 0;   // the same, not rounded
+  int64_t n_pairs = 0;  // sum over the sequences of tokens times rows, not rounded
 };
+
+// Device views. A decode step and a prefill chunk are the same type; a chunk that does not end its
+// prompt asks for no logits.
 struct ForwardBatch {
   Tensor token_ids;     // [T] i32; below 0: a row of `drawn` (ops/embedding.h)
   Tensor positions;     // [T] i32: index in the sequence, and in its block table

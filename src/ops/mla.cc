@@ -97,9 +97,9 @@ void ops::mla_query_and_write(Exec& exec, const MlaQueryAndWriteArgs& a) {
 
 bool ops::mla_expands(Exec& exec, const MlaPromptShape& s) {
 #ifdef DSR_HAVE_CUDA
-  return exec.backend() == Backend::kCuda && s.n_tokens > 0 && cuda::mla_expands(s);
+  return exec.backend() == Backend::kCuda && s.n_pairs > 0 && cuda::mla_expands(exec, s);
 #else
-  return exec.backend() == Backend::kCuda && s.n_tokens > 0;  // no such Exec in this build
+  return exec.backend() == Backend::kCuda && s.n_pairs > 0;  // no such Exec in this build
 #endif
 }
 

@@ -80,10 +80,12 @@ struct MlaExpandedArgs {
   int64_t n_rows = 0;
 };
 
-// Prompts whose form is to be chosen.
+// Prompts whose form is to be chosen. Rows are expanded once for all tokens of their sequence, so
+// it is tokens per row that decide, n_pairs / n_seen: a deep row counts as often as it is.
 struct MlaPromptShape {
-  int64_t qk_nope_head_dim = 0, qk_rope_head_dim = 0, v_head_dim = 0;
-  int64_t n_tokens = 0, n_seqs = 0;
+  int64_t qk_nope_head_dim = 0, qk_rope_head_dim = 0, v_head_dim = 0, kv_lora_rank = 0;
+  int64_t n_seen = 0;   // rows of all sequences
+  int64_t n_pairs = 0;  // sum over the sequences of tokens times rows
 };
 
 namespace ops {
@@ -106,7 +108,7 @@ void mla_query_and_write(Exec& exec, const MlaQueryAndWriteArgs& a);
 void mla_expanded_attention(Exec& exec, const MlaExpandedArgs& a);
 }  // namespace ref
 namespace cuda {
-bool mla_expands(const MlaPromptShape& s);
+bool mla_expands(Exec& exec, const MlaPromptShape& s);
 void mla_write_kv(Exec& exec, const MlaWriteKvArgs& a);
 void mla_query(Exec& exec, const MlaQueryArgs& a);
 void mla_attention(Exec& exec, const MlaAttentionArgs& a);

@@ -31,6 +31,8 @@ TEST(BatchBuilder, PromptsAreTheSequencesFromTheFirstOfSeveralTokensOn) {
   EXPECT_EQ(mixed.prompts.n_seqs, 3);
   EXPECT_EQ(mixed.prompts.n_tokens, 5 + 1 + 64);
   EXPECT_EQ(mixed.prompts.n_rows, 128 + 64 + 128);  // whole pages of 64
+  EXPECT_EQ(mixed.prompts.n_seen, 67 + 11 + 128);
+  EXPECT_EQ(mixed.prompts.n_pairs, 5 * 67 + 1 * 11 + 64 * 128);
 }
 
 }  // namespace

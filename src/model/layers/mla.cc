@@ -97,8 +97,9 @@ void mla(Rank& rank, const Model& model, const ForwardBatch& b, const MlaArgs& a
   if (!ops::mla_expands(exec, {.qk_nope_head_dim = c.qk_nope_head_dim,
                                .qk_rope_head_dim = c.qk_rope_head_dim,
                                .v_head_dim = c.v_head_dim,
-                               .n_tokens = prompts.n_tokens,
-                               .n_seqs = prompts.n_seqs})) {
+                               .kv_lora_rank = c.kv_lora_rank,
+                               .n_seen = prompts.n_seen,
+                               .n_pairs = prompts.n_pairs})) {
     const MlaWriteKvArgs write = write_args(model, b, a, kv_a);
     absorbed(exec, model, a, {.out = o, .q = q, .batch = whole(b), .write = &write});
   } else {
