@@ -85,6 +85,7 @@ void gqa_attention(Exec& exec, const GqaAttentionArgs& a) {
                   .partials = partials,
                   .scale_log2 = scale_log2},
                  S, H);
+    // No more tokens than sequences: one each, as the engine gives no sequence without a token.
     if (!apart || T > S)
       tiled_attention<GqaShape>(exec, "gqa_attention",
                                 {.out = a.out.ptr<bf16>(),

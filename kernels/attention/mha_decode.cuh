@@ -61,7 +61,11 @@ static __global__ __launch_bounds__(kMhaThreads) void mha_decode_kernel(
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   const QueryRange range = query_range(p.batch, s);
   const int n = range.n, width = split_tokens(n), begin = split * width;
-  if (range.count != 1 || begin >= n) return;
+  if (range.count != 1) {
+    wait_for_previous_kernel();  // so that the kernel ends after the one before in any case
+    return;
+  }
+  if (begin >= n) return;  // block 0 of this row waits
   const int end = min(n, begin + width), newest = n - 1;
   const int32_t* table = p.batch.block_table + s * p.batch.block_table_stride;
   const int64_t to_values = p.page_bytes / 4;  // half a page on, in elements

@@ -42,8 +42,8 @@ __device__ __forceinline__ void product_weights(Bf16Weight, const uint4& low, co
 
 // A power of two that divides the activations of a block of 128 columns, such that the largest
 // comes to [2^15, 2^16). The quotients are exact but for values below 2^-29 of the largest, which
-// are off by 2^-30 of it at most. With an infinity or a NaN in the block the unit is infinity, so
-// that every sum over it is infinite or NaN.
+// are off by 2^-30 of it at most. With an infinity or a NaN in the block the unit is NaN, and so is
+// every sum over it.
 class HalfUnit {
  public:
   // The larger of so far and a pair's magnitudes, as pairs of bf16.

@@ -7,8 +7,9 @@
 //           units of all wanted experts, expert after expert: 8 rows of gate with the same 8 of up,
 //           or 16 of down. An expert with more tokens than fit into one tile or two is there
 //           several times. The third has a thread per element.
-// Traffic   the weights of every wanted expert, once per 8 tokens, of 9 and more once per 16; an
-//           expert's activations once per block that has units of it; products twice.
+// Traffic   the weights of every wanted expert, once per 8 tokens, in calls of 9 and more once per
+//           16 where these fit beside all slots (V2-Lite; V3's gate and up do not); an expert's
+//           activations once per block that has units of it; products twice.
 #include <algorithm>
 
 #include "gemm/linear_kernels.h"
@@ -351,7 +352,7 @@ void run_for_type(Exec& exec, const ExpertsCall& c) {
     run_for_tokens<Bf16Weight, kDown>(exec, c);
 }
 
-// Of a block of stream_down, on the smallest part of a GPU.
+// Of a block of stream_down: D up to 512 times the SMs.
 constexpr int kMostTiles = 32;
 
 // Whether the kernels for one token and for many have the memory.

@@ -1,15 +1,17 @@
 // The loop of the routed experts' kernels on sm_90 where a warp has a unit of 16 rows for itself.
 //
-// Mapping   every multiplying warp has one stage of the ring (stream.cuh) for itself, its slot, and
-//           takes every n-th unit of its block's, 1 KB of each row at a time. So a unit's sums stay
+// Mapping   a multiplying warp has one stage of the ring (stream.cuh) for itself, its slot (where
+//           there are fewer stages than warps the last ones have none and no work), and takes every
+//           n-th unit of its block's, 1 KB of each row at a time. So a unit's sums stay
 //           in registers from its first block of K to its last, and warps never wait for each
 //           other: with K = 2048 or 1408 sharing out one unit over eight warps cost more than its
 //           products. The fetching warps go round the slots.
 // Order     the blocks of 128 bytes of K in ascending order; a block is the sum of its two halves,
 //           scaled.
 // Operands  activations lie in shared memory, for FP8 as f16 (half_operands.cuh), for the 8 or 16
-//           tokens of an expert at a time. The fetching warps bring those of the next expert while
-//           the others still multiply with the ones before.
+//           tokens of an expert at a time. With many tokens the fetching warps bring those of the
+//           next expert, while the others still multiply with the ones before if there is memory
+//           for both; one token's rows are there from the start.
 #pragma once
 
 #include "gemm/stream.cuh"
