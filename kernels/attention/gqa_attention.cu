@@ -69,41 +69,24 @@ void gqa_attention(Exec& exec, const GqaAttentionArgs& a) {
   const float scale_log2 = a.softmax_scale * 1.44269504088896341f;
   if (is_tiled(a)) {
     const bool apart = H == f.n_kv_heads;
-    if (apart)
-      mha_decode(exec, "gqa_attention",
-                 {.out = a.out.ptr<bf16>(),
-                  .out_token_stride = a.out.strides[0],
-                  .out_head_stride = a.out.strides[1],
-                  .q = a.q.ptr<bf16>(),
-                  .q_token_stride = a.q.strides[0],
-                  .q_head_stride = a.q.strides[1],
-                  .cos = a.rope.cos.ptr<float>(),
-                  .sin = a.rope.sin.ptr<float>(),
-                  .pages = a.cache.pages.ptr<std::byte>(),
-                  .page_bytes = f.page_bytes(),
-                  .batch = batch,
-                  .partials = partials,
-                  .scale_log2 = scale_log2},
-                 S, H);
+    const TiledParams p = {.out = a.out.ptr<bf16>(),
+                           .out_token_stride = a.out.strides[0],
+                           .out_head_stride = a.out.strides[1],
+                           .q = a.q.ptr<bf16>(),
+                           .q_token_stride = a.q.strides[0],
+                           .q_head_stride = a.q.strides[1],
+                           .cos = a.rope.cos.ptr<float>(),
+                           .sin = a.rope.sin.ptr<float>(),
+                           .pages = a.cache.pages.ptr<std::byte>(),
+                           .page_bytes = f.page_bytes(),
+                           .batch = batch,
+                           .partials = partials,
+                           .heads_per_kv_head = narrow(H / f.n_kv_heads),
+                           .scale_log2 = scale_log2,
+                           .prefill_only = apart};
+    if (apart) mha_decode(exec, "gqa_attention", p, S, H);
     // No more tokens than sequences: one each, as the engine gives no sequence without a token.
-    if (!apart || T > S)
-      tiled_attention<GqaShape>(exec, "gqa_attention",
-                                {.out = a.out.ptr<bf16>(),
-                                 .out_token_stride = a.out.strides[0],
-                                 .out_head_stride = a.out.strides[1],
-                                 .q = a.q.ptr<bf16>(),
-                                 .q_token_stride = a.q.strides[0],
-                                 .q_head_stride = a.q.strides[1],
-                                 .cos = a.rope.cos.ptr<float>(),
-                                 .sin = a.rope.sin.ptr<float>(),
-                                 .pages = a.cache.pages.ptr<std::byte>(),
-                                 .page_bytes = f.page_bytes(),
-                                 .batch = batch,
-                                 .partials = partials,
-                                 .heads_per_kv_head = narrow(H / f.n_kv_heads),
-                                 .scale_log2 = scale_log2,
-                                 .prefill_only = apart},
-                                T, S, f.n_kv_heads);
+    if (!apart || T > S) tiled_attention<GqaShape>(exec, "gqa_attention", p, T, S, f.n_kv_heads);
   } else {
     plain_attention(
         exec, "gqa_attention",

@@ -11,23 +11,9 @@
 // Traffic   every key and value once.
 #pragma once
 
-#include "attention/paged.cuh"
+#include "attention/tiled_attention.cuh"
 
 namespace dsr::cuda {
-
-struct MhaParams {
-  bf16* out;  // [T, H, 128]
-  int64_t out_token_stride, out_head_stride;
-  const bf16* q;  // [T, H, 128]
-  int64_t q_token_stride, q_head_stride;
-  const float* cos;  // [P, 64]
-  const float* sin;
-  const std::byte* pages;
-  int64_t page_bytes;
-  PagedBatch batch;
-  Partials partials;
-  float scale_log2;  // softmax_scale * log2(e)
-};
 
 constexpr int kMhaWidth = 128, kMhaWarps = 4, kMhaThreads = 32 * kMhaWarps;
 constexpr int kMhaLoads = 8, kMhaTokens = 2 * kMhaLoads;  // per lane; per warp at a time
@@ -54,7 +40,7 @@ __device__ __forceinline__ void floats_of(const uint4& v, float (&out)[8]) {
 }
 
 static __global__ __launch_bounds__(kMhaThreads) void mha_decode_kernel(
-    const __grid_constant__ MhaParams p) {
+    const __grid_constant__ TiledParams p) {
   __shared__ __align__(16) float parts[kMhaWarps][kMhaWidth];
   __shared__ float2 stats[kMhaWarps];
   const int s = blockIdx.y, head = blockIdx.z, split = blockIdx.x;
@@ -200,7 +186,7 @@ static __global__ __launch_bounds__(kMhaThreads) void mha_decode_kernel(
   if (column == 0) p.partials.stats[row] = make_float2(all_max, all_sum);
 }
 
-inline void mha_decode(Exec& exec, const char* op, const MhaParams& p, int64_t S, int64_t H) {
+inline void mha_decode(Exec& exec, const char* op, const TiledParams& p, int64_t S, int64_t H) {
   launch(exec, op,
          {.grid = dim3(static_cast<unsigned>(p.partials.max_splits), static_cast<unsigned>(S),
                        static_cast<unsigned>(H)),
