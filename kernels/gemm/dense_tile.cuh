@@ -76,4 +76,11 @@ class DenseTile {
   int first_token_, group_, first_unit_;
 };
 
+// Blocks of 8 units, in each group, times tiles of n tokens: a grid.
+inline unsigned dense_tile_blocks(const DenseProduct& p, int64_t n) {
+  const int64_t per_group = (p.w.units_per_group + kTiledUnits - 1) / kTiledUnits;
+  const int64_t n_groups = p.w.n_units / p.w.units_per_group;
+  return static_cast<unsigned>((p.n_tokens + n - 1) / n * per_group * n_groups);
+}
+
 }  // namespace dsr::cuda

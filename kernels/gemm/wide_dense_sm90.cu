@@ -27,11 +27,8 @@ __global__ __launch_bounds__(kWideThreads,
 
 template <typename W, bool kPaired>
 void run(Exec& exec, const char* op, const DenseProduct& p) {
-  const int64_t per_group = (p.w.units_per_group + kTiledUnits - 1) / kTiledUnits;
-  const int64_t n_groups = p.w.n_units / p.w.units_per_group;
-  const int64_t n_tiles = (p.n_tokens + kTokens - 1) / kTokens;
   launch(exec, op,
-         {.grid = dim3(static_cast<unsigned>(n_tiles * per_group * n_groups)),
+         {.grid = dim3(dense_tile_blocks(p, kTokens)),
           .threads = kWideThreads,
           .shared_bytes = kWideBytes<kTokens>},
          wide_kernel<W, kPaired>, p);
