@@ -48,25 +48,31 @@ ManyMemory memory_of(const ExpertsCall& c, const DenseLayout& l) {
 }
 
 #if __CUDA_ARCH__ >= 900
-// Units of an active expert, of the row where they begin.
+// A unit of an active expert, and the row where it begins.
 struct ExpertUnit {
   int active, row;
 };
-
-class GateUpMany {
- public:
+// n_rows rows to an expert, kRows to a unit.
+template <int kRows>
+struct ExpertUnits {
   using Unit = ExpertUnit;
-  static constexpr int kUnitRows = 8;
+  static constexpr int kUnitRows = kRows;
+  __device__ __forceinline__ static void go_on(Unit& unit, int n_rows) {
+    unit.row += kRows;
+    if (unit.row >= n_rows) unit = {unit.active + 1, 0};
+  }
+  ExpertLists lists;
+};
+
+class GateUpMany : public ExpertUnits<8> {
+ public:
   __device__ explicit GateUpMany(const ExpertsCall& c) : c_(c) {}
   __device__ __forceinline__ static int n_rows(const ExpertsCall& c) { return c.F; }
   __device__ __forceinline__ const DenseLayout& layout(const Unit&) const { return c_.gate_up; }
   __device__ __forceinline__ RowPair rows(const Unit& unit, int lane) const {
     return gate_up_rows(c_, lists.active[unit.active], unit.row / kUnitRows, lane);
   }
-  __device__ __forceinline__ void next(Unit& unit) const {
-    unit.row += kUnitRows;
-    if (unit.row >= c_.F) unit = {unit.active + 1, 0};
-  }
+  __device__ __forceinline__ void next(Unit& unit) const { go_on(unit, c_.F); }
   // Of the i-th pair in the lists.
   __device__ __forceinline__ const std::byte* x(int i) const {
     return c_.x + lists.token[i] * c_.x_stride_bytes;
@@ -83,26 +89,19 @@ class GateUpMany {
             from_float<bf16>(silu(acc[i]) * acc[i + 2]);
   }
 
-  ExpertLists lists;
-
  private:
   const ExpertsCall& c_;
 };
 
-class DownMany {
+class DownMany : public ExpertUnits<16> {
  public:
-  using Unit = ExpertUnit;
-  static constexpr int kUnitRows = 16;
   __device__ explicit DownMany(const ExpertsCall& c) : c_(c) {}
   __device__ __forceinline__ static int n_rows(const ExpertsCall& c) { return c.D; }
   __device__ __forceinline__ const DenseLayout& layout(const Unit&) const { return c_.down; }
   __device__ __forceinline__ RowPair rows(const Unit& unit, int lane) const {
     return down_rows(c_, lists.active[unit.active], unit.row / kUnitRows, lane);
   }
-  __device__ __forceinline__ void next(Unit& unit) const {
-    unit.row += kUnitRows;
-    if (unit.row >= c_.D) unit = {unit.active + 1, 0};
-  }
+  __device__ __forceinline__ void next(Unit& unit) const { go_on(unit, c_.D); }
   __device__ __forceinline__ const std::byte* x(int i) const {
     return reinterpret_cast<const std::byte*>(c_.hidden + int64_t{lists.pair[i]} * c_.F);
   }
@@ -117,8 +116,6 @@ class DownMany {
       if (row + 8 < c_.D) to[8] = acc[i + 2];
     }
   }
-
-  ExpertLists lists;
 
  private:
   const ExpertsCall& c_;
