@@ -16,20 +16,6 @@
 namespace dsr::cuda {
 namespace {
 
-DenseProduct product(const Tensor& out, const Tensor& x, const DenseWeight& w) {
-  const int64_t T = x.shape[0], width = x.shape[x.rank() - 1];
-  return {.w = w,
-          .x = x.ptr<std::byte>(),
-          .x_stride_bytes = x.strides[0] * 2,
-          .x_group_bytes = x.rank() == 3 ? x.strides[1] * 2 : 0,
-          .out = out.data,
-          .out_stride = out.strides[0],
-          .bias = nullptr,
-          .n_tokens = narrow(T),
-          .out_f32 = out.dtype == DType::kF32,
-          .touch_x = T * width * 2 <= kTouchBytes};
-}
-
 using Kernel = void (*)(Exec&, const char*, const DenseProduct&);
 
 Kernel select_linear(Exec& exec, const DenseProduct& p) {
@@ -44,6 +30,20 @@ Kernel select_swiglu(Exec& exec, const DenseProduct& p) {
 }
 
 }  // namespace
+
+DenseProduct dense_product(const Tensor& out, const Tensor& x, const DenseWeight& w) {
+  const int64_t T = x.shape[0], width = x.shape[x.rank() - 1];
+  return {.w = w,
+          .x = x.ptr<std::byte>(),
+          .x_stride_bytes = x.strides[0] * 2,
+          .x_group_bytes = x.rank() == 3 ? x.strides[1] * 2 : 0,
+          .out = out.data,
+          .out_stride = out.strides[0],
+          .bias = nullptr,
+          .n_tokens = narrow(T),
+          .out_f32 = out.dtype == DType::kF32,
+          .touch_x = T * width * 2 <= kTouchBytes};
+}
 
 bool x_allows_16(const Tensor& x) {
   if (reinterpret_cast<uintptr_t>(x.data) % 16 != 0) return false;
@@ -65,7 +65,7 @@ void linear(Exec& exec, const LinearArgs& a) {
     const Tensor out = columns(a.out, column, rows);
     const Tensor bias = a.bias.rank() > 0 ? columns(a.bias, column, rows) : Tensor{};
     if (rows > 0 && w) {
-      DenseProduct p = product(out, a.x, *w);
+      DenseProduct p = dense_product(out, a.x, *w);
       if (bias.rank() > 0) p.bias = bias.ptr<float>();
       select_linear(exec, p)(exec, "linear", p);
     } else if (rows > 0) {
@@ -81,7 +81,7 @@ void swiglu(Exec& exec, const SwigluArgs& a) {
   if (a.out.shape[1] == 0) return;
   const auto w = x_allows_16(a.x) ? paired_weight(a.gate_up, a.x.shape[1]) : std::nullopt;
   if (!w) return plain_swiglu(exec, a);
-  const DenseProduct p = product(a.out, a.x, *w);
+  const DenseProduct p = dense_product(a.out, a.x, *w);
   select_swiglu(exec, p)(exec, "swiglu", p);
 }
 
@@ -94,7 +94,7 @@ void mla_value(Exec& exec, const MlaValueArgs& a) {
   const bool readable = x_allows_16(a.latent) && a.out.strides[1] == v_head_dim;
   const auto w = readable ? grouped_weight(a.kv_b_proj, a.latent.shape[2], heads) : std::nullopt;
   if (!w) return plain_grouped(exec, a.out, a.latent, a.kv_b_proj, heads);
-  const DenseProduct p = product(a.out, a.latent, *w);
+  const DenseProduct p = dense_product(a.out, a.latent, *w);
   select_linear(exec, p)(exec, "mla_value", p);
 }
 

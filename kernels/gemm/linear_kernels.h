@@ -27,6 +27,9 @@ struct DenseProduct {
   bool touch_x;  // x fits in L1
 };
 
+// Of all tokens of x, [T, K] or [T, groups, K], without a bias.
+DenseProduct dense_product(const Tensor& out, const Tensor& x, const DenseWeight& w);
+
 // 1..64 tokens: kernels/gemm/skinny.cuh, and on sm_90 kernels/gemm/stream.cuh.
 void skinny_linear(Exec& exec, const char* op, const DenseProduct& p);
 void skinny_swiglu(Exec& exec, const char* op, const DenseProduct& p);

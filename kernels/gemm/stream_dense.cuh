@@ -45,6 +45,16 @@ class DenseStream {
 };
 #endif
 
+// Of equal parts for all blocks, that of this one.
+struct UnitRange {
+  int first, n;
+};
+__device__ __forceinline__ UnitRange part_of_block(int64_t n_units) {
+  const int64_t b = blockIdx.x;
+  const auto first = static_cast<int>(b * n_units / gridDim.x);
+  return {first, static_cast<int>((b + 1) * n_units / gridDim.x) - first};
+}
+
 template <typename W, int kTiles, bool kPaired, bool kStaged>
 __global__
 __launch_bounds__(kStreamThreads, kStreamBlocksPerSm<W, kTiles, kStaged>) void stream_kernel(
@@ -54,9 +64,7 @@ __launch_bounds__(kStreamThreads, kStreamBlocksPerSm<W, kTiles, kStaged>) void s
   auto* const memory = reinterpret_cast<StreamRing*>(shared);
   const RingView ring = memory->view();
   init_ring(ring, W::kScaled, p.w.layout.ue8m0);
-  const int64_t n = p.w.n_units, b = blockIdx.x;
-  const auto first = static_cast<int>(b * n / gridDim.x);
-  const auto n_units = static_cast<int>((b + 1) * n / gridDim.x) - first;
+  const auto [first, n_units] = part_of_block(p.w.n_units);
   using Job = DenseStream<kTiles, kPaired>;
   Job job(p, reinterpret_cast<float*>(memory + 1));
   if (threadIdx.x >= kConsumers) {

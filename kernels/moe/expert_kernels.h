@@ -2,6 +2,7 @@
 #pragma once
 
 #include "common/types.cuh"
+#include "gemm/linear_kernels.h"
 #include "moe/expert_weights.h"
 
 namespace dsr::cuda {
@@ -54,6 +55,12 @@ bool stream_takes(ExpertsCall c);
 void stream_gate_up(Exec& exec, const ExpertsCall& c);
 void stream_down(Exec& exec, const ExpertsCall& c);
 void stream_many(Exec& exec, const ExpertsCall& c);
+// 2..8 tokens with their shared experts, whose sum is the call's addend.
+struct SharedProducts {
+  DenseProduct gate_up, down;
+};
+bool stream_few_takes(const ExpertsCall& c, const SharedProducts& s);
+void stream_few(Exec& exec, const ExpertsCall& c, const SharedProducts& s);
 
 // Many tokens.
 struct ExpertPlan {

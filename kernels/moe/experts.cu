@@ -8,8 +8,8 @@
 //                                              T > 64    tiled_experts, some thousand tokens a time
 //   anything else                              plain_experts
 //
-// The stream kernels for one token take the shared experts with the routed ones; elsewhere
-// moe_with_shared is composed.
+// The stream kernels for one token take the shared experts with the routed ones, and where they fit
+// those for up to 8 (stream_few); elsewhere moe_with_shared is composed.
 // So the bits of a decode row do not depend on T while T <= 64.
 #include <algorithm>
 #include <optional>
@@ -185,9 +185,41 @@ std::optional<SharedExperts> shared_experts(const MoeWithSharedArgs& a, const Ex
                        .F = narrow(F)};
 }
 
+// 2..8 tokens on sm_90, where stream_few takes them. Whether it does.
+bool with_shared_by_few(Exec& exec, const MoeWithSharedArgs& a) {
+  const MoeExpertsArgs& r = a.routed;
+  const int64_t T = r.x.shape[0], F = a.shared_down.columns();
+  if (T < 2 || T > 8 || exec.cuda().arch() < 90) return false;
+  const auto fast = fast_shape(r);
+  const auto gate_up = paired_weight(a.shared_gate_up, r.x.shape[1]);
+  int n_taken = 0;
+  const auto down = dense_weight(a.shared_down.segments, a.shared_down.quant, F, n_taken);
+  if (!fast || !gate_up || !down || n_taken != static_cast<int>(a.shared_down.segments.size()))
+    return false;
+  const Arena::Scope scope(exec.scratch());
+  const Tensor addend = exec.scratch().activation(r.x.shape);
+  const Tensor hidden = exec.scratch().activation({T, F});
+  const SharedProducts shared = {.gate_up = dense_product(hidden, r.x, *gate_up),
+                                 .down = dense_product(addend, hidden, *down)};
+  ExpertsCall shape = *fast;
+  shape.T = narrow(T);
+  if (!stream_few_takes(shape, shared)) return false;
+  MoeExpertsArgs experts = r;
+  experts.addend = addend;
+  const Scratch s = take_scratch(exec.scratch(), r, T, Way::kStream);
+  if (exec.dry_run()) return true;
+  ExpertsCall c = part(experts, 0, T, s);
+  c.weights = expert_weights(exec, r, s.table, /*always=*/false);
+  c.gate_up = fast->gate_up;
+  c.down = fast->down;
+  stream_few(exec, c, shared);
+  return true;
+}
+
 }  // namespace
 
 void moe_with_shared(Exec& exec, const MoeWithSharedArgs& a) {
+  if (with_shared_by_few(exec, a)) return;
   const MoeExpertsArgs& r = a.routed;
   auto fast = r.x.shape[0] == 1 && exec.cuda().arch() >= 90 ? fast_shape(r) : std::nullopt;
   const auto shared = fast ? shared_experts(a, *fast) : std::nullopt;

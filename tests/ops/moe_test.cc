@@ -360,6 +360,10 @@ TEST_P(MoeExpertsTest, WithSharedIsItsComposition) {
   };
   const Shared cases[] = {{{1, 2048, 1408, 8, 6, DType::kF8E4M3}, 2816, DType::kF8E4M3},
                           {{3, 256, 1408, 4, 2, DType::kBF16}, 2816, DType::kBF16},
+                          {{8, 2048, 352, 8, 6, DType::kF8E4M3}, 704, DType::kF8E4M3},
+                          {{2, 2048, 176, 8, 6, DType::kBF16}, 352, DType::kBF16},
+                          {{4, 5120, 64, 5, 3, DType::kF8E4M3}, 128, DType::kF8E4M3},
+                          {{7, 320, 200, 24, 6, DType::kF8E4M3}, 456, DType::kF8E4M3},
                           {{9, 320, 192, 6, 3, DType::kF8E4M3}, 448, DType::kF8E4M3},
                           {{33, 128, 72, 6, 2, DType::kBF16}, 40, DType::kBF16},
                           {{64, 192, 64, 5, 2, DType::kF8E4M3}, 128, DType::kF8E4M3},
