@@ -14,7 +14,9 @@
 // Operands  bf16 weights meet bf16 activations as they are; FP8 codes and activations become f16
 //           (half_operands.cuh), the activations in shared memory once per block where they fit
 //           (StagedRows), else in every warp, which fetches them a block ahead (XAhead).
-// Memory    68 KB of weights in flight per block. With few tokens a block takes half of an SM, so
+// Memory    68 KB of weights in flight per block; up to 119 where it is alone on its SM and has
+// many
+//           (stream_dense.cuh). With few tokens a block takes half of an SM, or little more, so
 //           that one of the next kernel fits beside it, and not two of either on one SM and none on
 //           another.
 #pragma once

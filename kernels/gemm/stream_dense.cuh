@@ -55,13 +55,14 @@ __device__ __forceinline__ UnitRange part_of_block(int64_t n_units) {
   return {first, static_cast<int>((b + 1) * n_units / gridDim.x) - first};
 }
 
-template <typename W, int kTiles, bool kPaired, bool kStaged>
-__global__
-__launch_bounds__(kStreamThreads, kStreamBlocksPerSm<W, kTiles, kStaged>) void stream_kernel(
-    const __grid_constant__ DenseProduct p) {
+template <typename W, int kTiles, bool kPaired, bool kStaged, int kStages>
+__global__ __launch_bounds__(kStreamThreads,
+                             kStages == kStreamStages
+                                 ? kStreamBlocksPerSm<W, kTiles, kStaged>
+                                 : 1) void stream_kernel(const __grid_constant__ DenseProduct p) {
 #if __CUDA_ARCH__ >= 900
   extern __shared__ uint4 shared[];
-  auto* const memory = reinterpret_cast<StreamRing*>(shared);
+  auto* const memory = reinterpret_cast<Ring<kStages>*>(shared);
   const RingView ring = memory->view();
   init_ring(ring, W::kScaled, p.w.layout.ue8m0);
   const auto [first, n_units] = part_of_block(p.w.n_units);
@@ -87,20 +88,40 @@ __launch_bounds__(kStreamThreads, kStreamBlocksPerSm<W, kTiles, kStaged>) void s
 #endif
 }
 
-inline int64_t stream_shared_bytes(const DenseProduct& p, bool staged) {
-  return int64_t{sizeof(StreamRing)} + held_sums_bytes(p.n_tokens) +
+template <int kStages = kStreamStages>
+int64_t stream_shared_bytes(const DenseProduct& p, bool staged) {
+  return int64_t{sizeof(Ring<kStages>)} + held_sums_bytes(p.n_tokens) +
          (staged ? StagedRows<Fp8Weight>::bytes(p.n_tokens, p.w.layout.n_steps) : 0);
 }
 
-template <typename W, int kTiles, bool kPaired, bool kStaged>
-void launch_stream(Exec& exec, const char* op, const DenseProduct& p) {
-  const int64_t blocks =
-      stream_blocks(p.w.n_units, exec.cuda().n_sms(), kStreamBlocksPerSm<W, kTiles, kStaged>);
+// A block that is alone on its SM has a longer ring, if it goes through it often: so that nearly as
+// much is on its way as for two blocks, and half of an SM's memory but for a few KB is left to one
+// of the next kernel's.
+inline constexpr int kLongFor = 16;  // stages of weights
+inline constexpr int64_t kLongBytes = 135 * 1024;
+template <bool kStaged>
+inline constexpr int kLongStages = kStaged ? 6 : 7;
+
+template <typename W, int kTiles, bool kPaired, bool kStaged, int kStages>
+void launch_blocks(Exec& exec, const char* op, const DenseProduct& p, int64_t blocks) {
   launch(exec, op,
          {.grid = dim3(static_cast<unsigned>(blocks)),
           .threads = kStreamThreads,
-          .shared_bytes = stream_shared_bytes(p, kStaged)},
-         stream_kernel<W, kTiles, kPaired, kStaged>, p);
+          .shared_bytes = stream_shared_bytes<kStages>(p, kStaged)},
+         stream_kernel<W, kTiles, kPaired, kStaged, kStages>, p);
+}
+template <typename W, int kTiles, bool kPaired, bool kStaged>
+void launch_stream(Exec& exec, const char* op, const DenseProduct& p) {
+  const int64_t n_sms = exec.cuda().n_sms();
+  const int64_t blocks = stream_blocks(p.w.n_units, n_sms, kStreamBlocksPerSm<W, kTiles, kStaged>);
+  if constexpr (kTiles == 1 && !kPaired) {
+    constexpr int kLong = kLongStages<kStaged>;
+    const int64_t stages = p.w.n_units / blocks * ((p.w.layout.n_steps + 15) / 16);
+    if (blocks <= n_sms && stages >= kLongFor &&
+        stream_shared_bytes<kLong>(p, kStaged) <= kLongBytes)
+      return launch_blocks<W, kTiles, kPaired, kStaged, kLong>(exec, op, p, blocks);
+  }
+  launch_blocks<W, kTiles, kPaired, kStaged, kStreamStages>(exec, op, p, blocks);
 }
 
 template <bool kPaired>
