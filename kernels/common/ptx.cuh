@@ -122,6 +122,18 @@ __device__ __forceinline__ void copy_bulk(void* shared, const void* global, uint
       "l"(global), "r"(bytes), "r"(shared_address(barrier))
       : "memory");
 }
+// The same of what is read once, as weights are: it is the first to leave the L2 again, so that
+// code, activations and cached rows stay.
+__device__ __forceinline__ void copy_bulk_once(void* shared, const void* global, uint32_t bytes,
+                                               uint64_t* barrier) {
+  uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+      "[%0], [%1], %2, [%3], %4;" ::"r"(shared_address(shared)),
+      "l"(global), "r"(bytes), "r"(shared_address(barrier)), "l"(policy)
+      : "memory");
+}
 // A multiple of 16 bytes, aligned to 16, into the L2.
 __device__ __forceinline__ void prefetch_bulk(const void* global, uint32_t bytes) {
   asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(global), "r"(bytes) : "memory");

@@ -150,7 +150,7 @@ class StreamProducer {
       if (lane == 0) arrive_expecting(full, static_cast<uint32_t>(kFetchRows * bytes));
       __syncwarp();
       if (lane < kFetchRows)
-        copy_bulk(stage.rows[item], from_ + at_, static_cast<uint32_t>(bytes), full);
+        copy_bulk_once(stage.rows[item], from_ + at_, static_cast<uint32_t>(bytes), full);
       else if (W::kScaled && lane < 2 * kFetchRows)
         fetch_stage_scale(l, from_, at_, item, stage, full);
       place_.advance(ring_.n_stages);
