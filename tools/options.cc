@@ -144,7 +144,7 @@ const std::array kRows = {
     Row{kSized | kBench, "Model", "--cache-type", "auto|f32|bf16|fp8",
         "of the KV cache (default: auto: bf16 on a GPU, else f32)", set_cache_type},
     Row{kSized | kBench, "Model", "--chunk", "N",
-        "prompt tokens computed in one step (default: 512)",
+        "prompt tokens computed in one step (default: 2048 on a GPU, else 512)",
         [](Options& o, Text v) { o.chunk = parse_int("--chunk", v, 1, 1 << 16); }},
     Row{kAnswer, "Model", "--max-seqs", "N", "answers at a time (default: all of --n-samples)",
         [](Options& o, Text v) { o.max_seqs = parse_int("--max-seqs", v, 1, 1024); }},

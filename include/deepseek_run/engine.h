@@ -48,7 +48,7 @@ struct EngineOptions {
   int64_t cuda_arch = 0;  // of a GPU: 80 runs what an A100 could; 0: the best there is
   int64_t ctx_size = 0;   // tokens per sequence; 0: min(the model's, 32768, what fits)
   int64_t max_seqs = 1;   // sequences in a step
-  int64_t chunk = 512;    // most prompt tokens in a step
+  int64_t chunk = 0;      // most prompt tokens in a step; 0: 2048 on a GPU, else 512
   // Tokens that the cache holds, all sequences together. 0: as many as max_seqs sequences can have,
   // or what fits, but no less than one sequence needs.
   int64_t cache_tokens = 0;

@@ -62,4 +62,9 @@ CacheType cache_type_of(const std::string& type, Backend backend) {
   fail_usage("cache type ", quoted(type), ", expected auto, f32, bf16 or fp8");
 }
 
+int64_t chunk_of(int64_t asked, Backend backend) {
+  if (asked != 0) return asked;
+  return backend == Backend::kCuda ? 2048 : 512;
+}
+
 }  // namespace dsr
