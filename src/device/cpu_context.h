@@ -12,12 +12,14 @@ namespace dsr {
 
 // Instruction sets, each containing the ones before it.
 enum class CpuLevel {
-  kPortable,  // x86-64 as it began: correct everywhere, fast nowhere
-  kAvx2,      // AVX2, FMA, F16C
-  kAvx512,    // F, BW, DQ, VL
+  kPortable,    // x86-64 as it began: correct everywhere, fast nowhere
+  kAvx2,        // AVX2, FMA, F16C
+  kAvx512,      // F, BW, DQ, VL
+  kAvx512Vbmi,  // VBMI and GFNI: of single bytes
 };
-inline constexpr std::array kCpuLevels = {CpuLevel::kPortable, CpuLevel::kAvx2, CpuLevel::kAvx512};
-const char* name(CpuLevel level);  // "portable", "avx2", "avx512"
+inline constexpr std::array kCpuLevels = {CpuLevel::kPortable, CpuLevel::kAvx2, CpuLevel::kAvx512,
+                                          CpuLevel::kAvx512Vbmi};
+const char* name(CpuLevel level);  // "portable", "avx2", "avx512", "avx512vbmi"
 // The best that this machine has.
 CpuLevel best_cpu_level();
 
