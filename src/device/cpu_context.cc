@@ -61,7 +61,9 @@ CpuContext::CpuContext(const CpuOptions& options, bool dry_run)
     fail(ErrorKind::kDevice,
          "cpu math fast: this machine has no bf16 dot products (avx512_bf16)\n"
          "  try: --cpu-level avx2, which emulates them, slowly");
-  if (!dry_run) pool_ = std::make_unique<ThreadPool>(threads_);
+  if (dry_run) return;
+  pool_ = std::make_unique<ThreadPool>(threads_);
+  ends_ = std::make_unique<End[]>(static_cast<size_t>(threads_));
 }
 
 }  // namespace dsr
