@@ -14,11 +14,10 @@
 // Operands  bf16 weights meet bf16 activations as they are; FP8 codes and activations become f16
 //           (half_operands.cuh), the activations in shared memory once per block where they fit
 //           (StagedRows), else in every warp, which fetches them a block ahead (XAhead).
-// Memory    68 KB of weights in flight per block; up to 119 where it is alone on its SM and has
-// many
-//           (stream_dense.cuh). With few tokens a block takes half of an SM, or little more, so
-//           that one of the next kernel fits beside it, and not two of either on one SM and none on
-//           another.
+// Memory    68 KB of weights in flight per block, up to 119 where it is alone on its SM and has
+//           many (stream_dense.cuh). With few tokens a block takes half of an SM, or little more,
+//           so that one of the next kernel fits beside it, and not two of either on one SM and none
+//           on another.
 #pragma once
 
 #include <algorithm>
@@ -152,7 +151,7 @@ class StreamProducer {
       if (lane == 0) arrive_expecting(full, static_cast<uint32_t>(kFetchRows * bytes));
       __syncwarp();
       if (lane < kFetchRows)
-        copy_bulk_once(stage.rows[item], from_ + at_, static_cast<uint32_t>(bytes), full);
+        copy_bulk_evict_first(stage.rows[item], from_ + at_, static_cast<uint32_t>(bytes), full);
       else if (W::kScaled && lane < 2 * kFetchRows)
         fetch_stage_scale(l, from_, at_, item, stage, full);
       place_.advance(ring_.n_stages);

@@ -167,7 +167,8 @@ class SlotProducer {
         __syncwarp();
         if (mine != i) continue;
         StreamStage& stage = slots_.stages[slot];
-        copy_bulk_once(stage.rows[item], row + at, static_cast<uint32_t>(bytes), &slots_.full[slot]);
+        copy_bulk_evict_first(stage.rows[item], row + at, static_cast<uint32_t>(bytes),
+                              &slots_.full[slot]);
         if constexpr (W::kScaled) fetch_stage_scale(l, scale, at, item, stage, &slots_.full[slot]);
       }
       if (mine < n) ++turn_;
