@@ -21,10 +21,10 @@ void stream_swiglu(Exec&, const char*, const DenseProduct&) { missing(); }
 bool tiles_fit(Exec&, const DenseProduct&) { missing(); }
 void tiles_linear(Exec&, const char*, const DenseProduct&) { missing(); }
 void tiles_swiglu(Exec&, const char*, const DenseProduct&) { missing(); }
+void stream_gate_up(Exec&, const ExpertsCall&) { missing(); }
+void stream_down(Exec&, const ExpertsCall&) { missing(); }
 void stream_many(Exec&, const ExpertsCall&) { missing(); }
 bool stream_takes(ExpertsCall) { missing(); }
-void stream_one(Exec&, const ExpertsCall&) { missing(); }
-bool stream_takes_one(const ExpertsCall&) { missing(); }
 void wide_linear(Exec&, const char*, const DenseProduct&) { missing(); }
 void wide_swiglu(Exec&, const char*, const DenseProduct&) { missing(); }
 int wide_expert_tokens(const ExpertsCall&) { missing(); }

@@ -139,24 +139,6 @@ template <int kBarrier, int kThreads>
 __device__ __forceinline__ void arrive_at_threads() {
   asm volatile("bar.arrive %0, %1;" ::"n"(kBarrier), "n"(kThreads) : "memory");
 }
-// --- a barrier of all blocks of a grid, which must be on the GPU together (sm_90)
-// -----------------
-
-// By one thread of every block. What the threads that it has met before wrote is visible to those
-// that it meets after. `barrier` is 0 before its first use: each use flips its highest bit and
-// leaves the others as they were, so that the next one, of whatever grid, finds it ready.
-__device__ __forceinline__ void meet_grid(uint32_t* barrier) {
-  constexpr uint32_t kFlip = 0x80000000u;
-  const uint32_t share = blockIdx.x == 0 ? kFlip - (gridDim.x - 1) : 1;
-  uint32_t before, now;
-  asm volatile("atom.add.acq_rel.gpu.global.u32 %0, [%1], %2;"
-               : "=r"(before)
-               : "l"(barrier), "r"(share)
-               : "memory");
-  do {
-    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(now) : "l"(barrier) : "memory");
-  } while (((before ^ now) & kFlip) == 0);
-}
 // --- clusters: blocks that run together and write to each other's shared memory (sm_90) ----------
 
 __device__ __forceinline__ unsigned rank_in_cluster() {

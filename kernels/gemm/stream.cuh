@@ -129,9 +129,8 @@ class StreamProducer {
  public:
   __device__ StreamProducer(const Job& job, const RingView& ring) : job_(job), ring_(ring) {}
 
-  // Goes on until `n_units` have been fetched, or for n_stages. Calls begin(unit) before each.
-  template <typename Begin>
-  __device__ __forceinline__ void run(int n_units, int n_stages, const Begin& begin) {
+  // Goes on until `n_units` have been fetched, or for n_stages.
+  __device__ __forceinline__ void run(int n_units, int n_stages) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
     const int warp = static_cast<int>(threadIdx.x - kConsumers) / 32;
     const int item = warp * kFetchRows + lane % kFetchRows;  // row, or scale
@@ -143,7 +142,6 @@ class StreamProducer {
         const RowPair r = job_.rows(unit_, item % 8 * 4);
         from_ = lane < kFetchRows ? (item < 8 ? r.low : r.high)
                                   : (item < 8 ? r.scale_low : r.scale_high);
-        begin(unit_);
       }
       StreamStage& stage = ring_.stages[place_.stage];
       uint64_t* full = &ring_.full[place_.stage];
@@ -163,9 +161,6 @@ class StreamProducer {
         job_.next(unit_);
       }
     }
-  }
-  __device__ __forceinline__ void run(int n_units, int n_stages) {
-    run(n_units, n_stages, [](const typename Job::Unit&) {});
   }
   // Where the units begin, before the first run; and where they go on, between two.
   __device__ __forceinline__ void go_to(const typename Job::Unit& unit) { unit_ = unit; }
@@ -194,9 +189,10 @@ __device__ __forceinline__ void expand_block(const uint4 (&low)[2], const uint4 
   }
 }
 
-// out[16, 8] = a block's two steps times a tile of tokens, without the scales of the weights.
-__device__ __forceinline__ void multiply_block(const BlockWeights<Fp8Weight>& w,
-                                               const BlockX<Fp8Weight>& x, float (&out)[4]) {
+// acc[16, 8] += a block's two steps times a tile of tokens.
+__device__ __forceinline__ void add_block(const BlockWeights<Fp8Weight>& w,
+                                          const BlockX<Fp8Weight>& x, float scale_low,
+                                          float scale_high, float (&acc)[4]) {
   float sum[2][4] = {};
 #pragma unroll
   for (int p = 0; p < Fp8Weight::kProducts; ++p)
@@ -205,10 +201,12 @@ __device__ __forceinline__ void multiply_block(const BlockWeights<Fp8Weight>& w,
       mma_f16(sum[i], w.a[i][p], word_of(x.x[i][p / 2], p % 2 * 2),
               word_of(x.x[i][p / 2], p % 2 * 2 + 1));
 #pragma unroll
-  for (int k = 0; k < 4; ++k) out[k] = (sum[0][k] + sum[1][k]) * x.units[k % 2];
+  for (int k = 0; k < 4; ++k)
+    acc[k] = fmaf((sum[0][k] + sum[1][k]) * x.units[k % 2], k < 2 ? scale_low : scale_high, acc[k]);
 }
-__device__ __forceinline__ void multiply_block(const BlockWeights<Bf16Weight>& w,
-                                               const BlockX<Bf16Weight>& x, float (&out)[4]) {
+__device__ __forceinline__ void add_block(const BlockWeights<Bf16Weight>& w,
+                                          const BlockX<Bf16Weight>& x, float, float,
+                                          float (&acc)[4]) {
   float sum[2][4] = {};
 #pragma unroll
   for (int p = 0; p < Bf16Weight::kProducts; ++p)
@@ -216,21 +214,7 @@ __device__ __forceinline__ void multiply_block(const BlockWeights<Bf16Weight>& w
     for (int i = 0; i < 2; ++i)
       mma_bf16(sum[i], w.a[i][p], word_of(x.x[i][0], 2 * p), word_of(x.x[i][0], 2 * p + 1));
 #pragma unroll
-  for (int k = 0; k < 4; ++k) out[k] = sum[0][k] + sum[1][k];
-}
-// acc += that, scaled.
-template <typename W>
-__device__ __forceinline__ void add_block(const BlockWeights<W>& w, const BlockX<W>& x,
-                                          float scale_low, float scale_high, float (&acc)[4]) {
-  float product[4];
-  multiply_block(w, x, product);
-#pragma unroll
-  for (int k = 0; k < 4; ++k) {
-    if constexpr (W::kScaled)
-      acc[k] = fmaf(product[k], k < 2 ? scale_low : scale_high, acc[k]);
-    else
-      acc[k] += product[k];
-  }
+  for (int k = 0; k < 4; ++k) acc[k] += sum[0][k] + sum[1][k];
 }
 
 // The eight warps. Goes through n_units of a job from `unit`:

@@ -28,7 +28,7 @@ struct ExpertsCall {
   bf16*
       hidden;  // [T * K, F]: silu(gate x) * (up x); decode: of pair p, else of the p-th sorted pair
   float* products;       // [T * K, D]: down hidden of every pair; of stream_many
-  SharedExperts shared;  // of stream_one
+  SharedExperts shared;  // of stream_gate_up and stream_down
   const bf16* addend;    // [T, D], or null
   int64_t addend_stride;
   void* out;  // [T, D]
@@ -48,12 +48,12 @@ __device__ __forceinline__ void store_result(const ExpertsCall& c, int64_t token
 void skinny_gate_up(Exec& exec, const ExpertsCall& c);
 void skinny_down(Exec& exec, const ExpertsCall& c);
 
-// The same on sm_90, if stream_takes(). It looks at layouts and sizes, but not at T.
+// The same on sm_90, if stream_takes(): one token, with its shared experts, and 2..64 without. Of a
+// call stream_takes() looks at layouts and sizes but T.
 bool stream_takes(ExpertsCall c);
+void stream_gate_up(Exec& exec, const ExpertsCall& c);
+void stream_down(Exec& exec, const ExpertsCall& c);
 void stream_many(Exec& exec, const ExpertsCall& c);
-// One token, with its shared experts, in one kernel; the bits are those of stream_many.
-bool stream_takes_one(const ExpertsCall& c);
-void stream_one(Exec& exec, const ExpertsCall& c);
 
 // Many tokens.
 struct ExpertPlan {

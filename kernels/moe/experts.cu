@@ -1,15 +1,15 @@
 // moe_experts and moe_with_shared on CUDA: which kernels take a call. Definitions and shapes:
 // ops/moe.h.
 //
-//   weights and x readable in 16-byte chunks   T = 1     stream_one on sm_90, where memory allows
+//   weights and x readable in 16-byte chunks   T = 1     stream_gate_up, stream_down on sm_90
 //                                              T <= 64   stream_many on sm_90; where memory is too
-//                                                        small for it, and on sm_80, also of one
+//                                                        small for these, and on sm_80, also of one
 //                                                        token: skinny_gate_up, skinny_down
 //                                              T > 64    tiled_experts, some thousand tokens a time
 //   anything else                              plain_experts
 //
-// The kernel for one token takes the shared experts with the routed ones; elsewhere moe_with_shared
-// is composed.
+// The stream kernels for one token take the shared experts with the routed ones; elsewhere
+// moe_with_shared is composed.
 // So the bits of a decode row do not depend on T while T <= 64.
 #include <algorithm>
 #include <optional>
@@ -45,7 +45,8 @@ Scratch take_scratch(Arena& arena, const MoeExpertsArgs& a, int64_t n_tokens, Wa
   Scratch s;
   s.table = arena.tensor(DType::kU8, {expert_table_bytes(a)});
   s.hidden = arena.activation({pairs, F});
-  if (way == Way::kTiled || way == Way::kStream) s.products = arena.tensor(DType::kF32, {pairs, D});
+  if (way == Way::kTiled || (way == Way::kStream && n_tokens > 1))
+    s.products = arena.tensor(DType::kF32, {pairs, D});
   if (way != Way::kTiled) return s;
   s.sorted = arena.tensor(DType::kI32, {pairs});
   s.tiles =
@@ -148,10 +149,12 @@ void moe_experts(Exec& exec, const MoeExpertsArgs& a) {
         skinny_down(exec, c);
         break;
       case Way::kStream:
-        if (T == 1 && stream_takes_one(c))
-          stream_one(exec, c);
-        else
+        if (T > 1) {
           stream_many(exec, c);
+        } else {
+          stream_gate_up(exec, c);
+          stream_down(exec, c);
+        }
         break;
     }
   }
@@ -164,7 +167,7 @@ bool same_layout(const DenseLayout& a, const DenseLayout& b) {
          a.scale_step_shift == b.scale_step_shift && a.block_rows_shift == b.block_rows_shift;
 }
 
-// How stream_one sees the shared experts, without their scratch; nothing where they cannot
+// How the stream kernels see the shared experts, without their scratch; nothing where they cannot
 // read them together with the routed ones.
 std::optional<SharedExperts> shared_experts(const MoeWithSharedArgs& a, const ExpertsCall& routed) {
   const int64_t F = a.shared_down.columns();
@@ -189,7 +192,7 @@ void moe_with_shared(Exec& exec, const MoeWithSharedArgs& a) {
   auto fast = r.x.shape[0] == 1 && exec.cuda().arch() >= 90 ? fast_shape(r) : std::nullopt;
   const auto shared = fast ? shared_experts(a, *fast) : std::nullopt;
   if (shared) fast->shared = *shared;
-  if (!shared || !stream_takes(*fast) || !stream_takes_one(*fast))
+  if (!shared || !stream_takes(*fast))
     return compose_moe_with_shared(exec, a,
                                    {.swiglu = swiglu, .linear = linear, .experts = moe_experts});
   const Arena::Scope scope(exec.scratch());
@@ -202,7 +205,8 @@ void moe_with_shared(Exec& exec, const MoeWithSharedArgs& a) {
   c.down = fast->down;
   c.shared = *shared;
   c.shared.hidden = hidden.ptr<bf16>();
-  stream_one(exec, c);
+  stream_gate_up(exec, c);
+  stream_down(exec, c);
 }
 
 }  // namespace dsr::cuda

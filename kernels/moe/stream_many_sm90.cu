@@ -349,19 +349,27 @@ void run_for_type(Exec& exec, const ExpertsCall& c) {
     run_for_tokens<Bf16Weight, kDown>(exec, c);
 }
 
+// Of a block of stream_down: D up to 512 times the SMs.
+constexpr int kMostTiles = 32;
+
+// Whether the kernels for one token and for many have the memory.
 template <typename W>
-bool fits(const ExpertsCall& c, const DenseLayout& l) {
-  return memory_of<W, 1>(c, l).n_slots >= kLeastSlots;
+bool gate_up_fits(const ExpertsCall& c) {
+  return memory_of<W, 1>(c, c.gate_up).n_slots >= kLeastSlots &&
+         one_token_gate_up_bytes<W>(c) <= kHalfSmBytes;
 }
-bool fits(const ExpertsCall& c, const DenseLayout& l) {
-  return l.fp8 ? fits<Fp8Weight>(c, l) : fits<Bf16Weight>(c, l);
+template <typename W>
+bool down_fits(const ExpertsCall& c) {
+  return memory_of<W, 1>(c, c.down).n_slots >= kLeastSlots &&
+         one_token_down_bytes<W>(c, kMostTiles) <= kSmBytes;
 }
 
 }  // namespace
 
 bool stream_takes(ExpertsCall c) {
   c.T = kMaxDecodeTokens;  // the answer is the same for any number of tokens
-  return fits(c, c.gate_up) && fits(c, c.down);
+  return (c.gate_up.fp8 ? gate_up_fits<Fp8Weight>(c) : gate_up_fits<Bf16Weight>(c)) &&
+         (c.down.fp8 ? down_fits<Fp8Weight>(c) : down_fits<Bf16Weight>(c));
 }
 
 void stream_many(Exec& exec, const ExpertsCall& c) {

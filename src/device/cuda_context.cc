@@ -87,14 +87,10 @@ CudaContext::CudaContext(const CudaOptions& options, bool dry_run) : device_(opt
   shared_bytes_per_sm_ = attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, device_);
   l2_bytes_ = attribute(cudaDevAttrL2CacheSize, device_);
   CUDA_CHECK(cudaSetDevice(device_));
-  if (dry_run) return;
-  CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
-  CUDA_CHECK(cudaMalloc(&grid_barrier_, sizeof *grid_barrier_));
-  CUDA_CHECK(cudaMemsetAsync(grid_barrier_, 0, sizeof *grid_barrier_, stream_));
+  if (!dry_run) CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
 }
 
 CudaContext::~CudaContext() {
-  cudaFree(grid_barrier_);
   if (stream_ != nullptr) cudaStreamDestroy(stream_);
 }
 

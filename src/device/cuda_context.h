@@ -90,9 +90,6 @@ class CudaContext {
   int64_t shared_bytes_per_sm() const { return shared_bytes_per_sm_; }
   int64_t l2_bytes() const { return l2_bytes_; }
   CUstream_st* stream() const { return stream_; }
-  // Where the blocks of a kernel meet (meet_grid in kernels/common/ptx.cuh): kernels of the stream,
-  // one after the other. Null where dry.
-  uint32_t* grid_barrier() const { return grid_barrier_; }
   // Device memory that can still be allocated.
   int64_t free_bytes() const;
 
@@ -120,7 +117,6 @@ class CudaContext {
   int64_t shared_bytes_per_sm_ = 0;
   int64_t l2_bytes_ = 0;
   CUstream_st* stream_ = nullptr;
-  uint32_t* grid_barrier_ = nullptr;
 };
 
 // A place in the stream that the host can wait for; outlived by the context.
