@@ -130,7 +130,7 @@ const std::array kRows = {
         [](Options& o, Text v) { o.device = v; }},
     Row{kComputes, "Model", "-t,--threads", "N", "of the cpu (default: its physical cores)",
         [](Options& o, Text v) { o.threads = parse_int("--threads", v, 1, 1024); }},
-    Row{kComputes, "Model", "--cpu-level", "auto|portable|avx2|avx512",
+    Row{kComputes, "Model", "--cpu-level", "auto|portable|avx2|avx512|avx512vbmi",
         "instructions of the cpu to use (default: auto, the best)",
         [](Options& o, Text v) { o.cpu_level = v; }},
     Row{kComputes, "Model", "--cpu-math", "exact|fast",

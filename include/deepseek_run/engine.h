@@ -41,7 +41,7 @@ struct EngineOptions {
   // A checkpoint's weights: mmap (read in place from its files), read (into huge pages of our own);
   // auto is mmap, except that it does not fit where the weights are larger than the memory.
   std::string load_mode = "auto";
-  std::string cpu_level = "auto";  // auto (the best) | portable | avx2 | avx512
+  std::string cpu_level = "auto";  // auto (the best) | portable | avx2 | avx512 | avx512vbmi
   // exact, or fast: steps of 13 tokens and more multiply in bf16. Throws Error(kDevice) for fast
   // where the machine has no instructions for it.
   std::string cpu_math = "exact";

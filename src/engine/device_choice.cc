@@ -45,7 +45,8 @@ CpuOptions cpu_options(const EngineOptions& o) {
     const auto level = std::find_if(kCpuLevels.begin(), kCpuLevels.end(),
                                     [&](CpuLevel l) { return o.cpu_level == name(l); });
     if (level == kCpuLevels.end())
-      fail_usage("cpu level ", quoted(o.cpu_level), ", expected auto, portable, avx2 or avx512");
+      fail_usage("cpu level ", quoted(o.cpu_level),
+                 ", expected auto, portable, avx2, avx512 or avx512vbmi");
     out.level = *level;
   }
   if (o.cpu_math != "exact" && o.cpu_math != "fast")

@@ -209,9 +209,11 @@ TEST_F(EngineTest, RefusesOptionsAndRequestsByName) {
         with([&](EngineOptions& o) { o.device = device; }),
         std::pair(ErrorKind::kUsage,
                   "device \"" + device + "\", expected auto, cuda, cuda:N, cpu or reference"));
-  EXPECT_EQ(with([](EngineOptions& o) { o.cpu_level = "mmx"; }),
-            std::pair(ErrorKind::kUsage,
-                      std::string("cpu level \"mmx\", expected auto, portable, avx2 or avx512")));
+  EXPECT_EQ(
+      with([](EngineOptions& o) { o.cpu_level = "mmx"; }),
+      std::pair(
+          ErrorKind::kUsage,
+          std::string("cpu level \"mmx\", expected auto, portable, avx2, avx512 or avx512vbmi")));
   EXPECT_EQ(
       with([](EngineOptions& o) { o.cpu_math = "loose"; }),
       std::pair(ErrorKind::kUsage, std::string("cpu math \"loose\", expected exact or fast")));
