@@ -20,6 +20,8 @@ bool mla_merges_value(Exec&, const DenseProduct&) { missing(); }
 void mla_decode_value_sm90(Exec&, const MlaAttentionArgs&, const DenseProduct&) { missing(); }
 void stream_linear(Exec&, const char*, const DenseProduct&) { missing(); }
 void stream_swiglu(Exec&, const char*, const DenseProduct&) { missing(); }
+bool held_fits(Exec&, const DenseProduct&) { missing(); }
+void held_linear(Exec&, const char*, const DenseProduct&) { missing(); }
 bool tiles_fit(Exec&, const DenseProduct&) { missing(); }
 void tiles_linear(Exec&, const char*, const DenseProduct&) { missing(); }
 void tiles_swiglu(Exec&, const char*, const DenseProduct&) { missing(); }

@@ -6,7 +6,7 @@
 # OUTPUT.csv (default: standard output) behind the model and the type of its weights. Rows of the
 # Ampere code (a build of the preset cuda80 in build/cuda80, or --cuda-arch 80) say so behind the
 # model's name: "deepseek-v2-lite cuda80", "deepseek-v2-lite arch80". They are fewer. So do those of
-# prompts in larger chunks.
+# prompts in smaller chunks than a GPU takes by itself.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
@@ -36,7 +36,7 @@ nvidia-smi --query-gpu=name,driver_version --format=csv,noheader >&2
   rows deepseek-v2-lite fp8 -p 0 -n 64 -d 512 -B 8,32,64 --chunk 64
   rows deepseek-v2-lite fp8 -p 0 -n 64 -d 32768 -B 1
   if [ -z "$name" ]; then
-    name=" chunk2048" rows deepseek-v2-lite fp8 -p 4096 -n 0 -d 0,8192 -B 1 --chunk 2048
+    name=" chunk512" rows deepseek-v2-lite fp8 -p 4096 -n 0 -d 0,8192 -B 1 --chunk 512
     rows deepseek-v2-lite bf16 -p 512,4096 -n 64 -d 1024 -B 1
     rows deepseek-llm-7b bf16 -p 512 -n 64 -d 1024 -B 1
     rows deepseek-llm-67b fp8 -p 0 -n 64 -d 1024 -B 1  # 68 GB

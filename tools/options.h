@@ -80,7 +80,7 @@ struct Options {
   std::string cache_type = "auto";
   bool debug_nan = false;
   int64_t ctx_size = 0;
-  int64_t chunk = 512;
+  int64_t chunk = 0;  // 0: by the device
 
   std::optional<std::string> prompt, file, prompt_ids, system;
   std::string chat_format;  // empty: from the model

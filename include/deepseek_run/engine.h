@@ -41,14 +41,14 @@ struct EngineOptions {
   // A checkpoint's weights: mmap (read in place from its files), read (into huge pages of our own);
   // auto is mmap, except that it does not fit where the weights are larger than the memory.
   std::string load_mode = "auto";
-  std::string cpu_level = "auto";  // auto (the best) | portable | avx2 | avx512
+  std::string cpu_level = "auto";  // auto (the best) | portable | avx2 | avx512 | avx512vbmi
   // exact, or fast: steps of 13 tokens and more multiply in bf16. Throws Error(kDevice) for fast
   // where the machine has no instructions for it.
   std::string cpu_math = "exact";
   int64_t cuda_arch = 0;  // of a GPU: 80 runs what an A100 could; 0: the best there is
   int64_t ctx_size = 0;   // tokens per sequence; 0: min(the model's, 32768, what fits)
   int64_t max_seqs = 1;   // sequences in a step
-  int64_t chunk = 512;    // most prompt tokens in a step
+  int64_t chunk = 0;      // most prompt tokens in a step; 0: 2048 on a GPU, else 512
   // Tokens that the cache holds, all sequences together. 0: as many as max_seqs sequences can have,
   // or what fits, but no less than one sequence needs.
   int64_t cache_tokens = 0;

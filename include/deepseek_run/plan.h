@@ -47,7 +47,7 @@ struct PlanQuery {
   std::string cache_type = "auto";  // auto (bf16 on GPUs, f32 here) | f32 | bf16 | fp8
   int64_t ctx_size = 0;             // tokens; 0: min(the model's, 32768, what fits)
   int64_t max_seqs = 1;
-  int64_t chunk = 512;
+  int64_t chunk = 0;  // most prompt tokens in a step; 0: 2048 on GPUs, else 512
   WarningSink warn;
 };
 

@@ -1,10 +1,11 @@
 // linear, swiglu and mla_value on CUDA: which kernel takes a call. Definitions and shapes:
 // ops/linear.h, ops/mla.h.
 //
-//   weight and x readable in 16-byte chunks    T <= 8    stream on sm_90, else skinny: every weight
-//                                                        byte read once
+//   weight and x readable in 16-byte chunks    T <= 8    held on sm_90 where a block has registers
+//                                                        for its weights, else stream; before
+//                                                        sm_90 skinny: every weight byte read once
 //                                              T <= 64   tiles on sm_90 where x fits in the shared
-//                                                        memory of a cluster, else the same
+//                                                        memory of a cluster, else stream, skinny
 //                                              T > 64    wide on sm_90, else tiled: on tensor cores
 //                                                        in tiles
 //   anything else                              plain
@@ -34,7 +35,8 @@ using Kernel = void (*)(Exec&, const char*, const DenseProduct&);
 Kernel select_linear(Exec& exec, const DenseProduct& p) {
   if (p.n_tokens > kMaxDecodeTokens) return exec.cuda().arch() >= 90 ? wide_linear : tiled_linear;
   if (exec.cuda().arch() < 90) return skinny_linear;
-  return p.n_tokens > 8 && tiles_fit(exec, p) ? tiles_linear : stream_linear;
+  if (p.n_tokens <= 8) return held_fits(exec, p) ? held_linear : stream_linear;
+  return tiles_fit(exec, p) ? tiles_linear : stream_linear;
 }
 Kernel select_swiglu(Exec& exec, const DenseProduct& p) {
   if (p.n_tokens > kMaxDecodeTokens) return exec.cuda().arch() >= 90 ? wide_swiglu : tiled_swiglu;

@@ -33,6 +33,9 @@ void skinny_linear(Exec& exec, const char* op, const DenseProduct& p);
 void skinny_swiglu(Exec& exec, const char* op, const DenseProduct& p);
 void stream_linear(Exec& exec, const char* op, const DenseProduct& p);
 void stream_swiglu(Exec& exec, const char* op, const DenseProduct& p);
+// 1..8 tokens on sm_90, where the weights fit in registers: kernels/gemm/held_linear_sm90.cu.
+bool held_fits(Exec& exec, const DenseProduct& p);
+void held_linear(Exec& exec, const char* op, const DenseProduct& p);
 // 9..64 tokens on sm_90, where they fit: kernels/gemm/stream_tiles.cuh.
 bool tiles_fit(Exec& exec, const DenseProduct& p);
 void tiles_linear(Exec& exec, const char* op, const DenseProduct& p);

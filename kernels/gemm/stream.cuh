@@ -13,7 +13,7 @@
 //           on its own row and the weight, and on nothing else.
 // Operands  bf16 weights meet bf16 activations as they are; FP8 codes and activations become f16
 //           (half_operands.cuh), the activations in shared memory once per block where they fit
-//           (StagedX), else in every warp, which fetches them a block ahead (XAhead).
+//           (StagedRows), else in every warp, which fetches them a block ahead (XAhead).
 // Memory    68 KB of weights in flight per block. With few tokens a block takes half of an SM, so
 //           that one of the next kernel fits beside it, and not two of either on one SM and none on
 //           another.
@@ -150,7 +150,7 @@ class StreamProducer {
       if (lane == 0) arrive_expecting(full, static_cast<uint32_t>(kFetchRows * bytes));
       __syncwarp();
       if (lane < kFetchRows)
-        copy_bulk(stage.rows[item], from_ + at_, static_cast<uint32_t>(bytes), full);
+        copy_bulk_evict_first(stage.rows[item], from_ + at_, static_cast<uint32_t>(bytes), full);
       else if (W::kScaled && lane < 2 * kFetchRows)
         fetch_stage_scale(l, from_, at_, item, stage, full);
       place_.advance(ring_.n_stages);
@@ -225,7 +225,7 @@ __device__ __forceinline__ void add_block(const BlockWeights<Bf16Weight>& w,
 //   row(unit, i)         which row of activations its i-th token has
 //   x(unit, row)         where that row lies
 //   finish(unit, acc, last)  takes this warp's sums: row g and g + 8, tokens 8 j + 2 t, + 1
-// Activations come from x_of.at(job, unit, lane).take(step, lane, out): StagedX or XAhead.
+// Activations come from x_of.at(job, unit, lane).take(block, lane, out): SharedStagedX or XAhead.
 template <typename W, int kTiles, typename Job, typename X>
 __device__ __forceinline__ void consume(Job& job, const RingView& ring, RingPlace& place,
                                         typename Job::Unit unit, int n_units, X x_of) {
@@ -250,7 +250,7 @@ __device__ __forceinline__ void consume(Job& job, const RingView& ring, RingPlac
       const StreamStage& stage = ring.stages[place.stage];
       const bool valid = step < l.n_steps, whole = step + 1 < l.n_steps;
       BlockX<W> x_tile;
-      if (valid) unit_x.take(step, lane, x_tile);
+      if (valid) unit_x.take(step / 2, lane, x_tile);
       wait_barrier(&ring.full[place.stage], place.parity);
       if (valid) {
         const auto* rows = reinterpret_cast<const uint4*>(&stage.rows[0][0] + at);

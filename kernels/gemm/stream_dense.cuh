@@ -81,7 +81,7 @@ __launch_bounds__(kStreamThreads, kStreamBlocksPerSm<W, kTiles, kStaged>) void s
 
 inline int64_t stream_shared_bytes(const DenseProduct& p, bool staged) {
   return int64_t{sizeof(StreamRing)} + held_sums_bytes(p.n_tokens) +
-         (staged ? staged_bytes(p.n_tokens, p.w.layout.n_steps) : 0);
+         (staged ? StagedRows<Fp8Weight>::bytes(p.n_tokens, p.w.layout.n_steps) : 0);
 }
 
 template <typename W, int kTiles, bool kPaired, bool kStaged>

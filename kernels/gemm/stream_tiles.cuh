@@ -198,7 +198,7 @@ class TileConsumer {
         scale_high = scale_value(l, {stage.scales[warp][1], stage.shifts[warp][1]});
       }
       __syncwarp();  // all lanes have read the stage
-      if (lane == 0) arrive(&memory_.empty[warpgroup_][place_.stage]);
+      arrive(&memory_.empty[warpgroup_][place_.stage]);
       place_.advance(n_stages_);
       BlockWeights<W> weights;
       expand_block<W>(low, high, weights);
@@ -307,7 +307,7 @@ __device__ __forceinline__ void init_tiles(TileMemory<kTiles>& memory, bool ue8m
     for (int h = 0; h < kBlockSlices; ++h)
       for (int s = 0; s < kMostTileStages; ++s) {
         init_barrier(&memory.full[h][s], kTileFetchWarps * 32 + (ue8m0 ? 2 * kGroupUnits : 0));
-        init_barrier(&memory.empty[h][s], 4);
+        init_barrier(&memory.empty[h][s], 128);
       }
     for (int buffer = 0; buffer < 2; ++buffer) {
       for (uint64_t& full : memory.sums_full[buffer]) init_barrier(&full, 1);

@@ -12,20 +12,33 @@ namespace dsr::cuda {
 
 inline constexpr int kStreamWarps = 8, kConsumers = kStreamWarps * 32;  // those that multiply
 
-// FP8: a block's activations as f16 (half_operands.cuh) in shared memory, made once instead of for
-// every unit.
+// Of so many steps of 64 bytes.
+__host__ __device__ constexpr int staged_blocks(int n_steps) { return (n_steps + 1) / 2; }
+
+// Staged rows of K columns, in shared memory: operands of whole blocks, with zeros past the end,
+// and a pad that keeps neighbouring rows in different banks. FP8: as f16 (half_operands.cuh), made
+// once instead of for every unit; behind the rows the unit of every block.
+template <typename W>
+struct StagedRows {
+  static constexpr int kBlockBytes = W::kScaled ? 256 : 128;
+  static constexpr int kChunks = kBlockBytes / 16;
+  __host__ __device__ static constexpr int pitch(int n_blocks) {
+    return n_blocks * kBlockBytes + (W::kScaled ? 16 : 64);
+  }
+  __host__ __device__ static constexpr int64_t bytes(int n_rows, int n_steps) {
+    const int n_blocks = staged_blocks(n_steps);
+    return (int64_t{n_rows} * (pitch(n_blocks) + (W::kScaled ? n_blocks * 4 : 0)) + 15) / 16 * 16;
+  }
+  __host__ __device__ static float* units(std::byte* rows, int n_rows, int n_blocks) {
+    return reinterpret_cast<float*>(rows + int64_t{n_rows} * pitch(n_blocks));
+  }
+};
+// FP8's, where they lie.
 struct StagedX {
-  std::byte* rows;  // [n_rows], each of n_blocks times 128 columns with zeros past the end
+  std::byte* rows;  // [n_rows], each of n_blocks times 128 columns
   float* units;     // [n_rows, n_blocks]
   int n_rows, n_blocks;
 };
-// 16 more than the columns take: rows of neighbouring tokens lie in different banks.
-__host__ __device__ constexpr int staged_row_bytes(int n_blocks) { return n_blocks * 256 + 16; }
-__host__ __device__ constexpr int staged_blocks(int n_steps) { return (n_steps + 1) / 2; }
-__host__ __device__ constexpr int64_t staged_bytes(int n_rows, int n_steps) {
-  const int n_blocks = staged_blocks(n_steps);
-  return (int64_t{n_rows} * (staged_row_bytes(n_blocks) + n_blocks * 4) + 15) / 16 * 16;
-}
 
 #if __CUDA_ARCH__ >= 900
 
@@ -62,15 +75,33 @@ __device__ __forceinline__ void make_operands(BlockX<Fp8Weight>& x, int lane) {
 }
 __device__ __forceinline__ void make_operands(BlockX<Bf16Weight>&, int) {}
 
+// 16 bytes of activations as they are staged: chunk `chunk` of its row, the same one of their rows
+// in all lanes of a block. `unit` is where that of the block goes.
+template <typename W>
+__device__ __forceinline__ void stage_chunk(const uint4& v, bool there, int chunk, uint4* to,
+                                            float* unit) {
+  uint4 out = v;
+  if constexpr (W::kScaled) {
+    constexpr int kLanes = StagedRows<W>::kChunks;
+    uint32_t largest = 0;
+#pragma unroll
+    for (int j = 0; j < 4; ++j) largest = HalfUnit::larger(largest, word_of(v, j));
+    const HalfUnit half_unit = HalfUnit::of<kLanes>(largest);
+    out = make_uint4(half_unit.quotients(v.x), half_unit.quotients(v.y), half_unit.quotients(v.z),
+                     half_unit.quotients(v.w));
+    if (there && chunk % kLanes == 0) *unit = half_unit.value();
+  }
+  if (there) *to = out;
+}
+
 // Where StagedX lies in `memory`.
 __device__ __forceinline__ StagedX staged_in(std::byte* memory, int n_rows, int n_steps) {
   const int n_blocks = staged_blocks(n_steps);
-  return {memory, reinterpret_cast<float*>(memory + n_rows * staged_row_bytes(n_blocks)), n_rows,
-          n_blocks};
+  return {memory, StagedRows<Fp8Weight>::units(memory, n_rows, n_blocks), n_rows, n_blocks};
 }
 // Stages rows of activations, by all multiplying warps; what they have staged is there for all
 // after consumers_barrier(). A thread takes kAtOnce chunks of 8 columns at a time: load() and
-// store() in turn until done(), so that several of these can have their loads under way together.
+// store() in turn until done().
 template <int kAtOnce>
 class Stager {
  public:
@@ -94,26 +125,20 @@ class Stager {
     }
   }
   __device__ __forceinline__ void store() {
+    constexpr auto kPitch = StagedRows<Fp8Weight>::pitch;
 #pragma unroll
     for (int k = 0; k < kAtOnce; ++k) {
       const int i = at_ + k * kConsumers, block = i / kLanes, row = row_of(block);
       if (i >= n_) break;  // all lanes of a warp
-      const uint4& v = v_[k];
-      uint32_t largest = 0;
-#pragma unroll
-      for (int j = 0; j < 4; ++j) largest = HalfUnit::larger(largest, word_of(v, j));
-      const HalfUnit unit = HalfUnit::of<kLanes>(largest);
-      if (row >= to_.n_rows) continue;
-      auto* out = reinterpret_cast<uint4*>(to_.rows + row * staged_row_bytes(to_.n_blocks));
-      out[i - row * to_.n_blocks * kLanes] = make_uint4(unit.quotients(v.x), unit.quotients(v.y),
-                                                        unit.quotients(v.z), unit.quotients(v.w));
-      if (i % kLanes == 0) to_.units[block] = unit.value();
+      auto* const out = reinterpret_cast<uint4*>(to_.rows + row * kPitch(to_.n_blocks));
+      stage_chunk<Fp8Weight>(v_[k], row < to_.n_rows, i, &out[i - row * to_.n_blocks * kLanes],
+                             &to_.units[block]);
     }
     at_ += kAtOnce * kConsumers;
   }
 
  private:
-  static constexpr int kLanes = 16;  // of a block of 128 columns
+  static constexpr int kLanes = StagedRows<Fp8Weight>::kChunks;
 
   // block / n_blocks, for blocks of the little that fits in shared memory.
   __device__ __forceinline__ int row_of(int block) const {
@@ -131,47 +156,66 @@ class Stager {
   int at_;
   uint4 v_[kAtOnce];
 };
-__device__ __forceinline__ void stage_x(const StagedX& to, const std::byte* x,
-                                        int64_t x_stride_bytes, int n_steps) {
-  for (Stager<4> stager(to, x, x_stride_bytes, n_steps); !stager.done();) {
+template <int kAtOnce>
+__device__ __forceinline__ void stage_x_by(Stager<kAtOnce> stager) {
+  while (!stager.done()) {
     stager.load();
     stager.store();
   }
 }
+// As many chunks under way as a thread has: a second turn costs another way to the L2.
+__device__ __forceinline__ void stage_x(const StagedX& to, const std::byte* x,
+                                        int64_t x_stride_bytes, int n_steps) {
+  if (to.n_rows * to.n_blocks * StagedRows<Fp8Weight>::kChunks <= 2 * kConsumers)
+    stage_x_by(Stager<2>(to, x, x_stride_bytes, n_steps));
+  else
+    stage_x_by(Stager<8>(to, x, x_stride_bytes, n_steps));
+}
 
-// Staged activations of one unit, as a lane reads them.
-class StagedUnitX {
- public:
-  // row(i): which of the rows is that of the unit's i-th token.
+// Where a lane finds its operands of a tile of 8 staged rows.
+template <typename W>
+struct StagedTile {
+  const uint4* x;
+  const float* units[2];  // of tokens 2 t and 2 t + 1
+
+  // row(i): which staged row the tile's i-th token has.
   template <typename Row>
-  __device__ StagedUnitX(const StagedX& from, int n_tokens, int lane, const Row& row) {
-    const auto row_of = [&](int i) { return row(min(i, n_tokens - 1)); };
-    x_ = reinterpret_cast<const uint4*>(
-        from.rows + row_of(lane / 4) * staged_row_bytes(from.n_blocks) + lane % 4 * 32);
-    units_[0] = from.units + row_of(lane % 4 * 2) * from.n_blocks;
-    units_[1] = from.units + row_of(lane % 4 * 2 + 1) * from.n_blocks;
-  }
-  __device__ __forceinline__ void take(int step, int, BlockX<Fp8Weight>& out) const {
-#pragma unroll
-    for (int c = 0; c < 2; ++c) {
-      out.x[0][c] = x_[step * 8 + c];
-      out.x[1][c] = x_[step * 8 + 8 + c];
+  __device__ __forceinline__ static StagedTile of(std::byte* rows, int n_rows, int n_blocks,
+                                                  const Row& row) {
+    const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
+    constexpr int kLaneBytes = W::kXChunks * 16;
+    StagedTile out;
+    out.x = reinterpret_cast<const uint4*>(rows + row(g) * StagedRows<W>::pitch(n_blocks) +
+                                           t * kLaneBytes);
+    if constexpr (W::kScaled) {
+      float* units = StagedRows<W>::units(rows, n_rows, n_blocks);
+      out.units[0] = units + row(2 * t) * n_blocks;
+      out.units[1] = units + row(2 * t + 1) * n_blocks;
     }
-    out.units[0] = units_[0][step / 2];
-    out.units[1] = units_[1][step / 2];
+    return out;
   }
-
- private:
-  const uint4* x_;
-  const float* units_[2];
+  __device__ __forceinline__ void take(int block, int, BlockX<W>& out) const {
+    const uint4* from = x + block * StagedRows<W>::kChunks;
+#pragma unroll
+    for (int c = 0; c < W::kXChunks; ++c) {
+      out.x[0][c] = from[c];
+      out.x[1][c] = from[StagedRows<W>::kChunks / 2 + c];
+    }
+    if constexpr (W::kScaled) {
+      out.units[0] = units[0][block];
+      out.units[1] = units[1][block];
+    }
+  }
 };
 // For jobs whose units have rows of the same activations.
 struct SharedStagedX {
   StagedX staged;
   template <typename Job>
-  __device__ __forceinline__ StagedUnitX at(const Job& job, const typename Job::Unit& unit,
-                                            int lane) const {
-    return {staged, job.n_tokens(unit), lane, [&](int i) { return job.row(unit, i); }};
+  __device__ __forceinline__ StagedTile<Fp8Weight> at(const Job& job,
+                                                      const typename Job::Unit& unit, int) const {
+    const int last = job.n_tokens(unit) - 1;
+    return StagedTile<Fp8Weight>::of(staged.rows, staged.n_rows, staged.n_blocks,
+                                     [&](int i) { return job.row(unit, min(i, last)); });
   }
 };
 

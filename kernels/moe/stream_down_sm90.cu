@@ -149,7 +149,8 @@ __global__ __launch_bounds__(kStreamThreads,
     MySlot slot(ring, slot_of(warp, kDownStages, n_before), n_before, kConsumers);
     for (int k = 0; k < warp; ++k) job.next(unit);
     for (int i = warp; i < n_routed; i += kDownStages) {
-      const TileX<W> tile[1] = {TileX<W>::of(x, c.K, n_blocks, [&](int) { return unit.k; })};
+      const StagedTile<W> tile[1] = {
+          StagedTile<W>::of(x, c.K, n_blocks, [&](int) { return unit.k; })};
       float acc[1][4] = {};
       multiply_unit(c.down, slot, tile, 1, acc);
       job.finish_alone(unit, acc);

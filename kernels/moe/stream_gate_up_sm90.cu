@@ -123,7 +123,7 @@ __global__ __launch_bounds__(kStreamThreads,
                   XAhead<W, Job>(job, job.first_shared(), job.n_shared()));
   }
   if (warp >= kStreamStages) return;
-  const TileX<W> tile[1] = {TileX<W>::of(x, 1, n_blocks, [](int) { return 0; })};
+  const StagedTile<W> tile[1] = {StagedTile<W>::of(x, 1, n_blocks, [](int) { return 0; })};
   MySlot slot(ring, slot_of(warp, kStreamStages, n_before), n_before, kConsumers);
   Job::Unit unit = job.first_routed();
   for (int k = 0; k < warp; ++k) job.next(unit);

@@ -179,7 +179,7 @@ class ManyBlock {
     MySlot slot(slots_, warp, 0, 32);
     Unit unit = first_;
     int run = -1;
-    TileX<W> x[kTiles];
+    StagedTile<W> x[kTiles];
     for (int i = 0; i < n_units_;) {
       const int n = group(i, unit);
       if (warp < n) {
@@ -258,11 +258,11 @@ class ManyBlock {
       wait_barrier(&x_full_[run % m_.n_buffers], parity(run));
     }
   }
-  __device__ __forceinline__ void find_x(int run, TileX<W> (&x)[kTiles]) const {
+  __device__ __forceinline__ void find_x(int run, StagedTile<W> (&x)[kTiles]) const {
     const int n_blocks = staged_blocks(job_.layout(first_).n_steps);
 #pragma unroll
     for (int j = 0; j < kTiles; ++j)
-      x[j] = TileX<W>::of(buffer(run), 8 * kTiles, n_blocks, [&](int i) { return j * 8 + i; });
+      x[j] = StagedTile<W>::of(buffer(run), 8 * kTiles, n_blocks, [&](int i) { return j * 8 + i; });
   }
 
   const ExpertsCall& c_;

@@ -20,24 +20,6 @@
 
 namespace dsr::cuda {
 
-// Staged rows of K columns: operands of whole blocks, with zeros past the end, and a pad that keeps
-// neighbouring rows in different banks; FP8: behind the rows the unit of every block.
-template <typename W>
-struct StagedRows {
-  static constexpr int kBlockBytes = W::kScaled ? 256 : 128;
-  static constexpr int kChunks = kBlockBytes / 16;
-  __host__ __device__ static constexpr int pitch(int n_blocks) {
-    return n_blocks * kBlockBytes + (W::kScaled ? 16 : 64);
-  }
-  __host__ __device__ static constexpr int64_t bytes(int n_rows, int n_steps) {
-    const int n_blocks = staged_blocks(n_steps);
-    return (int64_t{n_rows} * (pitch(n_blocks) + (W::kScaled ? n_blocks * 4 : 0)) + 15) / 16 * 16;
-  }
-  __host__ __device__ static float* units(std::byte* rows, int n_rows, int n_blocks) {
-    return reinterpret_cast<float*>(rows + int64_t{n_rows} * pitch(n_blocks));
-  }
-};
-
 // Shared memory of the kernels for one token, which have all of its rows staged. The second has a
 // longer ring, as its units are few and short; with it a block fits on an SM where one of the two
 // blocks of the first has ended.
@@ -93,62 +75,17 @@ __device__ __forceinline__ void stage_rows(const std::byte* const (&from)[kRows]
       for (int k = 0; k < kAtOnce; ++k) {
         const int i = first + k * 32 * n_parts + lane;
         if (i - lane >= n) break;
-        uint4 out = v[r][k];
-        if constexpr (W::kScaled) {
-          uint32_t largest = 0;
-#pragma unroll
-          for (int j = 0; j < 4; ++j) largest = HalfUnit::larger(largest, word_of(out, j));
-          const HalfUnit unit = HalfUnit::of<kChunks>(largest);
-          out = make_uint4(unit.quotients(out.x), unit.quotients(out.y), unit.quotients(out.z),
-                           unit.quotients(out.w));
-          if (i < n && i % kChunks == 0) units[r][i / kChunks] = unit.value();
-        }
-        if (i < n) reinterpret_cast<uint4*>(to[r])[i] = out;
+        stage_chunk<W>(v[r][k], i < n, i, reinterpret_cast<uint4*>(to[r]) + i,
+                       units[r] + i / kChunks);
       }
     }
   }
 }
 
-// Where a lane finds its operands of a tile of 8 staged rows.
-template <typename W>
-struct TileX {
-  const uint4* x;
-  const float* units[2];  // of tokens 2 t and 2 t + 1
-
-  // row(i): which staged row the tile's i-th token has.
-  template <typename Row>
-  __device__ __forceinline__ static TileX of(std::byte* rows, int n_rows, int n_blocks,
-                                             const Row& row) {
-    const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
-    constexpr int kLaneBytes = W::kXChunks * 16;
-    TileX out;
-    out.x = reinterpret_cast<const uint4*>(rows + row(g) * StagedRows<W>::pitch(n_blocks) +
-                                           t * kLaneBytes);
-    if constexpr (W::kScaled) {
-      float* units = StagedRows<W>::units(rows, n_rows, n_blocks);
-      out.units[0] = units + row(2 * t) * n_blocks;
-      out.units[1] = units + row(2 * t + 1) * n_blocks;
-    }
-    return out;
-  }
-  __device__ __forceinline__ void take(int block, BlockX<W>& out) const {
-    const uint4* from = x + block * StagedRows<W>::kChunks;
-#pragma unroll
-    for (int c = 0; c < W::kXChunks; ++c) {
-      out.x[0][c] = from[c];
-      out.x[1][c] = from[StagedRows<W>::kChunks / 2 + c];
-    }
-    if constexpr (W::kScaled) {
-      out.units[0] = units[0][block];
-      out.units[1] = units[1][block];
-    }
-  }
-};
-
 // acc += the blocks of a stage, whose first step is `step`, times n_tiles tiles of tokens.
 template <typename W, int kTiles>
 __device__ __forceinline__ void add_stage(const DenseLayout& l, const StreamStage& stage, int step,
-                                          const TileX<W> (&x)[kTiles], int n_tiles,
+                                          const StagedTile<W> (&x)[kTiles], int n_tiles,
                                           float (&acc)[kTiles][4]) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const auto* rows =
@@ -172,7 +109,7 @@ __device__ __forceinline__ void add_stage(const DenseLayout& l, const StreamStag
     for (int j = 0; j < kTiles; ++j) {
       if (j > 0 && j >= n_tiles) break;
       BlockX<W> tile;
-      x[j].take(step / 2 + b, tile);
+      x[j].take(step / 2 + b, lane, tile);
       add_block(weights, tile, scale_low, scale_high, acc[j]);
     }
   }
@@ -230,7 +167,8 @@ class SlotProducer {
         __syncwarp();
         if (mine != i) continue;
         StreamStage& stage = slots_.stages[slot];
-        copy_bulk(stage.rows[item], row + at, static_cast<uint32_t>(bytes), &slots_.full[slot]);
+        copy_bulk_evict_first(stage.rows[item], row + at, static_cast<uint32_t>(bytes),
+                              &slots_.full[slot]);
         if constexpr (W::kScaled) fetch_stage_scale(l, scale, at, item, stage, &slots_.full[slot]);
       }
       if (mine < n) ++turn_;
@@ -275,7 +213,7 @@ class MySlot {
 // acc = a unit's rows times its tokens.
 template <typename W, int kTiles>
 __device__ __forceinline__ void multiply_unit(const DenseLayout& l, MySlot& slot,
-                                              const TileX<W> (&x)[kTiles], int n_tiles,
+                                              const StagedTile<W> (&x)[kTiles], int n_tiles,
                                               float (&acc)[kTiles][4]) {
 #pragma unroll 1
   for (int step = 0; step < l.n_steps; step += 2 * kStreamWarps) {

@@ -192,7 +192,8 @@ class Batch {
     out.set("cache_type", name(cache_type_of(o_.engine.cache_type, device.backend)));
     out.set("cpu_math", device.backend == Backend::kCpu ? o_.engine.cpu_math : "");
     if (device.backend == Backend::kCuda)  // elsewhere chunks change no bit
-      out.set("cuda_arch", device.gpu_arch(o_.engine.cuda_arch)).set("chunk", o_.engine.chunk);
+      out.set("cuda_arch", device.gpu_arch(o_.engine.cuda_arch))
+          .set("chunk", chunk_of(o_.engine.chunk, device.backend));
     out.set("seed", std::to_string(o_.seed)).set("sampling", sampling_json(context_.defaults));
     out.set("max_new_tokens", o_.max_new_tokens);
     out.set("stop", Json(Json::Array(o_.stop.begin(), o_.stop.end())));

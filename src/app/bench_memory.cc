@@ -52,7 +52,7 @@ class Table {
         model_.checkpoint() ? DeclaredSource(static_cast<const WeightSource&>(*model_.checkpoint()))
                             : DeclaredSource(model_.config());
     const SizesRequest request = {cache_type_of(o_.engine.cache_type, Backend::kCuda), length,
-                                  batch, o_.engine.chunk};
+                                  batch, chunk_of(o_.engine.chunk, Backend::kCuda)};
     const GpuPlan plan =
         plan_gpus(model_sizes(model_.config(), shapes, request), gpus_, length, batch);
     out_.device = str(gpus_.count, " x ", gpus_.gpu->name);
@@ -63,6 +63,7 @@ class Table {
   MemoryCell here(int64_t batch, int64_t length) {
     EngineOptions e = o_.engine;
     e.max_seqs = batch;
+    e.chunk = chunk_of(e.chunk, model_.device().backend);
     e.ctx_size = length;
     e.cache_tokens = batch * round_up(length, kPageTokens);
     const MemoryPlan plan = model_.plan(e).plan;

@@ -89,6 +89,7 @@ class GpuPlanner {
         s_(s),
         gpus_(parse_gpus(q.gpus)),
         cache_type_(cache_type_of(q.cache_type, Backend::kCuda)),
+        chunk_(chunk_of(q.chunk, Backend::kCuda)),
         most_(s.config.max_position_embeddings),
         weights_(model_sizes_of_weights(s.config, *s.source)) {
     if (q.ctx_size > most_)
@@ -116,8 +117,7 @@ class GpuPlanner {
 
  private:
   ModelSizes sizes(const Shape& shape, CacheType type) const {
-    return resized(weights_, s_.config, *s_.source,
-                   {type, shape.ctx_size, shape.max_seqs, q_.chunk});
+    return resized(weights_, s_.config, *s_.source, {type, shape.ctx_size, shape.max_seqs, chunk_});
   }
   bool fits(const Shape& shape, CacheType type) const {
     return plan_gpus(sizes(shape, type), gpus_, shape.ctx_size, shape.max_seqs).fits();
@@ -153,8 +153,8 @@ class GpuPlanner {
       out.push_back("--cache-type fp8");
     if (!q_.card.empty() && released_format(s_.config) == WeightFormat::kBF16) {
       const ModelConfig fp8 = with_format(s_.config, WeightFormat::kFP8);
-      const ModelSizes sizes = model_sizes(
-          fp8, DeclaredSource(fp8), {cache_type_, wanted.ctx_size, wanted.max_seqs, q_.chunk});
+      const ModelSizes sizes = model_sizes(fp8, DeclaredSource(fp8),
+                                           {cache_type_, wanted.ctx_size, wanted.max_seqs, chunk_});
       if (plan_gpus(sizes, gpus_, wanted.ctx_size, wanted.max_seqs).fits())
         out.push_back("--weights fp8");
     }
@@ -168,6 +168,7 @@ class GpuPlanner {
   const Subject& s_;
   GpuSet gpus_;
   CacheType cache_type_;
+  int64_t chunk_;
   int64_t most_;
   ModelSizes weights_;  // of the weights alone
 };
@@ -210,7 +211,7 @@ class HerePlanner {
             .cache_type = type,
             .ctx_size = shape.ctx_size,
             .max_seqs = shape.max_seqs,
-            .chunk = q_.chunk};
+            .chunk = chunk_of(q_.chunk, device_.backend)};
   }
   // Every sequence at its longest.
   bool fits(const Shape& shape, CacheType type) const {
@@ -236,8 +237,9 @@ class HerePlanner {
       if (plan_for_context(r, fp8, DeclaredSource(fp8)).plan.fits()) out.push_back("--weights fp8");
     }
     // The rest is another machine.
-    const ModelSizes sizes = resized(f.sizes, s_.config, *s_.source,
-                                     {CacheType::kBF16, p.ctx_size, q_.max_seqs, q_.chunk});
+    const ModelSizes sizes =
+        resized(f.sizes, s_.config, *s_.source,
+                {CacheType::kBF16, p.ctx_size, q_.max_seqs, chunk_of(q_.chunk, Backend::kCuda)});
     if (const auto set = smallest_gpus(sizes, p.ctx_size, q_.max_seqs))
       out.push_back("--gpus " + text_of(*set));
     return out;

@@ -15,6 +15,8 @@ const char* name(CpuLevel level) {
       return "avx2";
     case CpuLevel::kAvx512:
       return "avx512";
+    case CpuLevel::kAvx512Vbmi:
+      return "avx512vbmi";
   }
   return "?";
 }
@@ -34,6 +36,9 @@ CpuLevel best_cpu_level() {
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
                       __builtin_cpu_supports("avx512vl");
+  const bool vbmi =
+      avx512 && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("gfni");
+  if (vbmi) return CpuLevel::kAvx512Vbmi;
   if (avx512) return CpuLevel::kAvx512;
   return avx2 ? CpuLevel::kAvx2 : CpuLevel::kPortable;
 }
@@ -56,7 +61,9 @@ CpuContext::CpuContext(const CpuOptions& options, bool dry_run)
     fail(ErrorKind::kDevice,
          "cpu math fast: this machine has no bf16 dot products (avx512_bf16)\n"
          "  try: --cpu-level avx2, which emulates them, slowly");
-  if (!dry_run) pool_ = std::make_unique<ThreadPool>(threads_);
+  if (dry_run) return;
+  pool_ = std::make_unique<ThreadPool>(threads_);
+  ends_ = std::make_unique<End[]>(static_cast<size_t>(threads_));
 }
 
 }  // namespace dsr

@@ -1,7 +1,9 @@
 // How the cpu backend computes: with which instructions, and on which threads.
 #pragma once
 
+#include <algorithm>
 #include <array>
+#include <atomic>
 #include <memory>
 #include <optional>
 
@@ -12,12 +14,14 @@ namespace dsr {
 
 // Instruction sets, each containing the ones before it.
 enum class CpuLevel {
-  kPortable,  // x86-64 as it began: correct everywhere, fast nowhere
-  kAvx2,      // AVX2, FMA, F16C
-  kAvx512,    // F, BW, DQ, VL
+  kPortable,    // x86-64 as it began: correct everywhere, fast nowhere
+  kAvx2,        // AVX2, FMA, F16C
+  kAvx512,      // F, BW, DQ, VL
+  kAvx512Vbmi,  // VBMI and GFNI: of single bytes
 };
-inline constexpr std::array kCpuLevels = {CpuLevel::kPortable, CpuLevel::kAvx2, CpuLevel::kAvx512};
-const char* name(CpuLevel level);  // "portable", "avx2", "avx512"
+inline constexpr std::array kCpuLevels = {CpuLevel::kPortable, CpuLevel::kAvx2, CpuLevel::kAvx512,
+                                          CpuLevel::kAvx512Vbmi};
+const char* name(CpuLevel level);  // "portable", "avx2", "avx512", "avx512vbmi"
 // The best that this machine has.
 CpuLevel best_cpu_level();
 
@@ -46,26 +50,58 @@ class CpuContext {
   CpuMath math() const { return math_; }
   int threads() const { return threads_; }
 
-  // Calls job(begin, end) for parts of [0, n), one to a worker, that differ in size by one at most.
-  // Nobody is woken for less than `grain` of them: what is less than twice that, the caller does
-  // alone. Workers that are awake begin sooner, and an eighth of it is enough for them.
+  // Calls job(begin, end) for parts of [0, n), none of them empty, that cover it once. Each worker
+  // begins with most of a share of the same size; who is done first helps with what is left of the
+  // others' shares, `piece` of it or more at a time. Nobody is woken for less than `grain` of them:
+  // what is less than twice that, the caller does alone and at once. Workers that are awake begin
+  // sooner, and an eighth of it is enough for them. Not from two threads, not from a job.
   template <typename Job>
-  void parallel(int64_t n, int64_t grain, const Job& job) {
+  void parallel(int64_t n, int64_t grain, const Job& job, int64_t piece = 1) {
     if (threads_ == 1) return job(int64_t{0}, n);
-    const int64_t parts = std::min<int64_t>(threads_, (pool_->awake() ? kAwake * n : n) / grain);
+    const int64_t parts =
+        std::min({int64_t{threads_}, n, (pool_->awake() ? kAwake * n : n) / grain});
     if (parts <= 1) return job(int64_t{0}, n);
+    piece = std::max({piece, grain / kAwake, n / parts / kPieces});
+    for (int64_t i = 0; i < parts; ++i) {
+      const int64_t begin = n * i / parts, end = n * (i + 1) / parts;
+      ends_[i].next.store(end_of(begin, end, piece), std::memory_order_relaxed);
+      ends_[i].end = end;
+    }
     pool_->run([&](int worker) {
-      if (worker < parts) job(n * worker / parts, n * (worker + 1) / parts);
+      if (worker >= parts) return;
+      const int64_t begin = n * worker / parts;
+      job(begin, end_of(begin, ends_[worker].end, piece));
+      for (int64_t i = 0; i < parts; ++i) {
+        End& from = ends_[(worker + i) % parts];
+        for (int64_t at; (at = from.next.fetch_add(piece, std::memory_order_relaxed)) < from.end;)
+          job(at, std::min(at + piece, from.end));
+      }
     });
   }
 
  private:
   static constexpr int64_t kAwake = 8;
+  static constexpr int64_t kEnd = 8;      // an eighth of a share is its end, or a piece more
+  static constexpr int64_t kPieces = 64;  // of a share, at most: what is waited for in the end
+
+  // The end of a share that is still to be done.
+  struct alignas(64) End {
+    std::atomic<int64_t> next;
+    int64_t end;
+  };
+
+  // Where the end of a share begins: at a multiple of `piece`, behind all where it has no room for
+  // one.
+  static int64_t end_of(int64_t begin, int64_t end, int64_t piece) {
+    const int64_t n = (end - begin) / kEnd;
+    return n < piece ? end : (end - n) / piece * piece;
+  }
 
   CpuLevel level_;
   CpuMath math_;
   int threads_;
   std::unique_ptr<ThreadPool> pool_;
+  std::unique_ptr<End[]> ends_;  // of each worker's share of the present job
 };
 
 }  // namespace dsr

@@ -45,7 +45,8 @@ CpuOptions cpu_options(const EngineOptions& o) {
     const auto level = std::find_if(kCpuLevels.begin(), kCpuLevels.end(),
                                     [&](CpuLevel l) { return o.cpu_level == name(l); });
     if (level == kCpuLevels.end())
-      fail_usage("cpu level ", quoted(o.cpu_level), ", expected auto, portable, avx2 or avx512");
+      fail_usage("cpu level ", quoted(o.cpu_level),
+                 ", expected auto, portable, avx2, avx512 or avx512vbmi");
     out.level = *level;
   }
   if (o.cpu_math != "exact" && o.cpu_math != "fast")
@@ -60,6 +61,11 @@ CacheType cache_type_of(const std::string& type, Backend backend) {
   if (type == "bf16") return CacheType::kBF16;
   if (type == "fp8") return CacheType::kFP8;
   fail_usage("cache type ", quoted(type), ", expected auto, f32, bf16 or fp8");
+}
+
+int64_t chunk_of(int64_t asked, Backend backend) {
+  if (asked != 0) return asked;
+  return backend == Backend::kCuda ? 2048 : 512;
 }
 
 }  // namespace dsr

@@ -26,4 +26,8 @@ DeviceChoice choose_device(const std::string& device);
 CpuOptions cpu_options(const EngineOptions& options);
 CacheType cache_type_of(const std::string& type, Backend backend);
 
+// Most prompt tokens in a step. 0 asks for the device's own: 2,048 on a GPU, whose experts have few
+// tokens each in smaller steps, 512 elsewhere.
+int64_t chunk_of(int64_t asked, Backend backend);
+
 }  // namespace dsr

@@ -149,7 +149,7 @@ class Engine::Impl {
   SchedulerLimits scheduler_limits(const EngineOptions& o) const {
     return {
         .max_seqs = o.max_seqs,
-        .chunk = o.chunk,
+        .chunk = chunk_of(o.chunk, model_.device().backend),
         .ctx_size = planned_.plan.ctx_size,
         .eos_ids = eos_ids(config_.eos_token_ids, generation_config(), config_.vocab_size),
         .dry_breakers = dry_breakers(o.tokenizer, config_.vocab_size),

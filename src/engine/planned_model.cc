@@ -36,7 +36,7 @@ PlannedRun PlannedModel::plan(const EngineOptions& o) const {
   if (o.load_mode != "auto" && o.load_mode != "mmap" && o.load_mode != "read")
     fail_usage("load mode ", quoted(o.load_mode), ", expected auto, mmap or read");
   check_option("max_seqs", o.max_seqs, 1, kMaxSeqs);
-  check_option("chunk", o.chunk, 1, kMaxChunk);
+  check_option("chunk", o.chunk, 0, kMaxChunk);
   check_option("threads", o.threads, 0, kMaxThreads);
   check_option("context", o.ctx_size, 0, int64_t{1} << 32);
   check_option("cache_tokens", o.cache_tokens, 0, int64_t{1} << 40);
@@ -52,7 +52,7 @@ PlannedRun PlannedModel::plan(const EngineOptions& o) const {
                 .cache_type = cache_type_of(o.cache_type, device_.backend),
                 .ctx_size = o.ctx_size,
                 .max_seqs = o.max_seqs,
-                .chunk = o.chunk,
+                .chunk = chunk_of(o.chunk, device_.backend),
                 .cache_tokens = o.cache_tokens},
                config_, source);
   planned.runner.debug_nan = o.debug_nan;

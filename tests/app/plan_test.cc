@@ -273,6 +273,22 @@ TEST(PlanTest, CheaperChangesComeFirst) {
   EXPECT_TRUE(plan_json(q).fits);
 }
 
+// Steps of a prompt are as large as the device has them, unless that is said.
+TEST(PlanTest, PromptsAreCutByTheDevice) {
+  const auto activations = [](const char* gpus, const char* device, int64_t chunk) {
+    PlanQuery q;
+    q.card = card_path("r1-distill-qwen-1.5b");
+    q.gpus = gpus;
+    q.device = device;
+    q.ctx_size = 4096;
+    q.chunk = chunk;
+    return report(q).find("activation_bytes")->as_int();
+  };
+  EXPECT_EQ(activations("1xL4", "auto", 0), activations("1xL4", "auto", 2048));
+  EXPECT_EQ(activations("", "cpu", 0), activations("", "cpu", 512));
+  EXPECT_LT(activations("1xL4", "auto", 512), activations("1xL4", "auto", 2048));
+}
+
 TEST(PlanTest, ReportsOfACard) {
   PlanQuery q;
   q.card = card_path("r1-distill-qwen-14b");

@@ -3,11 +3,13 @@
 // multiply-add of a weight and a token.
 #include <benchmark/benchmark.h>
 
+#include <algorithm>
 #include <random>
 #include <vector>
 
 #include "base/error.h"
 #include "ops/cpu/inner_loops.h"
+#include "tensor/dtype.h"
 
 namespace dsr::cpu {
 namespace {
@@ -34,15 +36,25 @@ class Values {
   T* data_;
 };
 
-// Codes of any bits but NaN; as bf16 or float32 they are numbers of moderate size.
+// Codes of a normal distribution whose deviation is 120, so that few of them are cut at 448, as
+// weights are stored.
+std::vector<uint8_t> normal_codes(std::mt19937& random) {
+  std::normal_distribution<float> normal(0, 120);
+  std::vector<uint8_t> out(1 << 16);
+  for (uint8_t& code : out) code = f32_to_e4m3(std::clamp(normal(random), -448.0f, 448.0f));
+  return out;
+}
+
+// Codes of weights; as bf16 or float32 numbers of moderate size.
 template <typename T>
 Values<T> random_values(int64_t n) {
   std::mt19937 random(1);
+  const std::vector<uint8_t> codes = normal_codes(random);
   Values<T> out(n);
   for (T& v : out) {
     const auto bits = static_cast<uint32_t>(random());
     if constexpr (sizeof(T) == 1)
-      v = static_cast<T>(bits % 127 + (bits >> 31) * 128);
+      v = codes[bits % codes.size()];
     else if constexpr (sizeof(T) == 2)
       v = static_cast<T>(0x3f00 + bits % 128 + (bits >> 31) * 0x8000);
     else

@@ -60,14 +60,35 @@ TEST(ThreadPool, KnowsWhetherItsWorkersSleep) {
 TEST(CpuContext, WakesNobodyForLittle) {
   CpuContext cpu({.threads = 2, .level = {}}, false);
   const auto parts = [&](int64_t n, int64_t grain) {
-    std::atomic<int> n_parts{0};
-    cpu.parallel(n, grain, [&](int64_t, int64_t) { ++n_parts; });
-    return n_parts.load();
+    std::atomic<int> n_first{0};  // parts that begin where a share does
+    cpu.parallel(n, grain, [&](int64_t begin, int64_t) {
+      if (begin % (n / 2) == 0) ++n_first;
+    });
+    return n_first.load();
   };
   EXPECT_EQ(parts(100, 50), 2);  // asleep or not
   EXPECT_EQ(parts(100, 401), 1);
   // Between the two it depends on whether they sleep: they do after a while.
   while (parts(100, 51) != 1) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+}
+
+// One of two waits at the beginning of its share until the other has done all else, which is its
+// own share and the end of the first.
+TEST(CpuContext, WhoIsDoneHelps) {
+  CpuContext cpu({.threads = 2, .level = {}}, false);
+  constexpr int64_t kN = 1000;
+  std::atomic<int64_t> done{0};
+  const auto give_up = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  cpu.parallel(kN, 1, [&](int64_t begin, int64_t end) {
+    while (begin == 0 && done < kN - end && std::chrono::steady_clock::now() < give_up)
+      std::this_thread::yield();
+    if (begin == 0) {
+      EXPECT_EQ(done, kN - end);
+      EXPECT_LT(end, kN / 2);
+    }
+    done += end - begin;
+  });
+  EXPECT_EQ(done, kN);
 }
 
 TEST(ThreadPool, WhatAWorkerThrowsIsThrownOnAndThePoolGoesOn) {
@@ -96,14 +117,17 @@ TEST(ThreadPool, WorkersLeaveSignalsToOthers) {
 
 TEST(CpuContext, PartsCoverTheRangeOnce) {
   Exec exec(Backend::kCpu, false, {.threads = 4, .level = {}});
-  for (const int64_t n : {1, 3, 4, 1001}) {
-    std::vector<std::atomic<int>> seen(static_cast<size_t>(n));
-    exec.cpu().parallel(n, 1, [&](int64_t begin, int64_t end) {
-      EXPECT_LE(end - begin, ceil_div(n, int64_t{4}));
-      for (int64_t i = begin; i < end; ++i) ++seen[static_cast<size_t>(i)];
-    });
-    for (const auto& count : seen) EXPECT_EQ(count, 1);
-  }
+  for (const int64_t n : {1, 3, 4, 57, 1001})
+    for (const int64_t piece : {1, 4, 100}) {
+      std::vector<std::atomic<int>> seen(static_cast<size_t>(n));
+      const auto job = [&](int64_t begin, int64_t end) {
+        EXPECT_LT(begin, end);
+        EXPECT_LE(end - begin, ceil_div(n, int64_t{4}));
+        for (int64_t i = begin; i < end; ++i) ++seen[static_cast<size_t>(i)];
+      };
+      exec.cpu().parallel(n, 1, job, piece);
+      for (const auto& count : seen) EXPECT_EQ(count, 1);
+    }
 }
 
 void write(const std::string& path, const std::string& text) {

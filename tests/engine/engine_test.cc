@@ -209,9 +209,11 @@ TEST_F(EngineTest, RefusesOptionsAndRequestsByName) {
         with([&](EngineOptions& o) { o.device = device; }),
         std::pair(ErrorKind::kUsage,
                   "device \"" + device + "\", expected auto, cuda, cuda:N, cpu or reference"));
-  EXPECT_EQ(with([](EngineOptions& o) { o.cpu_level = "mmx"; }),
-            std::pair(ErrorKind::kUsage,
-                      std::string("cpu level \"mmx\", expected auto, portable, avx2 or avx512")));
+  EXPECT_EQ(
+      with([](EngineOptions& o) { o.cpu_level = "mmx"; }),
+      std::pair(
+          ErrorKind::kUsage,
+          std::string("cpu level \"mmx\", expected auto, portable, avx2, avx512 or avx512vbmi")));
   EXPECT_EQ(
       with([](EngineOptions& o) { o.cpu_math = "loose"; }),
       std::pair(ErrorKind::kUsage, std::string("cpu math \"loose\", expected exact or fast")));
@@ -220,8 +222,8 @@ TEST_F(EngineTest, RefusesOptionsAndRequestsByName) {
   EXPECT_EQ(with([](EngineOptions& o) { o.cache_type = "q4"; }),
             std::pair(ErrorKind::kUsage,
                       std::string("cache type \"q4\", expected auto, f32, bf16 or fp8")));
-  EXPECT_EQ(with([](EngineOptions& o) { o.chunk = 0; }),
-            std::pair(ErrorKind::kUsage, std::string("chunk is 0, expected 1 to 65536")));
+  EXPECT_EQ(with([](EngineOptions& o) { o.chunk = -1; }),
+            std::pair(ErrorKind::kUsage, std::string("chunk is -1, expected 0 to 65536")));
   EXPECT_EQ(with([](EngineOptions& o) { o.ctx_size = 1 << 20; }).first, ErrorKind::kUsage);
   EXPECT_EQ(with([](EngineOptions& o) { o.model_dir += "/no-such"; }).first, ErrorKind::kModel);
 

@@ -123,6 +123,128 @@ TEST(CpuLoops, SiluTimesIsItsFormula) {
   }
 }
 
+// Every code but NaN at every place of the runs that are decoded at once, and in a part of one.
+TEST(CpuLoops, DecodedCodesAreTheirValues) {
+  constexpr int64_t kPlaces = 64, kCodes = 256, kPart = 7;
+  std::vector<uint8_t> codes(kPlaces + kCodes + kPart);
+  for (size_t i = 0; i < codes.size(); ++i) codes[i] = static_cast<uint8_t>(i);
+  for (const CpuLevel level : kCpuLevels) {
+    if (level > best_cpu_level()) continue;
+    for (int64_t first = 0; first < kPlaces; ++first) {
+      std::vector<float> out(kCodes + kPart + 1, -1.0f);
+      cpu::inner_loops(level).decode_e4m3(codes.data() + first, kCodes + kPart, out.data());
+      for (int64_t i = 0; i < kCodes + kPart; ++i) {
+        const uint8_t code = codes[static_cast<size_t>(first + i)];
+        if ((code & 0x7f) == 0x7f) continue;
+        ASSERT_EQ(std::bit_cast<uint32_t>(out[static_cast<size_t>(i)]),
+                  std::bit_cast<uint32_t>(e4m3_to_f32(code) * 0x1p-8f))
+            << int{code} << " at " << i << " " << name(level);
+      }
+      EXPECT_EQ(out.back(), -1) << "written behind the end";
+    }
+  }
+}
+
+// Codes of all sizes; from the second row of four on one in `every` is subnormal.
+std::vector<uint8_t> some_codes(int64_t rows, int64_t columns, int64_t every) {
+  std::vector<uint8_t> out(static_cast<size_t>(rows * columns));
+  uint32_t random = 1;
+  for (size_t i = 0; i < out.size(); ++i) {
+    random = random * 1664525u + 1013904223u;
+    const uint32_t sign = random >> 31 << 7,
+                   row = static_cast<uint32_t>(i / static_cast<size_t>(columns));
+    const bool subnormal = row % 4 > 0 && static_cast<int64_t>(random >> 8) % every == 0;
+    out[i] = static_cast<uint8_t>(sign | (subnormal ? random >> 28 & 7 : 8 + (random >> 16) % 118));
+  }
+  return out;
+}
+
+std::vector<float> some_floats(int64_t n) {
+  std::vector<float> out(static_cast<size_t>(n));
+  for (size_t i = 0; i < out.size(); ++i)
+    out[i] = static_cast<float>((i * 7919) % 1009) / 500.0f - 1.0f;
+  return out;
+}
+
+// By the definition of inner_loops.h, of 2^-8 the codes' values.
+float dot_of_codes(const uint8_t* codes, const float* x, int64_t n) {
+  float lanes[kLanes] = {};
+  for (int64_t k = 0; k < n; ++k)
+    lanes[k % kLanes] = std::fma(e4m3_to_f32(codes[k]) * 0x1p-8f, x[k], lanes[k % kLanes]);
+  for (int64_t half = kLanes / 2; half > 0; half /= 2)
+    for (int64_t i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+  return lanes[0];
+}
+
+TEST(CpuLoops, DotsOfCodesAreTheirDefinitionBitForBit) {
+  constexpr int64_t kColumns = 3 * 64 + 2 * kLanes + 5, kSteps = 2, kRows = kSteps * cpu::kDotRows;
+  const std::vector<float> x = some_floats(cpu::kDotTokens * kColumns);
+  for (const int64_t every : {3, 100}) {
+    const std::vector<uint8_t> codes = some_codes(kRows, kColumns, every);
+    for (const CpuLevel level : kCpuLevels) {
+      if (level > best_cpu_level()) continue;
+      for (int64_t tokens = 1; tokens <= cpu::kDotTokens; ++tokens) {
+        std::vector<float> out(static_cast<size_t>(kRows * tokens));
+        cpu::DotArgs a{};
+        for (int64_t r = 0; r < cpu::kDotRows; ++r) {
+          a.rows[r] = a.next[r] = codes.data() + r * kSteps * kColumns;
+          a.out[r] = out.data() + r * kSteps * tokens;
+        }
+        a.row_bytes = kColumns;
+        a.steps = a.end = kSteps;
+        a.tokens = tokens;
+        a.columns = kColumns;
+        a.row_stride = tokens;
+        a.token_stride = 1;
+        for (int64_t t = 0; t < tokens; ++t) a.x[t] = x.data() + t * kColumns;
+        cpu::inner_loops(level).dots_e4m3(a);
+        for (int64_t r = 0; r < kRows; ++r)
+          for (int64_t t = 0; t < tokens; ++t)
+            ASSERT_EQ(out[static_cast<size_t>(r * tokens + t)],
+                      dot_of_codes(codes.data() + r * kColumns, a.x[t], kColumns))
+                << "row " << r << " token " << t << " of " << tokens << " " << name(level);
+      }
+    }
+  }
+}
+
+TEST(CpuLoops, SumsOfStoredRowsAreTheirDefinitionBitForBit) {
+  constexpr int64_t kRows = 7, kBlock = cpu::kAddColumns, kColumns = 3 * kBlock, kTokens = 2;
+  const std::vector<uint8_t> codes = some_codes(kRows, kColumns, 20);
+  std::vector<uint16_t> numbers;
+  for (const uint8_t code : codes) numbers.push_back(f32_to_bf16(e4m3_to_f32(code)));
+  const std::vector<float> x = some_floats(3 * kTokens * kRows);
+  const std::vector<float> before = some_floats(kTokens * kColumns);
+  for (const bool e4m3 : {true, false}) {
+    std::vector<float> want = before;
+    for (int64_t t = 0; t < kTokens; ++t)
+      for (int64_t c = 0; c < kColumns; ++c)
+        for (int64_t s = 0; s < kRows; ++s) {
+          const float w = e4m3_to_f32(codes[static_cast<size_t>(s * kColumns + c)]);
+          float& sum = want[static_cast<size_t>(t * kColumns + c)];
+          sum = std::fma(x[static_cast<size_t>((c / kBlock * kTokens + t) * kRows + s)],
+                         e4m3 ? w * 0x1p-8f : w, sum);
+        }
+    for (const CpuLevel level : kCpuLevels) {
+      if (level > best_cpu_level()) continue;
+      const InnerLoops& loops = cpu::inner_loops(level);
+      std::vector<float> sum = before;
+      const InnerLoops::StoredRows a = {
+          .rows = e4m3 ? static_cast<const void*>(codes.data()) : numbers.data(),
+          .row_bytes = e4m3 ? kColumns : 2 * kColumns,
+          .n = kRows,
+          .columns = kColumns,
+          .block_columns = kBlock,
+          .x = x.data(),
+          .tokens = kTokens,
+          .sum = sum.data(),
+          .sum_stride = kColumns};
+      (e4m3 ? loops.add_e4m3_rows : loops.add_bf16_rows)(a);
+      EXPECT_EQ(sum, want) << name(level) << (e4m3 ? " e4m3" : " bf16");
+    }
+  }
+}
+
 // Products of numbers that bf16 holds exactly, of a few bits, so that every order and every
 // rounding of the sums gives the same: lanes 2 j and 2 j + 1 of each 32 columns, and nothing else.
 void expect_pairs_of_columns(const FastTile& tile, int64_t tokens) {

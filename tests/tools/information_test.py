@@ -46,7 +46,7 @@ class PrintConfig(CliTest):
                            ("top-p", ("0.5", f"{user}/config:1")),
                            ("repeat-penalty", ("1.25", "generation_config.json")),
                            ("repeat-last-n", ("-1", "generation_config.json")),
-                           ("chunk", ("512", "built-in")), ("presence-penalty", ("0", "built-in")),
+                           ("chunk", ("", "built-in: 2048 on a GPU, else 512")), ("presence-penalty", ("0", "built-in")),
                            ("model", (str(MODEL), "flag")), ("quiet", ("off", "built-in")),
                            ("seed", ("-1", "built-in")),
                            ("threads", ("", "built-in: its physical cores"))]:

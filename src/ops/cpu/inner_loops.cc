@@ -10,6 +10,8 @@ const InnerLoops& inner_loops(CpuLevel level) {
       return inner_loops_avx2();
     case CpuLevel::kAvx512:
       return inner_loops_avx512();
+    case CpuLevel::kAvx512Vbmi:
+      return inner_loops_avx512vbmi();
   }
   return inner_loops_portable();
 }

@@ -70,7 +70,7 @@ struct TileArgsOf {
 using TileArgs = TileArgsOf<float>;
 using FastTileArgs = TileArgsOf<uint16_t>;
 
-inline constexpr int64_t kAddColumns = 32;  // add_*_rows: what they take at once
+inline constexpr int64_t kAddColumns = 64;  // add_*_rows: what they take at once
 
 using FastTile = void (*)(const FastTileArgs&);
 
@@ -130,6 +130,7 @@ struct InnerLoops {
 const InnerLoops& inner_loops_portable();
 const InnerLoops& inner_loops_avx2();
 const InnerLoops& inner_loops_avx512();
+const InnerLoops& inner_loops_avx512vbmi();
 const InnerLoops& inner_loops(CpuLevel level);
 // fast_tile with the instructions that are made for it. Where has_bf16_dots() only.
 void fast_tile_avx512bf16(const FastTileArgs& a);

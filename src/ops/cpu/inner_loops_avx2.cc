@@ -78,9 +78,10 @@ struct Avx2 {
     return {_mm256_cvtph_ps(_mm256_castsi256_si128(half)),
             _mm256_cvtph_ps(_mm256_extracti128_si256(half, 1))};
   }
-  static void e4m3_pair(const uint8_t* p, Reg& a, Reg& b) {
-    a = e4m3(p);
-    b = e4m3(p + kLanes);
+  static constexpr int kE4M3Run = 2;
+  static void e4m3_run(const uint8_t* p, Reg (&out)[kE4M3Run]) {
+    out[0] = e4m3(p);
+    out[1] = e4m3(p + kLanes);
   }
   struct Pairs {
     __m256i low, high;

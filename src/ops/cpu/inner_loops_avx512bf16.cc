@@ -2,7 +2,7 @@
 #include <immintrin.h>
 
 #include "ops/cpu/avx512_sums.h"
-#include "ops/cpu/loops.h"
+#include "ops/cpu/tile_loops.h"
 
 namespace dsr::cpu {
 namespace {

@@ -75,9 +75,10 @@ struct Portable {
   static Reg e4m3(const uint8_t* p) {
     return each([&](int64_t i) { return e4m3_to_f32(p[i]) * 0x1p-8f; });
   }
-  static void e4m3_pair(const uint8_t* p, Reg& a, Reg& b) {
-    a = e4m3(p);
-    b = e4m3(p + kLanes);
+  static constexpr int kE4M3Run = 2;
+  static void e4m3_run(const uint8_t* p, Reg (&out)[kE4M3Run]) {
+    out[0] = e4m3(p);
+    out[1] = e4m3(p + kLanes);
   }
   struct Pairs {
     const uint16_t* p;

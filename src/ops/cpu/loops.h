@@ -4,16 +4,15 @@
 // calls an inline function of another header.
 //
 // V has: Reg; kRegs of them; rows_for(T), how many rows of weights to take with T tokens, and
-// kTokens, the most of these; kTileR x kTileT, sums of a tile that fit the registers (dividing
-// kTileRowRound and kBlockTokens); zero, load, load_part (the first n lanes, 0 behind them), store,
-// broadcast, fma, mul, add, div, min and max (b where one is NaN), sum_rows, of R registers by the
-// tree of inner_loops.h; power_of_two(v), of the integers in the lowest bits of v; bf16(p), and
-// e4m3(p) and e4m3_pair(p, a, b): 2^-8 of the value, exact, of 16 and 32 codes; kCodes codes are
-// looked at in one step by CodeMax; Pairs, 32 bf16, load_pairs and dot_pairs(sum, w, x): the odd
-// products first.
+// kTokens, the most of these; what tile_loops.h asks for; load_part (the first n lanes, 0 behind
+// them), broadcast, mul, add, div, min and max (b where one is NaN); power_of_two(v), of the
+// integers in the lowest bits of v; bf16(p), and e4m3(p) and e4m3_run(p, out): 2^-8 of the value,
+// exact, of 16 codes and of the next ones of kE4M3Run registers; kCodes codes are looked at in one
+// step by CodeMax.
 #pragma once
 
 #include "ops/cpu/inner_loops.h"
+#include "ops/cpu/tile_loops.h"
 
 namespace dsr::cpu::loops {
 
@@ -25,26 +24,29 @@ template <class V>
 struct F32 {
   static constexpr int64_t kBytes = 4;
   static typename V::Reg load(const void* p) { return V::load(static_cast<const float*>(p)); }
-  static void load_pair(const void* p, typename V::Reg& a, typename V::Reg& b) {
-    a = load(p);
-    b = load(static_cast<const float*>(p) + kLanes);
+  static constexpr int kRun = 2;
+  static void load_run(const void* p, typename V::Reg (&out)[kRun]) {
+    out[0] = load(p);
+    out[1] = load(static_cast<const float*>(p) + kLanes);
   }
 };
 template <class V>
 struct Bf16 {
   static constexpr int64_t kBytes = 2;
   static typename V::Reg load(const void* p) { return V::bf16(static_cast<const uint16_t*>(p)); }
-  static void load_pair(const void* p, typename V::Reg& a, typename V::Reg& b) {
-    a = load(p);
-    b = load(static_cast<const uint16_t*>(p) + kLanes);
+  static constexpr int kRun = 2;
+  static void load_run(const void* p, typename V::Reg (&out)[kRun]) {
+    out[0] = load(p);
+    out[1] = load(static_cast<const uint16_t*>(p) + kLanes);
   }
 };
 template <class V>
 struct E4M3 {
   static constexpr int64_t kBytes = 1;
   static typename V::Reg load(const void* p) { return V::e4m3(static_cast<const uint8_t*>(p)); }
-  static void load_pair(const void* p, typename V::Reg& a, typename V::Reg& b) {
-    V::e4m3_pair(static_cast<const uint8_t*>(p), a, b);
+  static constexpr int kRun = V::kE4M3Run;
+  static void load_run(const void* p, typename V::Reg (&out)[kRun]) {
+    V::e4m3_run(static_cast<const uint8_t*>(p), out);
   }
 };
 
@@ -116,15 +118,23 @@ struct Sums {
     }
   }
 
-  // Two steps at once: 32 codes cost fewer instructions than twice 16.
-  void step_pair(int64_t k) {
-    typename V::Reg w[R][2];
-    for (int r = 0; r < R; ++r) W::load_pair(at<W>(s.row[row + r], k), w[r][0], w[r][1]);
-    for (int i = 0; i < 2; ++i)
-      for (int t = 0; t < T; ++t) {
-        const typename V::Reg x = V::load(a.x[token + t] + k + i * kLanes);
-        for (int r = 0; r < R; ++r) sum[t][r] = V::fma(w[r][i], x, sum[t][r]);
-      }
+  // W::kRun steps at once, of N rows at a time: 32 codes cost fewer instructions than twice 16.
+  template <int N>
+  void step_run(int64_t k) {
+#pragma GCC unroll 4
+    for (int r0 = 0; r0 < R; r0 += N) {
+      typename V::Reg w[N][W::kRun];
+#pragma GCC unroll 4
+      for (int r = 0; r < N; ++r) W::load_run(at<W>(s.row[row + r0 + r], k), w[r]);
+#pragma GCC unroll 4
+      for (int i = 0; i < W::kRun; ++i)
+#pragma GCC unroll 8
+        for (int t = 0; t < T; ++t) {
+          const typename V::Reg x = V::load(a.x[token + t] + k + i * kLanes);
+#pragma GCC unroll 4
+          for (int r = 0; r < N; ++r) sum[t][r0 + r] = V::fma(w[r][i], x, sum[t][r0 + r]);
+        }
+    }
   }
 
   // What is left of a row behind the last 16.
@@ -137,7 +147,8 @@ struct Sums {
   }
 
   void run() {
-    constexpr bool kPairs = R * T + 2 * R + 2 <= V::kRegs;
+    constexpr int kRun = W::kRun * kLanes;
+    constexpr bool kTogether = R * T + W::kRun * R + 2 <= V::kRegs;
     // Float32 rows are keys, which mostly lie in the cache: other heads have just read them. To ask
     // for their eight lines costs as much there as the products (README.md).
     constexpr bool kAsks = W::kBytes < 4;
@@ -148,9 +159,8 @@ struct Sums {
           __builtin_prefetch(at<W>(s.near[row + r], k) + 64 * line, 0, 3);
           __builtin_prefetch(at<W>(s.far[row + r], k) + 64 * line, 0, 2);
         }
-      if constexpr (kPairs) {
-        step_pair(k);
-        step_pair(k + 2 * kLanes);
+      if constexpr (kTogether || W::kRun == 4) {
+        for (int64_t i = 0; i < 64; i += kRun) step_run<kTogether ? R : 1>(k + i);
       } else {
         for (int64_t i = 0; i < 64; i += kLanes) step(k + i);
       }
@@ -195,7 +205,7 @@ void dots(const DotArgs& a) {
   }
 }
 
-// --- many tokens: tiles of float32 --------------------------------------------------------------
+// --- many tokens: what tiles are made of --------------------------------------------------------
 
 // out = x * factor, all of it read before the first is written: a load that follows a store to the
 // same place of another page waits for it (64 bytes on: three times as long for all of them).
@@ -227,11 +237,11 @@ void scale(const float* x, const float* scales, int64_t block_columns, int64_t f
 template <class V>
 void decode_e4m3(const uint8_t* codes, int64_t n, float* out) {
   int64_t k = 0;
-  for (; k + 2 * kLanes <= n; k += 2 * kLanes) {
-    typename V::Reg a, b;
-    V::e4m3_pair(codes + k, a, b);
-    V::store(out + k, a);
-    V::store(out + k + kLanes, b);
+  for (; k + V::kE4M3Run * kLanes <= n; k += V::kE4M3Run * kLanes) {
+    typename V::Reg w[V::kE4M3Run];
+    V::e4m3_run(codes + k, w);
+#pragma GCC unroll 4
+    for (int i = 0; i < V::kE4M3Run; ++i) V::store(out + k + i * kLanes, w[i]);
   }
   for (; k < n; k += kLanes) {
     const int64_t left = n - k < kLanes ? n - k : kLanes;
@@ -259,139 +269,6 @@ bool has_e4m3_nan(const uint8_t* codes, int64_t n) {
   bool found = max.has_nan();
   for (; i < n; ++i) found |= (codes[i] & 0x7f) == 0x7f;
   return found;
-}
-
-// What a tile multiplies, and how: kColumns of them in one step.
-template <class V>
-struct Floats {
-  using Value = float;
-  using Values = typename V::Reg;
-  static constexpr int64_t kColumns = kLanes;
-  static Values load(const float* p) { return V::load(p); }
-  static typename V::Reg add(typename V::Reg sum, Values w, Values x) { return V::fma(w, x, sum); }
-};
-template <class V>
-struct Bf16Pairs {
-  using Value = uint16_t;
-  using Values = typename V::Pairs;
-  static constexpr int64_t kColumns = 2 * kLanes;
-  static Values load(const uint16_t* p) { return V::load_pairs(p); }
-  static typename V::Reg add(typename V::Reg sum, Values w, Values x) {
-    return V::dot_pairs(sum, w, x);
-  }
-};
-
-// Asks for the lines of the next rows in `steps` parts of the same size.
-class Asking {
- public:
-  Asking(const NextRows& next, int64_t steps)
-      : next_(next), row_(static_cast<const uint8_t*>(next.first)) {
-    at_once_ = (next.rows * ((next.bytes + kLine - 1) / kLine) + steps - 1) / steps;
-  }
-  void step() {
-    for (int64_t i = 0; i < at_once_ && rows_ < next_.rows; ++i) {
-      __builtin_prefetch(row_ + byte_, 0, 2);
-      byte_ += kLine;
-      if (byte_ < next_.bytes) continue;
-      byte_ = 0;
-      row_ += next_.row_bytes;
-      ++rows_;
-    }
-  }
-
- private:
-  static constexpr int64_t kLine = 64;
-  NextRows next_;
-  const uint8_t* row_;
-  int64_t at_once_, rows_ = 0, byte_ = 0;
-};
-
-// The sums of R rows and T tokens of a tile, from row r0 and token t0 on. GCC 12 keeps them in
-// memory around the products where these loops are not unrolled by force, or where one of them
-// chooses what to load: a tenth of the time.
-template <class V, int T>
-struct TileBlock {
-  static constexpr int R = V::kTileR;
-  typename V::Reg sum[T][R];
-
-  static int64_t lanes_at(int64_t r, int64_t t) { return (r * kBlockTokens + t) * kLanes; }
-
-  template <class Args>
-  void begin(const Args& a, int64_t r0, int64_t t0) {
-    if (a.begin) {
-#pragma GCC unroll 8
-      for (int t = 0; t < T; ++t)
-#pragma GCC unroll 8
-        for (int r = 0; r < R; ++r) sum[t][r] = V::zero();
-    } else {
-#pragma GCC unroll 8
-      for (int t = 0; t < T; ++t)
-#pragma GCC unroll 8
-        for (int r = 0; r < R; ++r) sum[t][r] = V::load(a.lanes + lanes_at(r0 + r, t0 + t));
-    }
-  }
-
-  template <class P, class Args>
-  void run(const Args& a, int64_t r0, int64_t t0) {
-    const auto* wr = a.w + r0 * kTileColumns;
-    const auto* xt = a.x + t0 * kTileColumns;
-    for (int64_t k = 0; k < a.columns; k += P::kColumns) {
-      typename P::Values wk[R];
-#pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) wk[r] = P::load(wr + r * kTileColumns + k);
-#pragma GCC unroll 8
-      for (int t = 0; t < T; ++t) {
-        const typename P::Values xk = P::load(xt + t * kTileColumns + k);
-#pragma GCC unroll 8
-        for (int r = 0; r < R; ++r) sum[t][r] = P::add(sum[t][r], wk[r], xk);
-      }
-    }
-  }
-
-  template <class Args>
-  void end(const Args& a, int64_t r0, int64_t t0) const {
-    if (a.sums != nullptr) {
-#pragma GCC unroll 8
-      for (int t = 0; t < T; ++t)
-        V::template sum_rows<R>(sum[t], a.sums + (t0 + t) * kTileRows + r0);
-    } else {
-#pragma GCC unroll 8
-      for (int t = 0; t < T; ++t)
-#pragma GCC unroll 8
-        for (int r = 0; r < R; ++r) V::store(a.lanes + lanes_at(r0 + r, t0 + t), sum[t][r]);
-    }
-  }
-};
-
-// Tokens from t0 on, at most T.
-template <class V, class P, int T, class Args>
-void tile_tokens(const Args& a, int64_t t0, Asking& asking) {
-  if constexpr (T > 1)
-    if (a.tokens - t0 < T) return tile_tokens<V, P, T - 1>(a, t0, asking);
-  for (int64_t r0 = 0; r0 < a.rows; r0 += V::kTileR) {
-    asking.step();
-    TileBlock<V, T> block;
-    block.begin(a, r0, t0);
-    block.template run<P>(a, r0, t0);
-    block.end(a, r0, t0);
-  }
-}
-
-template <class V, class P>
-void tile(const TileArgsOf<typename P::Value>& a) {
-  Asking asking(a.next, a.rows / V::kTileR);
-  for (int64_t t0 = 0; t0 < a.tokens; t0 += V::kTileT) tile_tokens<V, P, V::kTileT>(a, t0, asking);
-}
-
-template <class V>
-void round_bf16(const float* x, int64_t n, uint16_t* out) {
-  for (int64_t i = 0; i < n; ++i) {
-    uint32_t bits;
-    __builtin_memcpy(&bits, x + i, sizeof bits);
-    const uint32_t nan = (bits & 0x7fffffffu) > 0x7f800000u ? 0x400000u : 0u;  // stays one
-    const uint32_t up = nan != 0 ? 0u : 0x7fffu + ((bits >> 16) & 1u);
-    out[i] = static_cast<uint16_t>(((bits | nan) + up) >> 16);
-  }
 }
 
 // --- exponentials -------------------------------------------------------------------------------
@@ -501,23 +378,40 @@ void add_weighted_rows(const InnerLoops::Weighted& a) {
   }
 }
 
-template <class V, class W>
-void add_stored_rows(const InnerLoops::StoredRows& a) {
+// R rows from row s on: their sums are loaded and stored once.
+template <class V, class W, int R>
+void add_stored_run(const InnerLoops::StoredRows& a, int64_t s) {
   constexpr int64_t kAheadBytes = 4096;  // rows follow each other in memory
-  for (int64_t s = 0; s < a.n; ++s) {
-    const auto* row = static_cast<const uint8_t*>(a.rows) + s * a.row_bytes;
-    for (int64_t c = 0; c < a.columns; c += kAddColumns) {
-      __builtin_prefetch(at<W>(row, c) + kAheadBytes);
-      typename V::Reg w[2];
-      W::load_pair(at<W>(row, c), w[0], w[1]);
-      for (int64_t t = 0; t < a.tokens; ++t) {
-        const typename V::Reg x = V::broadcast(a.x[(c / a.block_columns * a.tokens + t) * a.n + s]);
-        float* sum = a.sum + t * a.sum_stride + c;
-        V::store(sum, V::fma(x, w[0], V::load(sum)));
-        V::store(sum + kLanes, V::fma(x, w[1], V::load(sum + kLanes)));
+  constexpr int64_t kColumns = W::kRun * kLanes;
+  static_assert(kAddColumns % kColumns == 0);
+  const auto* row = static_cast<const uint8_t*>(a.rows) + s * a.row_bytes;
+  for (int64_t c = 0; c < a.columns; c += kColumns) {
+    typename V::Reg w[R][W::kRun];
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+      __builtin_prefetch(at<W>(row + r * a.row_bytes, c) + kAheadBytes);
+      W::load_run(at<W>(row + r * a.row_bytes, c), w[r]);
+    }
+    for (int64_t t = 0; t < a.tokens; ++t) {
+      const float* x = a.x + (c / a.block_columns * a.tokens + t) * a.n + s;
+#pragma GCC unroll 4
+      for (int i = 0; i < W::kRun; ++i) {
+        float* out = a.sum + t * a.sum_stride + c + i * kLanes;
+        typename V::Reg sum = V::load(out);
+#pragma GCC unroll 4
+        for (int r = 0; r < R; ++r) sum = V::fma(V::broadcast(x[r]), w[r][i], sum);
+        V::store(out, sum);
       }
     }
   }
+}
+
+template <class V, class W>
+void add_stored_rows(const InnerLoops::StoredRows& a) {
+  constexpr int R = V::kRegs >= 32 ? 4 : 1;
+  int64_t s = 0;
+  for (; s + R <= a.n; s += R) add_stored_run<V, W, R>(a, s);
+  for (; s < a.n; ++s) add_stored_run<V, W, 1>(a, s);
 }
 
 template <class V>

@@ -122,9 +122,9 @@ void moe_experts(Exec& exec, const MoeExpertsArgs& a) {
     }
   });
 
-  // out = sum of weight * down hidden: a thread owns columns of `out`, and goes through the experts
-  // in ascending order.
-  cpu.parallel(units_of(D), grain(n_routed * kUnitRows * F), [&](int64_t begin, int64_t end) {
+  // out = sum of weight * down hidden: some columns of `out` at a time, through the experts in
+  // ascending order.
+  const auto down = [&](int64_t begin, int64_t end) {
     const int64_t first_column = begin * kUnitRows, last_column = std::min(D, end * kUnitRows);
     for (int64_t t = 0; t < T; ++t)
       std::fill(a.out.ptr<float>(t) + first_column, a.out.ptr<float>(t) + last_column, 0.0f);
@@ -163,7 +163,9 @@ void moe_experts(Exec& exec, const MoeExpertsArgs& a) {
     for (int64_t t = 0; t < T; ++t)
       for (int64_t d = first_column; d < last_column; ++d)
         a.out.ptr<float>(t)[d] += a.addend.ptr<float>(t)[d];
-  });
+  };
+  cpu.parallel(units_of(D), grain(n_routed * kUnitRows * F), down,
+               units_to_take(ceil_div(n_routed, n_wanted)));
 }
 
 void moe_with_shared(Exec& exec, const MoeWithSharedArgs& a) {

@@ -42,12 +42,18 @@ struct RowTile {
   int64_t rows;
 };
 
-// Calls each(tile) for all rows of `w`, every thread a contiguous part of them.
+// How many units a thread that is done takes over at once: a whole tile where many tokens share the
+// cost of making one.
+inline int64_t units_to_take(int64_t tokens) {
+  return tokens > kDotTokens ? kTileRows / kUnitRows : 1;
+}
+
+// Calls each(tile) for all rows of `w`, every thread contiguous parts of them.
 template <typename Each>
 void for_each_tile(CpuContext& cpu, const Weight& w, int64_t tokens, const Each& each) {
   int64_t n = 0;
   for (const WeightSegment& s : w.segments) n += units_of(s.data.shape[0]);
-  cpu.parallel(n, grain(kUnitRows * w.columns() * tokens), [&](int64_t begin, int64_t end) {
+  const auto part = [&](int64_t begin, int64_t end) {
     int64_t unit = 0, row = 0;
     for (const WeightSegment& s : w.segments) {
       const int64_t N = s.data.shape[0], here = units_of(N);
@@ -58,7 +64,8 @@ void for_each_tile(CpuContext& cpu, const Weight& w, int64_t tokens, const Each&
       unit += here;
       row += N;
     }
-  });
+  };
+  cpu.parallel(n, grain(kUnitRows * w.columns() * tokens), part, units_to_take(tokens));
 }
 
 // Calls each(first, count) for `tokens` tokens in parts of about the same size that fit a tile.

@@ -1,0 +1,145 @@
+// The inner loops of tiles, written once over V like the others: see loops.h.
+//
+// V has: Reg; kTileR x kTileT, sums of a tile that fit the registers (dividing kTileRowRound and
+// kBlockTokens); zero, load, store, fma, sum_rows, of R registers by the tree of inner_loops.h;
+// Pairs, 32 bf16, load_pairs and dot_pairs(sum, w, x): the odd products first.
+#pragma once
+
+#include "ops/cpu/inner_loops.h"
+
+namespace dsr::cpu::loops {
+
+// What a tile multiplies, and how: kColumns of them in one step.
+template <class V>
+struct Floats {
+  using Value = float;
+  using Values = typename V::Reg;
+  static constexpr int64_t kColumns = kLanes;
+  static Values load(const float* p) { return V::load(p); }
+  static typename V::Reg add(typename V::Reg sum, Values w, Values x) { return V::fma(w, x, sum); }
+};
+template <class V>
+struct Bf16Pairs {
+  using Value = uint16_t;
+  using Values = typename V::Pairs;
+  static constexpr int64_t kColumns = 2 * kLanes;
+  static Values load(const uint16_t* p) { return V::load_pairs(p); }
+  static typename V::Reg add(typename V::Reg sum, Values w, Values x) {
+    return V::dot_pairs(sum, w, x);
+  }
+};
+
+// Asks for the lines of the next rows in `steps` parts of the same size.
+class Asking {
+ public:
+  Asking(const NextRows& next, int64_t steps)
+      : next_(next), row_(static_cast<const uint8_t*>(next.first)) {
+    at_once_ = (next.rows * ((next.bytes + kLine - 1) / kLine) + steps - 1) / steps;
+  }
+  void step() {
+    for (int64_t i = 0; i < at_once_ && rows_ < next_.rows; ++i) {
+      __builtin_prefetch(row_ + byte_, 0, 2);
+      byte_ += kLine;
+      if (byte_ < next_.bytes) continue;
+      byte_ = 0;
+      row_ += next_.row_bytes;
+      ++rows_;
+    }
+  }
+
+ private:
+  static constexpr int64_t kLine = 64;
+  NextRows next_;
+  const uint8_t* row_;
+  int64_t at_once_, rows_ = 0, byte_ = 0;
+};
+
+// The sums of R rows and T tokens of a tile, from row r0 and token t0 on. GCC 12 keeps them in
+// memory around the products where these loops are not unrolled by force, or where one of them
+// chooses what to load: a tenth of the time.
+template <class V, int T>
+struct TileBlock {
+  static constexpr int R = V::kTileR;
+  typename V::Reg sum[T][R];
+
+  static int64_t lanes_at(int64_t r, int64_t t) { return (r * kBlockTokens + t) * kLanes; }
+
+  template <class Args>
+  void begin(const Args& a, int64_t r0, int64_t t0) {
+    if (a.begin) {
+#pragma GCC unroll 8
+      for (int t = 0; t < T; ++t)
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) sum[t][r] = V::zero();
+    } else {
+#pragma GCC unroll 8
+      for (int t = 0; t < T; ++t)
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) sum[t][r] = V::load(a.lanes + lanes_at(r0 + r, t0 + t));
+    }
+  }
+
+  template <class P, class Args>
+  void run(const Args& a, int64_t r0, int64_t t0) {
+    const auto* wr = a.w + r0 * kTileColumns;
+    const auto* xt = a.x + t0 * kTileColumns;
+    for (int64_t k = 0; k < a.columns; k += P::kColumns) {
+      typename P::Values wk[R];
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) wk[r] = P::load(wr + r * kTileColumns + k);
+#pragma GCC unroll 8
+      for (int t = 0; t < T; ++t) {
+        const typename P::Values xk = P::load(xt + t * kTileColumns + k);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) sum[t][r] = P::add(sum[t][r], wk[r], xk);
+      }
+    }
+  }
+
+  template <class Args>
+  void end(const Args& a, int64_t r0, int64_t t0) const {
+    if (a.sums != nullptr) {
+#pragma GCC unroll 8
+      for (int t = 0; t < T; ++t)
+        V::template sum_rows<R>(sum[t], a.sums + (t0 + t) * kTileRows + r0);
+    } else {
+#pragma GCC unroll 8
+      for (int t = 0; t < T; ++t)
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) V::store(a.lanes + lanes_at(r0 + r, t0 + t), sum[t][r]);
+    }
+  }
+};
+
+// Tokens from t0 on, at most T.
+template <class V, class P, int T, class Args>
+void tile_tokens(const Args& a, int64_t t0, Asking& asking) {
+  if constexpr (T > 1)
+    if (a.tokens - t0 < T) return tile_tokens<V, P, T - 1>(a, t0, asking);
+  for (int64_t r0 = 0; r0 < a.rows; r0 += V::kTileR) {
+    asking.step();
+    TileBlock<V, T> block;
+    block.begin(a, r0, t0);
+    block.template run<P>(a, r0, t0);
+    block.end(a, r0, t0);
+  }
+}
+
+template <class V, class P>
+void tile(const TileArgsOf<typename P::Value>& a) {
+  Asking asking(a.next, a.rows / V::kTileR);
+  for (int64_t t0 = 0; t0 < a.tokens; t0 += V::kTileT) tile_tokens<V, P, V::kTileT>(a, t0, asking);
+}
+
+template <class V>
+void round_bf16(const float* x, int64_t n, uint16_t* out) {
+  for (int64_t i = 0; i < n; ++i) {
+    uint32_t bits;
+    __builtin_memcpy(&bits, x + i, sizeof bits);
+    const uint32_t nan = (bits & 0x7fffffffu) > 0x7f800000u ? 0x400000u : 0u;  // stays one
+    const uint32_t up = nan != 0 ? 0u : 0x7fffu + ((bits >> 16) & 1u);
+    out[i] = static_cast<uint16_t>(((bits | nan) + up) >> 16);
+  }
+}
+
+}  // namespace dsr::cpu::loops
