@@ -16,6 +16,8 @@ namespace {
 }  // namespace
 
 void mla_decode_sm90(Exec&, const MlaAttentionArgs&) { missing(); }
+bool mla_merges_value(Exec&, const DenseProduct&) { missing(); }
+void mla_decode_value_sm90(Exec&, const MlaAttentionArgs&, const DenseProduct&) { missing(); }
 void stream_linear(Exec&, const char*, const DenseProduct&) { missing(); }
 void stream_swiglu(Exec&, const char*, const DenseProduct&) { missing(); }
 bool held_fits(Exec&, const DenseProduct&) { missing(); }

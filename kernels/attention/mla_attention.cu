@@ -75,4 +75,15 @@ void mla_attention(Exec& exec, const MlaAttentionArgs& a) {
   merge_splits(exec, "mla_attention: merge", a.out, partials, batch, S);
 }
 
+void mla_attention_and_value(Exec& exec, const MlaAttentionAndValueArgs& a) {
+  const bool all_decode = a.attention.q.shape[0] <= a.attention.block_table.shape[0];
+  if (all_decode && is_tiled(a.attention) && exec.cuda().arch() >= 90) {
+    const auto value = value_product(a.value);
+    if (value && mla_merges_value(exec, *value))
+      return mla_decode_value_sm90(exec, a.attention, *value);
+  }
+  mla_attention(exec, a.attention);
+  mla_value(exec, a.value);
+}
+
 }  // namespace dsr::cuda

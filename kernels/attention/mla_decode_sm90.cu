@@ -14,6 +14,7 @@
 // Traffic   every row once per 16 heads; 2 * 4 bytes * 512 per head and stored item.
 #include "attention/mla_kernels.h"
 #include "attention/mla_merge.cuh"
+#include "attention/mla_merge_value.cuh"
 #include "attention/mla_split.cuh"
 #include "attention/tiled_attention.cuh"
 
@@ -408,15 +409,17 @@ __global__ __launch_bounds__(kThreads,
 #endif
 }
 
-}  // namespace
-
-void mla_decode_sm90(Exec& exec, const MlaAttentionArgs& a) {
+// What is left to add up.
+struct Stored {
+  DecodeRows rows;
+  MlaParts parts;  // in scratch
+};
+Stored launch_decode(Exec& exec, const MlaAttentionArgs& a) {
   const int64_t T = a.q.shape[0], H = a.q.shape[1], S = a.block_table.shape[0];
   const int64_t head_groups = (H + kHeads - 1) / kHeads, max_pages = a.block_table.shape[1];
   const int64_t n_rows = std::min(T, S);
   const int64_t n_blocks =
       std::min(std::max<int64_t>(exec.cuda().n_sms() / head_groups, 1), n_rows * max_pages);
-  const Arena::Scope scope(exec.scratch());
   const DecodeRows rows = {.batch = {a.positions.ptr<int32_t>(), a.cu_seqlens_q.ptr<int32_t>(),
                                      a.block_table.ptr<int32_t>(), a.block_table.strides[0]},
                            .n_rows = narrow(n_rows),
@@ -438,7 +441,27 @@ void mla_decode_sm90(Exec& exec, const MlaAttentionArgs& a) {
           .threads = kThreads,
           .shared_bytes = sizeof(DecodeMemory)},
          mla_decode_kernel, p);
-  if (max_pages > 1) merge_mla(exec, a.out, rows, parts);
+  return {rows, parts};
+}
+
+}  // namespace
+
+void mla_decode_sm90(Exec& exec, const MlaAttentionArgs& a) {
+  const Arena::Scope scope(exec.scratch());
+  const Stored s = launch_decode(exec, a);
+  if (a.block_table.shape[1] > 1) merge_mla(exec, a.out, s.rows, s.parts);
+}
+
+bool mla_merges_value(Exec& exec, const DenseProduct& value) {
+  constexpr int kPerSm = 2;  // blocks; more rows go through the two kernels faster
+  return value.w.units_per_group == kMlaValueBlocks &&
+         int64_t{value.n_tokens} * value.w.n_units <= int64_t{kPerSm} * exec.cuda().n_sms();
+}
+
+void mla_decode_value_sm90(Exec& exec, const MlaAttentionArgs& a, const DenseProduct& value) {
+  const Arena::Scope scope(exec.scratch());
+  const Stored s = launch_decode(exec, a);
+  merge_mla_value(exec, s.rows, s.parts, value);
 }
 
 }  // namespace dsr::cuda

@@ -28,6 +28,7 @@ __device__ __forceinline__ float power_of_two(float d) {
   return d < -126 ? 0 : __int_as_float((static_cast<int>(d) + 127) << 23);
 }
 
+constexpr int kMlaSlice = 64;  // columns of a block, where few rows are spread over all SMs
 constexpr int kMlaMergeThreads = 256, kMlaMergeWarps = kMlaMergeThreads / 32;
 static_assert(kMlaMergeThreads >= kMlaParts, "one thread weighs one item");
 
@@ -39,6 +40,18 @@ struct MlaMergeMemory {
   float group_sum[kMlaGroups];
   int token, first_item, n_items, group_items;
 };
+
+// The items of row r; by one warp, before the kernel before has ended.
+__device__ __forceinline__ void find_items(const DecodeRows& rows, int r, MlaMergeMemory& m) {
+  const int lane = static_cast<int>(threadIdx.x) % 32, total = total_pages(rows, lane);
+  const int first_item = items_before(rows, r, total, lane);
+  const DecodeRow row = decode_row(rows, r);
+  const RowSplit split(row.n);
+  const RowItems items(split, total, rows.n_blocks);
+  if (lane != 0) return;
+  m.token = row.token, m.first_item = first_item, m.n_items = items.count;
+  m.group_items = items.groups ? 1 : split.group_parts;
+}
 
 // All threads; the values are on their way meanwhile.
 __device__ __forceinline__ void weigh_items(const MlaParts& p, int head, MlaMergeMemory& m) {
@@ -72,10 +85,11 @@ __device__ __forceinline__ float merged_scale(const MlaMergeMemory& m) {
   return 1 / sum;
 }
 
-// 64 columns: a thread has four of them in one group.
-__device__ __forceinline__ void merge_slice(bf16* out, const float* sums, int next,
-                                            const MlaParts& p, int head, MlaMergeMemory& m) {
-  __shared__ float groups[kMlaGroups][64];
+// kMlaSlice columns: a thread has four of them in one group; lane i of every warp gets the result
+// of 2 i and 2 i + 1.
+__device__ __forceinline__ uint32_t merge_slice(const float* sums, int next, const MlaParts& p,
+                                                int head, MlaMergeMemory& m) {
+  __shared__ alignas(16) float groups[kMlaGroups][kMlaSlice];
   static_assert(kMlaMergeThreads == kMlaGroups * 16);
   const int i = static_cast<int>(threadIdx.x), g = i / 16, column = i % 16 * 4;
   const int first = g * m.group_items, n = min(m.group_items, m.n_items - first);
@@ -97,14 +111,14 @@ __device__ __forceinline__ void merge_slice(bf16* out, const float* sums, int ne
   }
   *reinterpret_cast<float4*>(&groups[g][column]) = sum;
   __syncthreads();
-  if (i >= 32) return;
   float2 total = {0, 0};
   for (int k = 0; k * m.group_items < m.n_items; ++k) {
-    total.x += groups[k][2 * i];
-    total.y += groups[k][2 * i + 1];
+    const float2 group = *reinterpret_cast<const float2*>(&groups[k][i % 32 * 2]);
+    total.x += group.x;
+    total.y += group.y;
   }
   const float scale = merged_scale(m);
-  reinterpret_cast<uint32_t*>(out)[i] = pack_bf16(total.x * scale, total.y * scale);
+  return pack_bf16(total.x * scale, total.y * scale);
 }
 
 // All columns: a thread has two of them.
@@ -153,17 +167,7 @@ __global__ __launch_bounds__(kMlaMergeThreads) void mla_merge_kernel(
 #if __CUDA_ARCH__ >= 900
   __shared__ MlaMergeMemory m;
   const int head = static_cast<int>(blockIdx.y), r = static_cast<int>(blockIdx.z);
-  if (threadIdx.x < 32) {
-    const int lane = static_cast<int>(threadIdx.x), total = total_pages(rows, lane);
-    const int first_item = items_before(rows, r, total, lane);
-    const DecodeRow row = decode_row(rows, r);
-    const RowSplit split(row.n);
-    const RowItems items(split, total, rows.n_blocks);
-    if (lane == 0) {
-      m.token = row.token, m.first_item = first_item, m.n_items = items.count;
-      m.group_items = items.groups ? 1 : split.group_parts;
-    }
-  }
+  if (threadIdx.x < 32) find_items(rows, r, m);
   __syncthreads();
   wait_for_previous_kernel();
   if (m.n_items <= 1) return;
@@ -171,10 +175,12 @@ __global__ __launch_bounds__(kMlaMergeThreads) void mla_merge_kernel(
   const float* sums = p.sums + p.at(m.first_item, head) * kMlaWidth + column;
   bf16* to = out + m.token * out_token_stride + head * out_head_stride + column;
   const int next = p.H * kMlaWidth;
-  if constexpr (kMergeColumns == kMlaWidth)
+  if constexpr (kMergeColumns == kMlaWidth) {
     merge_row(to, sums, next, p, head, m);
-  else
-    merge_slice(to, sums, next, p, head, m);
+  } else {
+    const uint32_t pair = merge_slice(sums, next, p, head, m);
+    if (threadIdx.x < 32) reinterpret_cast<uint32_t*>(to)[threadIdx.x] = pair;
+  }
 #endif
 }
 
@@ -188,7 +194,7 @@ void run_mla_merge(Exec& exec, const Tensor& out, const DecodeRows& rows, const 
 }
 inline void merge_mla(Exec& exec, const Tensor& out, const DecodeRows& rows, const MlaParts& p) {
   constexpr int kEnough = 128;  // blocks
-  rows.n_rows* p.H < kEnough ? run_mla_merge<64>(exec, out, rows, p)
+  rows.n_rows* p.H < kEnough ? run_mla_merge<kMlaSlice>(exec, out, rows, p)
                              : run_mla_merge<kMlaWidth>(exec, out, rows, p);
 }
 

@@ -12,7 +12,6 @@
 //
 // So the order over K of a decode row does not depend on T while T <= 64.
 #include "gemm/linear_kernels.h"
-#include "ops/mla.h"
 
 namespace dsr::cuda {
 namespace {
@@ -87,17 +86,29 @@ void swiglu(Exec& exec, const SwigluArgs& a) {
   select_swiglu(exec, p)(exec, "swiglu", p);
 }
 
-void mla_value(Exec& exec, const MlaValueArgs& a) {
+namespace {
+
+RowGroups value_rows(const MlaValueArgs& a) {
   const int64_t v_head_dim = a.out.shape[2];
-  const RowGroups heads = {.n_groups = a.out.shape[1],
-                           .group_rows = a.qk_nope_head_dim + v_head_dim,
-                           .first_row = a.qk_nope_head_dim,
-                           .rows = v_head_dim};
-  const bool readable = x_allows_16(a.latent) && a.out.strides[1] == v_head_dim;
-  const auto w = readable ? grouped_weight(a.kv_b_proj, a.latent.shape[2], heads) : std::nullopt;
-  if (!w) return plain_grouped(exec, a.out, a.latent, a.kv_b_proj, heads);
-  const DenseProduct p = dense_product(a.out, a.latent, *w);
-  select_linear(exec, p)(exec, "mla_value", p);
+  return {.n_groups = a.out.shape[1],
+          .group_rows = a.qk_nope_head_dim + v_head_dim,
+          .first_row = a.qk_nope_head_dim,
+          .rows = v_head_dim};
+}
+
+}  // namespace
+
+std::optional<DenseProduct> value_product(const MlaValueArgs& a) {
+  if (!x_allows_16(a.latent) || a.out.strides[1] != a.out.shape[2]) return std::nullopt;
+  const auto w = grouped_weight(a.kv_b_proj, a.latent.shape[2], value_rows(a));
+  if (!w) return std::nullopt;
+  return dense_product(a.out, a.latent, *w);
+}
+
+void mla_value(Exec& exec, const MlaValueArgs& a) {
+  const auto p = value_product(a);
+  if (!p) return plain_grouped(exec, a.out, a.latent, a.kv_b_proj, value_rows(a));
+  select_linear(exec, *p)(exec, "mla_value", *p);
 }
 
 }  // namespace dsr::cuda

@@ -4,6 +4,7 @@
 #include "common/launch.h"
 #include "gemm/dense_weight.h"
 #include "ops/linear.h"
+#include "ops/mla.h"
 
 namespace dsr::cuda {
 
@@ -48,6 +49,9 @@ void tiled_swiglu(Exec& exec, const char* op, const DenseProduct& p);
 // The same on sm_90: kernels/gemm/wide.cuh.
 void wide_linear(Exec& exec, const char* op, const DenseProduct& p);
 void wide_swiglu(Exec& exec, const char* op, const DenseProduct& p);
+
+// mla_value as these kernels see it; nothing where they cannot read it.
+std::optional<DenseProduct> value_product(const MlaValueArgs& a);
 
 // Whether `x` can be read in chunks of 16 bytes.
 bool x_allows_16(const Tensor& x);

@@ -95,6 +95,15 @@ void ops::mla_query_and_write(Exec& exec, const MlaQueryAndWriteArgs& a) {
   DSR_DISPATCH(exec, mla_query_and_write, a);
 }
 
+void ops::mla_attention_and_value(Exec& exec, const MlaAttentionAndValueArgs& a) {
+  constexpr char kOp[] = "mla_attention_and_value";
+  check(exec, kOp, a.attention);
+  check(exec, kOp, a.value);
+  DSR_CHECK(a.attention.out.data == a.value.latent.data, a.attention.out.text());
+  if (a.attention.q.shape[0] == 0) return;
+  DSR_DISPATCH(exec, mla_attention_and_value, a);
+}
+
 bool ops::mla_expands(Exec& exec, const MlaPromptShape& s) {
 #ifdef DSR_HAVE_CUDA
   return exec.backend() == Backend::kCuda && s.n_pairs > 0 && cuda::mla_expands(exec, s);

@@ -63,6 +63,13 @@ struct MlaQueryAndWriteArgs {
   MlaWriteKvArgs write;
 };
 
+// A layer's two steps towards o_proj, in one launch less where a backend can: mla_attention, and
+// mla_value of its result.
+struct MlaAttentionAndValueArgs {
+  MlaAttentionArgs attention;  // out: value.latent, whose contents are nobody's afterwards
+  MlaValueArgs value;
+};
+
 // The expanded form: keys and values of every head rebuilt from the cache, then ordinary attention.
 // Equal to mla_query, mla_attention, mla_value in exact arithmetic; cheaper for long prompts.
 struct MlaExpandedArgs {
@@ -97,6 +104,7 @@ void mla_query(Exec& exec, const MlaQueryArgs& a);
 void mla_attention(Exec& exec, const MlaAttentionArgs& a);
 void mla_value(Exec& exec, const MlaValueArgs& a);
 void mla_query_and_write(Exec& exec, const MlaQueryAndWriteArgs& a);
+void mla_attention_and_value(Exec& exec, const MlaAttentionAndValueArgs& a);
 void mla_expanded_attention(Exec& exec, const MlaExpandedArgs& a);
 }  // namespace ops
 namespace ref {
@@ -105,6 +113,7 @@ void mla_query(Exec& exec, const MlaQueryArgs& a);
 void mla_attention(Exec& exec, const MlaAttentionArgs& a);
 void mla_value(Exec& exec, const MlaValueArgs& a);
 void mla_query_and_write(Exec& exec, const MlaQueryAndWriteArgs& a);
+void mla_attention_and_value(Exec& exec, const MlaAttentionAndValueArgs& a);
 void mla_expanded_attention(Exec& exec, const MlaExpandedArgs& a);
 }  // namespace ref
 namespace cuda {
@@ -114,6 +123,7 @@ void mla_query(Exec& exec, const MlaQueryArgs& a);
 void mla_attention(Exec& exec, const MlaAttentionArgs& a);
 void mla_value(Exec& exec, const MlaValueArgs& a);
 void mla_query_and_write(Exec& exec, const MlaQueryAndWriteArgs& a);
+void mla_attention_and_value(Exec& exec, const MlaAttentionAndValueArgs& a);
 void mla_expanded_attention(Exec& exec, const MlaExpandedArgs& a);
 }  // namespace cuda
 namespace cpu {
@@ -121,6 +131,7 @@ void mla_attention(Exec& exec, const MlaAttentionArgs& a);
 using ref::mla_expanded_attention;
 void mla_query(Exec& exec, const MlaQueryArgs& a);
 void mla_query_and_write(Exec& exec, const MlaQueryAndWriteArgs& a);
+void mla_attention_and_value(Exec& exec, const MlaAttentionAndValueArgs& a);
 void mla_value(Exec& exec, const MlaValueArgs& a);
 void mla_write_kv(Exec& exec, const MlaWriteKvArgs& a);
 }  // namespace cpu

@@ -26,6 +26,7 @@ void show_outputs(Exec& exec, const char* op, const Args& a) {
     watcher.look(exec, "expert_weights", a.route.expert_weights);
   }
   if constexpr (requires { a.out; }) watcher.look(exec, "out", a.out);
+  if constexpr (requires { a.value.out; }) watcher.look(exec, "out", a.value.out);
   if constexpr (requires { a.routed.out; }) watcher.look(exec, "out", a.routed.out);
   if constexpr (requires { a.expert_weights; }) {
     if constexpr (requires { a.logits; }) watcher.look(exec, "logits", a.logits);
@@ -43,7 +44,7 @@ void show_outputs(Exec& exec, const char* op, const Args& a) {
   static_assert(
       requires { a.out; } || requires { a.routed.out; } || requires { a.norm.out; } ||
           requires { a.expert_weights; } || requires { a.slots; } || requires { a.logits; } ||
-          requires { a.write; },
+          requires { a.write; } || requires { a.value.out; },
       "an op that writes something else: name it here");
 }
 

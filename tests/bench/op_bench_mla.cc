@@ -76,11 +76,11 @@ void run_mla(Bench& bench, const char* model, int64_t H, int64_t T, bool query) 
   });
 }
 
-// Decode: S sequences, each with one new token that looks at n.
-void run_attention(Bench& bench, const char* model, int64_t H, int64_t S, int64_t n) {
+// Decode: S sequences, each with one new token that looks at n; up to the values or to the latents.
+void run_attention(Bench& bench, const char* model, int64_t H, int64_t S, int64_t n, bool value) {
   const MlaRowFormat format{CacheType::kBF16, kRank, kRope};
   const int64_t n_blocks = S * ceil_div(n, kPageTokens);
-  const Row row{.op = "mla_attention",
+  const Row row{.op = value ? "mla_attention_and_value" : "mla_attention",
                 .model = model,
                 .shape = std::to_string(H) + " heads; " + std::to_string(n) + " tokens",
                 .dtype = DType::kBF16,
@@ -97,18 +97,27 @@ void run_attention(Bench& bench, const char* model, int64_t H, int64_t S, int64_
         Tensor::of(rows.segments.front().data.data, DType::kU8, {n_blocks, format.page_bytes()}));
   }
   const Tensor q = bench.activation({S, H, kRank + kRope}), out = bench.activation({S, H, kRank});
+  const Tensor o = bench.activation({S, H, kHead});
+  const Weight kv_b = bench.weight(DType::kF8E4M3, {2 * H * kHead}, kRank);
   std::vector<int32_t> batch(static_cast<size_t>(S), static_cast<int32_t>(n - 1));
   for (int64_t i = 0; i <= S; ++i) batch.push_back(static_cast<int32_t>(i));
   for (int64_t i = 0; i < n_blocks; ++i) batch.push_back(static_cast<int32_t>(i));
   const BatchArrays arrays(exec, batch);
   bench.run(row, std::ssize(caches), [&](int64_t i) {
-    ops::mla_attention(exec, {.out = out,
-                              .q = q,
-                              .cache = {format, caches[static_cast<size_t>(i)]},
-                              .positions = arrays.part(DType::kI32, 0, {S}),
-                              .cu_seqlens_q = arrays.part(DType::kI32, S, {S + 1}),
-                              .block_table = arrays.part(DType::kI32, 2 * S + 1, {S, n_blocks / S}),
-                              .softmax_scale = 0.1f});
+    const MlaAttentionArgs a = {
+        .out = out,
+        .q = q,
+        .cache = {format, caches[static_cast<size_t>(i)]},
+        .positions = arrays.part(DType::kI32, 0, {S}),
+        .cu_seqlens_q = arrays.part(DType::kI32, S, {S + 1}),
+        .block_table = arrays.part(DType::kI32, 2 * S + 1, {S, n_blocks / S}),
+        .softmax_scale = 0.1f};
+    if (value)
+      ops::mla_attention_and_value(
+          exec, {.attention = a,
+                 .value = {.out = o, .latent = out, .kv_b_proj = kv_b, .qk_nope_head_dim = kHead}});
+    else
+      ops::mla_attention(exec, a);
   });
 }
 
@@ -167,7 +176,7 @@ void bench_mla(Bench& bench) {
   for (const auto& [model, H] : kModels)
     for (const auto& [S, n] : {std::pair{1, 1024}, std::pair{1, 8192}, std::pair{1, 32768},
                                std::pair{8, 1024}, std::pair{64, 512}, std::pair{64, 8192}})
-      run_attention(bench, model, H, S, n);
+      for (const bool value : {false, true}) run_attention(bench, model, H, S, n, value);
   for (const auto& [model, H] : kModels)
     for (const auto& [T, n] : {std::pair{512, 512}, std::pair{512, 4096}, std::pair{512, 16384}})
       run_expanded(bench, model, H, T, n);

@@ -149,6 +149,56 @@ TEST_P(MlaDecodeTest, ARowAmongMuchWorkIsTheRowAlone) {
   }
 }
 
+// Where the sum of the parts and W_UV are one kernel, which is where rows are few, and where not.
+TEST_P(MlaDecodeTest, AttentionAndValueIsBoth) {
+  struct Case {
+    Sizes s;
+    DType weights;
+    CacheType cache;
+    std::vector<int64_t> lengths;
+  };
+  constexpr DType kFp8 = DType::kF8E4M3, kBf16 = DType::kBF16;
+  const Sizes narrow{.H = 3, .C = 512, .rope = 64, .nope = 128, .v = 64};
+  std::vector<Case> cases = {{kReal, kFp8, CacheType::kBF16, {700}},
+                             {kReal, kBf16, CacheType::kBF16, {1, 130}},
+                             {narrow, kFp8, CacheType::kBF16, {200}},
+                             {kReal, kFp8, CacheType::kFP8, {200}},
+                             {kRagged, kFp8, CacheType::kBF16, {200, 3}}};
+  if (on_cuda()) {
+    const Sizes lite{.H = 16, .C = 512, .rope = 64, .nope = 128, .v = 128};
+    const Sizes large{.H = 128, .C = 512, .rope = 64, .nope = 128, .v = 128};
+    for (const DType weights : {kFp8, kBf16}) {
+      cases.push_back({lite, weights, CacheType::kBF16, {1025}});
+      cases.push_back({lite, weights, CacheType::kBF16, {8300}});
+      cases.push_back({lite, weights, CacheType::kBF16, {40, 2049}});
+      cases.push_back({lite, weights, CacheType::kBF16, {9000, 64, 700, 1, 65, 513, 128, 2049}});
+      cases.push_back({large, weights, CacheType::kBF16, {1500, 700, 300, 2000, 64, 129, 2500}});
+    }
+    cases.push_back({lite, kFp8, CacheType::kBF16, std::vector<int64_t>(64, 300)});
+  }
+  for (const Case& c : cases) {
+    const Batch b = batch(c.cache, c.s, c.lengths);
+    const Tensor q = random_activation({b.T, c.s.H, c.s.C + c.s.rope});
+    const Weight w = kv_b(c.s, c.weights);
+    const auto value = [&](const Tensor& latent) {
+      return MlaValueArgs{.out = empty_activation({b.T, c.s.H, c.s.v}),
+                          .latent = latent,
+                          .kv_b_proj = w,
+                          .qk_nope_head_dim = c.s.nope};
+    };
+    const Tensor latent = empty_activation({b.T, c.s.H, c.s.C});
+    const MlaAttentionAndValueArgs fused = {args(b, latent, q), value(latent)};
+    ops::mla_attention_and_value(exec, fused);
+    MlaAttentionAndValueArgs apart = {args(b, make.copy(latent), q), {}};
+    apart.value = value(apart.attention.out);
+    ops::mla_attention(exec, apart.attention);
+    ops::mla_value(exec, apart.value);
+    EXPECT_TRUE(same_bits(fused.value.out, apart.value.out))
+        << "H=" << c.s.H << " " << name(c.weights) << " " << name(c.cache) << " T=" << b.T << " "
+        << c.lengths.front();
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Backends, MlaDecodeTest, testing::ValuesIn(backends_under_test()),
                          backend_name);
 

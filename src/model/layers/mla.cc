@@ -54,17 +54,17 @@ void absorbed(Exec& exec, const Model& model, const MlaArgs& layer, const Absorb
   else
     ops::mla_query(exec, query);
   const Tensor latent = exec.scratch().activation({T, H, c.kv_lora_rank});
-  ops::mla_attention(exec, {.out = latent,
-                            .q = q_latent,
-                            .cache = layer.kv,
-                            .positions = a.batch.positions,
-                            .cu_seqlens_q = a.batch.cu_seqlens_q,
-                            .block_table = a.batch.block_table,
-                            .softmax_scale = model.softmax_scale()});
-  ops::mla_value(exec, {.out = a.out,
-                        .latent = latent,
-                        .kv_b_proj = kv_b_proj,
-                        .qk_nope_head_dim = c.qk_nope_head_dim});
+  ops::mla_attention_and_value(exec, {.attention = {.out = latent,
+                                                    .q = q_latent,
+                                                    .cache = layer.kv,
+                                                    .positions = a.batch.positions,
+                                                    .cu_seqlens_q = a.batch.cu_seqlens_q,
+                                                    .block_table = a.batch.block_table,
+                                                    .softmax_scale = model.softmax_scale()},
+                                      .value = {.out = a.out,
+                                                .latent = latent,
+                                                .kv_b_proj = kv_b_proj,
+                                                .qk_nope_head_dim = c.qk_nope_head_dim}});
 }
 
 }  // namespace

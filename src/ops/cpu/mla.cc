@@ -118,4 +118,9 @@ void mla_query_and_write(Exec& exec, const MlaQueryAndWriteArgs& a) {
   mla_write_kv(exec, a.write);
 }
 
+void mla_attention_and_value(Exec& exec, const MlaAttentionAndValueArgs& a) {
+  mla_attention(exec, a.attention);
+  mla_value(exec, a.value);
+}
+
 }  // namespace dsr::cpu

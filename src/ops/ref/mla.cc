@@ -111,6 +111,11 @@ void ref::mla_query_and_write(Exec& exec, const MlaQueryAndWriteArgs& a) {
   mla_write_kv(exec, a.write);
 }
 
+void ref::mla_attention_and_value(Exec& exec, const MlaAttentionAndValueArgs& a) {
+  mla_attention(exec, a.attention);
+  mla_value(exec, a.value);
+}
+
 void ref::mla_expanded_attention(Exec&, const MlaExpandedArgs& a) {
   const int64_t H = a.q.shape[1], v_dim = a.out.shape[2], C = a.cache.format.kv_lora_rank;
   const int64_t rope_dim = a.cache.format.qk_rope_head_dim, nope = a.q.shape[2] - rope_dim;
