@@ -454,7 +454,7 @@ void mla_decode_sm90(Exec& exec, const MlaAttentionArgs& a) {
 
 bool mla_merges_value(Exec& exec, const DenseProduct& value) {
   constexpr int kPerSm = 2;  // blocks; more rows go through the two kernels faster
-  return value.w.units_per_group == kMlaValueBlocks &&
+  return value.w.layout.fp8 && value.w.units_per_group == kMlaValueBlocks &&
          int64_t{value.n_tokens} * value.w.n_units <= int64_t{kPerSm} * exec.cuda().n_sms();
 }
 

@@ -4,7 +4,7 @@
 // Mapping   a cluster of 8 blocks per row and head. A block adds up 64 of the 512 columns, gives
 //           them to the others (st.async), and multiplies all of them by its 16 rows of W_UV; its
 //           warps share out K and sum as stream.cuh does.
-// Needs     heads of 128 values.
+// Needs     heads of 128 values, FP8 weights (bf16 gained nothing).
 // Traffic   the stored items once; W_UV once per row of the batch, before the wait. Latency only.
 #pragma once
 
@@ -19,7 +19,6 @@ static_assert(kMlaMergeWarps == kMlaValueBlocks, "a warp for each block to send 
 
 #if __CUDA_ARCH__ >= 900
 // 128 bytes of a block's 16 rows, which are what a warp multiplies. K ends with whole blocks.
-template <typename W>
 class ValueRows {
  public:
   // A thread reads what it wrote: until it multiplies, registers are the sum's.
@@ -39,22 +38,21 @@ class ValueRows {
       copy_async_16(&memory.high[k][i], rows.high + (step + k) * 64);
     }
     commit_copies();
-    if constexpr (W::kScaled)
-      memory.scales[i] = make_float2(scale(l, rows.scale_low), scale(l, rows.scale_high));
+    memory.scales[i] = make_float2(scale(l, rows.scale_low), scale(l, rows.scale_high));
   }
   // acc += these rows times x, in shared memory.
   __device__ __forceinline__ static void multiply(const DenseLayout& l, const Memory& memory,
                                                   const bf16* x, float (&acc)[4]) {
     const int i = static_cast<int>(threadIdx.x), lane = i % 32, step = first_step();
     if (step >= l.n_steps) return;
-    BlockX<W> x_tile;
-    load_x<W>(reinterpret_cast<const std::byte*>(x), step, /*whole=*/true, lane, x_tile);
+    BlockX<Fp8Weight> x_tile;
+    load_x<Fp8Weight>(reinterpret_cast<const std::byte*>(x), step, /*whole=*/true, lane, x_tile);
     make_operands(x_tile, lane);
     const uint4 low[2] = {memory.low[0][i], memory.low[1][i]};
     const uint4 high[2] = {memory.high[0][i], memory.high[1][i]};
-    BlockWeights<W> weights;
-    expand_block<W>(low, high, weights);
-    const float2 scales = W::kScaled ? memory.scales[i] : make_float2(1, 1);
+    BlockWeights<Fp8Weight> weights;
+    expand_block<Fp8Weight>(low, high, weights);
+    const float2 scales = memory.scales[i];
     add_block(weights, x_tile, scales.x, scales.y, acc);
   }
 
@@ -69,14 +67,13 @@ class ValueRows {
 #endif
 
 // Grid: heads times blocks of a cluster, rows.
-template <typename W>
-__global__ __launch_bounds__(kMlaMergeThreads, 4) void mla_merge_value_kernel(
+static __global__ __launch_bounds__(kMlaMergeThreads, 4) void mla_merge_value_kernel(
     const __grid_constant__ MlaParts p, const __grid_constant__ DecodeRows rows,
     const __grid_constant__ DenseProduct value) {
 #if __CUDA_ARCH__ >= 900
   __shared__ MlaMergeMemory m;
   __shared__ alignas(16) bf16 latent[kMlaWidth];
-  __shared__ typename ValueRows<W>::Memory weights;
+  __shared__ ValueRows::Memory weights;
   __shared__ float sums[kStreamWarps * kStreamSumStride];
   __shared__ uint64_t arrived;  // all of `latent`
   const int i = static_cast<int>(threadIdx.x), warp = i / 32, lane = i % 32;
@@ -87,7 +84,7 @@ __global__ __launch_bounds__(kMlaMergeThreads, 4) void mla_merge_value_kernel(
     publish_barriers();
   }
   arrive_at_cluster();
-  ValueRows<W>::fetch(value.w.layout, rows_of<false>(value.w, unit, lane), weights);
+  ValueRows::fetch(value.w.layout, rows_of<false>(value.w, unit, lane), weights);
   if (warp == 0) find_items(rows, static_cast<int>(blockIdx.y), m);
   __syncthreads();
   wait_for_previous_kernel();
@@ -110,7 +107,7 @@ __global__ __launch_bounds__(kMlaMergeThreads, 4) void mla_merge_value_kernel(
   wait_for_copies<0>();
   if (m.n_items > 1) wait_barrier(&arrived, 0);
   float acc[1][4] = {};
-  ValueRows<W>::multiply(value.w.layout, weights, latent, acc[0]);
+  ValueRows::multiply(value.w.layout, weights, latent, acc[0]);
   keep_sums<1>(sums, acc, /*n=*/1);
   __syncthreads();
   if (i < 16)
@@ -121,13 +118,11 @@ __global__ __launch_bounds__(kMlaMergeThreads, 4) void mla_merge_value_kernel(
 
 inline void merge_mla_value(Exec& exec, const DecodeRows& rows, const MlaParts& p,
                             const DenseProduct& value) {
-  auto* kernel =
-      value.w.layout.fp8 ? mla_merge_value_kernel<Fp8Weight> : mla_merge_value_kernel<Bf16Weight>;
   launch(exec, "mla_attention: merge and value",
          {.grid = dim3(static_cast<unsigned>(value.w.n_units), static_cast<unsigned>(rows.n_rows)),
           .threads = kMlaMergeThreads,
           .cluster = kMlaValueBlocks},
-         kernel, p, rows, value);
+         mla_merge_value_kernel, p, rows, value);
 }
 
 }  // namespace dsr::cuda
