@@ -69,14 +69,6 @@ struct TilePlace {
   __device__ int warpgroup() const { return index % kBlockSlices; }
 };
 
-// 16 bytes of weights, or zeros.
-__device__ __forceinline__ void stream_async_16(void* shared, const void* global, bool valid) {
-  asm volatile(
-      "cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;" ::"r"(shared_address(shared)),
-      "l"(global), "r"(valid ? 16 : 0)
-      : "memory");
-}
-
 // A fetching warp: its share of every group of units first .. first + n_units.
 template <typename W, int kTiles, bool kPaired>
 __device__ __forceinline__ void fetch_groups(const DenseWeight& w, TileMemory<kTiles>& memory,
@@ -84,6 +76,7 @@ __device__ __forceinline__ void fetch_groups(const DenseWeight& w, TileMemory<kT
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x - kConsumers) / 32;
   const int row = lane / 8, chunk = lane % 8;
+  constexpr bool kReadOnce = kTiles <= 4;  // to let go of them first is 1 % slower with more
   const DenseLayout& l = w.layout;
   const int n_blocks = staged_blocks(l.n_steps);
   RingPlace place[kBlockSlices];
@@ -120,7 +113,8 @@ __device__ __forceinline__ void fetch_groups(const DenseWeight& w, TileMemory<kT
           uint4* to = &stage.rows[(warp * kFetchUnits + u) * 16 + row][chunk ^ row % 2 * 4];
 #pragma unroll
           for (int i = 0; i < 4; ++i)
-            stream_async_16(to + i * 4 * 8, rows[u][i] + int64_t{step} * 64, valid);
+            stream_async_16<kReadOnce>(shared_address(to + i * 4 * 8),
+                                       rows[u][i] + int64_t{step} * 64, valid);
         }
         if (W::kScaled && scale != nullptr) {
           const int unit = warp * kFetchUnits + lane / 2, at_block = step >> l.scale_step_shift;

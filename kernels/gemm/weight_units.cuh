@@ -15,10 +15,21 @@
 
 namespace dsr::cuda {
 
-// 16 bytes of weights that are read once and in order: the L2 fetches what comes next as well.
-__device__ __forceinline__ void stream_async_16(uint32_t shared, const void* global) {
-  asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16;" ::"r"(shared), "l"(global)
-               : "memory");
+// 16 bytes of weights that are read in order, or zeros where `valid` is false: the L2 fetches what
+// comes next as well, and lets go of both first where they are read once.
+template <bool kOnce = true>
+__device__ __forceinline__ void stream_async_16(uint32_t shared, const void* global,
+                                                bool valid = true) {
+  const int bytes = valid ? 16 : 0;
+  if constexpr (kOnce)
+    asm volatile(
+        "cp.async.cg.shared.global.L2::cache_hint.L2::256B [%0], [%1], 16, %2, %3;" ::"r"(shared),
+        "l"(global), "r"(bytes), "l"(evict_first())
+        : "memory");
+  else
+    asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;" ::"r"(shared),
+                 "l"(global), "r"(bytes)
+                 : "memory");
 }
 // 4 bytes, both sides aligned to 4.
 __device__ __forceinline__ void copy_async_4(void* shared, const void* global) {
