@@ -44,14 +44,10 @@ struct RawBlock {
   ScaleWord scale_low, scale_high;
 };
 
-// The word around a scale: allocations are whole multiples of kAlignBytes.
 __device__ __forceinline__ ScaleWord load_scale(const DenseLayout& l, const std::byte* row,
                                                 int step) {
-  const int block = step >> l.scale_step_shift;
-  const auto at =
-      reinterpret_cast<uintptr_t>(row) + static_cast<uintptr_t>(l.ue8m0 ? block : 4 * block);
-  return {*reinterpret_cast<const uint32_t*>(at & ~uintptr_t{3}),
-          static_cast<uint32_t>(at & 3) * 8};
+  const ScalePlace from = scale_place(l, row, step);
+  return {*from.word, from.shift};
 }
 
 template <typename W>

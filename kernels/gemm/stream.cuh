@@ -113,12 +113,9 @@ __device__ __forceinline__ void fetch_stage_scale(const DenseLayout& l, const st
                                                   uint64_t* full) {
   const int half = item / 8, column = item % 8, step = at / 64 + 2 * column;
   if (step < l.n_steps) {
-    const int block = step >> l.scale_step_shift;
-    const auto from =
-        reinterpret_cast<uintptr_t>(scales) + static_cast<uintptr_t>(l.ue8m0 ? block : 4 * block);
-    // The word around it is there: allocations are whole multiples of kAlignBytes.
-    copy_async_4(&stage.scales[half][column], reinterpret_cast<const void*>(from & ~uintptr_t{3}));
-    if (l.ue8m0) stage.shifts[half][column] = static_cast<uint32_t>(from & 3) * 8;
+    const ScalePlace from = scale_place(l, scales, step);
+    copy_async_4(&stage.scales[half][column], from.word);
+    if (l.ue8m0) stage.shifts[half][column] = from.shift;
   }
   arrive_after_copies(full);
   if (l.ue8m0) arrive(full);

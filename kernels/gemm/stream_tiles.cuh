@@ -117,12 +117,10 @@ __device__ __forceinline__ void fetch_groups(const DenseWeight& w, TileMemory<kT
                                        rows[u][i] + int64_t{step} * 64, valid);
         }
         if (W::kScaled && scale != nullptr) {
-          const int unit = warp * kFetchUnits + lane / 2, at_block = step >> l.scale_step_shift;
-          const auto at = reinterpret_cast<uintptr_t>(scale) +
-                          static_cast<uintptr_t>(l.ue8m0 ? at_block : 4 * at_block);
-          copy_async_4(&stage.scales[unit][lane % 2],
-                       reinterpret_cast<const void*>(at & ~uintptr_t{3}));
-          if (l.ue8m0) stage.shifts[unit][lane % 2] = static_cast<uint32_t>(at & 3) * 8;
+          const int unit = warp * kFetchUnits + lane / 2;
+          const ScalePlace from = scale_place(l, scale, step);
+          copy_async_4(&stage.scales[unit][lane % 2], from.word);
+          if (l.ue8m0) stage.shifts[unit][lane % 2] = from.shift;
         }
         arrive_after_copies(full);
         if (W::kScaled && l.ue8m0 && lane < 2 * kFetchUnits) arrive(full);

@@ -196,13 +196,24 @@ struct ScaleWord {
   uint32_t word;
   uint32_t shift;  // of the byte, where scales are ue8m0
 };
-__device__ __forceinline__ void fetch_scale(const DenseLayout& l, const std::byte* row, int step,
-                                            ScaleWord& to) {
+// Where that is, for a step of the row whose scales begin at `row`: the word is there, allocations
+// are whole multiples of kAlignBytes.
+struct ScalePlace {
+  const uint32_t* word;
+  uint32_t shift;
+};
+__device__ __forceinline__ ScalePlace scale_place(const DenseLayout& l, const std::byte* row,
+                                                  int step) {
   const int block = step >> l.scale_step_shift;
   const auto at =
       reinterpret_cast<uintptr_t>(row) + static_cast<uintptr_t>(l.ue8m0 ? block : 4 * block);
-  copy_async_4(&to.word, reinterpret_cast<const void*>(at & ~uintptr_t{3}));
-  to.shift = static_cast<uint32_t>(at & 3) * 8;
+  return {reinterpret_cast<const uint32_t*>(at & ~uintptr_t{3}), static_cast<uint32_t>(at & 3) * 8};
+}
+__device__ __forceinline__ void fetch_scale(const DenseLayout& l, const std::byte* row, int step,
+                                            ScaleWord& to) {
+  const ScalePlace from = scale_place(l, row, step);
+  copy_async_4(&to.word, from.word);
+  to.shift = from.shift;
 }
 __device__ __forceinline__ float scale_value(const DenseLayout& l, const ScaleWord& s) {
   return l.ue8m0 ? to_float(e8m0{static_cast<uint8_t>(s.word >> s.shift)})
