@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "support/decode_neighbours.h"
 #include "support/golden.h"
 #include "support/reference_model.h"
 #include "support/tiny_checkpoint.h"
@@ -18,7 +19,6 @@ class CudaInvariance : public testing::TestWithParam<std::string> {
  protected:
   void SetUp() override {
     if (cuda_devices().empty()) GTEST_SKIP() << cuda_absence();
-    V_ = checkpoint_.config().vocab_size;
     ids_ = Golden::load(GetParam()).input_ids;
     ids_.resize(std::min<size_t>(ids_.size(), 150));  // in three pages
   }
@@ -47,7 +47,6 @@ class CudaInvariance : public testing::TestWithParam<std::string> {
   }
 
   const TinyCheckpoint checkpoint_{GetParam()};
-  int64_t V_ = 0;
   std::vector<int32_t> ids_;
 };
 
@@ -83,18 +82,8 @@ TEST_P(CudaInvariance, OfADecodeRowsNeighboursAndSlot) {
     alone.push_back(m.step({decode.back()}).logits);
   }
   for (const int64_t n : {2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 24, 31, 32, 33, 48, 63, 64}) {
-    for (const int64_t first : {int64_t{0}, int64_t{29}}) {
-      std::vector<SequencePart> batch;
-      for (int64_t i = 0; i < n; ++i)
-        batch.push_back(decode[static_cast<size_t>((first + i) % kSequences)]);
-      const std::vector<float> got = m.step(batch).logits;
-      for (int64_t i = 0; i < n; ++i) {
-        const int64_t s = (first + i) % kSequences;
-        EXPECT_TRUE(std::equal(got.begin() + i * V_, got.begin() + (i + 1) * V_,
-                               alone[static_cast<size_t>(s)].begin()))
-            << "sequence " << s << " at slot " << i << " in a batch of " << n;
-      }
-    }
+    for (const int64_t first : {int64_t{0}, int64_t{29}})
+      expect_as_alone(m, decode, alone, n, first);
   }
 }
 

@@ -6,12 +6,12 @@
 // is wrong, every step here has other tokens at other positions than the ones before.
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <optional>
 
 #include "base/rng.h"
 #include "model/card.h"
 #include "model/random_source.h"
+#include "support/decode_neighbours.h"
 #include "support/reference_model.h"
 
 namespace dsr::test {
@@ -113,19 +113,8 @@ TEST_P(CudaWidths, OfADecodeRowsNeighboursAndSlot) {
     decode.push_back(part(s, depth(s), 1));
     alone.push_back(m.step({decode.back()}).logits);
   }
-  for (int64_t n = 2; n <= kSequences; ++n) {
-    const int64_t first = n * 7 % kSequences;
-    std::vector<SequencePart> batch;
-    for (int64_t i = 0; i < n; ++i)
-      batch.push_back(decode[static_cast<size_t>((first + i) % kSequences)]);
-    const std::vector<float> got = m.step(batch).logits;
-    for (int64_t i = 0; i < n; ++i) {
-      const int64_t s = (first + i) % kSequences;
-      EXPECT_TRUE(std::equal(got.begin() + i * kVocab, got.begin() + (i + 1) * kVocab,
-                             alone[static_cast<size_t>(s)].begin()))
-          << "sequence " << s << " at slot " << i << " in a batch of " << n;
-    }
-  }
+  for (int64_t n = 2; n <= kSequences; ++n)
+    expect_as_alone(m, decode, alone, n, n * 7 % kSequences);
 }
 
 // Graphs whose kernels begin early, beside launches of which each waits for the one before. The
