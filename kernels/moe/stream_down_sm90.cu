@@ -103,10 +103,8 @@ class DownOne {
 #endif
 
 template <typename W>
-__global__ __launch_bounds__(kStreamThreads,
-                             1) void down_kernel(const __grid_constant__ ExpertsCall c,
-                                                 const __grid_constant__ KeptPlan plan,
-                                                 int most_tiles) {
+__global__ __maxnreg__(88) void down_kernel(const __grid_constant__ ExpertsCall c,
+                                            const __grid_constant__ KeptPlan plan, int most_tiles) {
 #if __CUDA_ARCH__ >= 900
   extern __shared__ uint4 shared[];
   auto* const ring_memory = reinterpret_cast<Ring<kDownStages>*>(shared);
@@ -185,8 +183,7 @@ template <typename W>
 bool fits(const ExpertsCall& c) {
   const int n_unit = std::max(staged_blocks(c.down.n_steps),
                               c.shared.F > 0 ? staged_blocks(c.shared.down.n_steps) : 0);
-  return c.K <= kMostChosen &&
-         shared_bytes<W>(c, largest_kept(n_unit), kMostTiles) <= kSmBytes;
+  return c.K <= kMostChosen && shared_bytes<W>(c, largest_kept(n_unit), kMostTiles) <= kSmBytes;
 }
 
 }  // namespace

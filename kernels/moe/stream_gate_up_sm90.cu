@@ -96,8 +96,8 @@ __global__ __launch_bounds__(kStreamThreads,
     return;
   }
   wait_then_start_next_kernel();
-  stage_x_by(
-      Stager<W, 2>(staged_in<W>(x, 1, c.gate_up.n_steps), c.x, /*x_stride_bytes=*/0, c.gate_up.n_steps));
+  stage_x_by(Stager<W, 2>(staged_in<W>(x, 1, c.gate_up.n_steps), c.x, /*x_stride_bytes=*/0,
+                          c.gate_up.n_steps));
   consumers_barrier();
   multiply_one_token<W>(job, ring, kept, plan);
 #endif

@@ -23,7 +23,7 @@ inline constexpr int kMostChosen = 32;  // experts of a token: a fetching warp's
 struct KeptPlan {
   int n_blocks, n_buffers;
 };
-inline constexpr int kKeptBlocks = 128;  // at most, but for a unit of more
+inline constexpr int kKeptBlocks = 128;             // at most, but for a unit of more
 inline constexpr int kKeptUnits = kConsumers / 16;  // half a warp adds up each
 // 16 rows, and the scales of the first and the last eight.
 template <typename W>
