@@ -14,9 +14,7 @@
 namespace dsr::cuda {
 namespace {
 
-// Units are few and short, so the ring is longer; with it a block fits on an SM where one of the
-// two blocks of the first kernel has ended.
-constexpr int kDownStages = 6;
+constexpr int kDownStages = 8;
 
 // Sums of a tile: of all chosen experts, then of the shared ones.
 __host__ __device__ constexpr int tile_floats(int K) { return (K + 1) * 16; }
@@ -61,11 +59,9 @@ class DownOne {
                       c_.D - 1, lane);
     return down_rows(c_, __shfl_sync(0xffffffffu, expert_, unit.k), unit.tile, lane);
   }
-  __device__ __forceinline__ StagedTile<W> x(const Unit& unit) const {
-    return unit.k < 0 ? StagedTile<W>::of(x_shared_, 1, staged_blocks(c_.shared.down.n_steps),
-                                          [](int) { return 0; })
-                      : StagedTile<W>::of(x_, c_.K, staged_blocks(c_.down.n_steps),
-                                          [&](int) { return unit.k; });
+  __device__ __forceinline__ StagedRow x(const Unit& unit) const {
+    return unit.k < 0 ? staged_row<W>(x_shared_, 1, 0, c_.shared.down.n_steps)
+                      : staged_row<W>(x_, c_.K, unit.k, c_.down.n_steps);
   }
   __device__ __forceinline__ int n_slices(const Unit& unit) const {
     return unit.k < 0 ? kStreamWarps : 1;
@@ -103,8 +99,10 @@ class DownOne {
 #endif
 
 template <typename W>
-__global__ __maxnreg__(88) void down_kernel(const __grid_constant__ ExpertsCall c,
-                                            const __grid_constant__ KeptPlan plan, int most_tiles) {
+__global__ __launch_bounds__(kStreamThreads,
+                             1) void down_kernel(const __grid_constant__ ExpertsCall c,
+                                                 const __grid_constant__ KeptPlan plan,
+                                                 int most_tiles) {
 #if __CUDA_ARCH__ >= 900
   extern __shared__ uint4 shared[];
   auto* const ring_memory = reinterpret_cast<Ring<kDownStages>*>(shared);
@@ -141,7 +139,7 @@ __global__ __maxnreg__(88) void down_kernel(const __grid_constant__ ExpertsCall 
   }
   stage_x_by(stager);
   consumers_barrier();
-  multiply_one_token<W>(job, ring, kept, plan);
+  multiply_one_token<W>(job, ring, kept, plan, /*rehearsal=*/false);
   job.store_all(weights);
 #endif
 }

@@ -53,11 +53,27 @@ __device__ __forceinline__ int chosen_expert(const ExpertsCall& c) {
   return lane < c.K ? __ldcg(c.ids + lane) : 0;
 }
 
+// A staged row, without the lane's part.
+struct StagedRow {
+  const std::byte* row;
+  const float* units;
+};
+template <typename W>
+__device__ __forceinline__ StagedRow staged_row(std::byte* rows, int n_rows, int row, int n_steps) {
+  const int n_blocks = staged_blocks(n_steps);
+  return {rows + row * StagedRows<W>::pitch(n_blocks),
+          StagedRows<W>::units(rows, n_rows, n_blocks) + row * n_blocks};
+}
+__device__ __forceinline__ int pinned(int v) {
+  asm volatile("" : "+r"(v));
+  return v;
+}
+
 // A job says
 //   Unit, first(), next(unit), n_units()
 //   layout(unit)          DenseLayout of its weights
 //   rows(unit, lane)      RowPair
-//   x(unit)               StagedTile of the token
+//   x(unit)               StagedRow of the token
 //   n_slices(unit)        in which its blocks are added up
 //   finish(unit, row, total, there)  takes a row's sum, by a half of a warp for its 16 rows
 template <typename W, typename Job>
@@ -71,47 +87,48 @@ class KeptProducts {
   __device__ __forceinline__ float* at(int b) const {
     return memory_ + (odd_ * plan_.n_blocks + n_blocks_ + b) * kKeptFloats<W>;
   }
-  // By all multiplying warps, when they have done with a unit. Adds up what is kept when there is
-  // no room for the next one.
-  __device__ __forceinline__ void end_unit(const Unit& unit, bool last) {
+  __device__ __forceinline__ bool has_room(const Unit& unit) const {
+    return n_units_ < kKeptUnits && n_blocks_ + blocks_of(unit) <= plan_.n_blocks;
+  }
+  __device__ __forceinline__ void add(const Unit& unit) {
     if (n_units_ == 0) first_ = unit;
     ++n_units_;
     n_blocks_ += blocks_of(unit);
-    Unit next = unit;
-    job_.next(next);
-    if (!last && n_units_ < kKeptUnits && n_blocks_ + blocks_of(next) <= plan_.n_blocks) return;
+  }
+  // By all multiplying warps: the sums of what is kept, which they finish. Of units that are not
+  // there where this is a rehearsal.
+  __device__ __forceinline__ void add_up(bool rehearsal) {
     consumers_barrier();
-    add_up();
+    if (rehearsal) add(job_.first());
+    const int mine = static_cast<int>(threadIdx.x) / 16, row = static_cast<int>(threadIdx.x) % 16;
+    if (mine / 2 * 2 < n_units_) {  // the same for all of a warp
+      Unit unit = first_;
+      const float* from = memory_ + odd_ * plan_.n_blocks * kKeptFloats<W>;
+      for (int i = 0; i < min(mine, n_units_ - 1); ++i) {
+        from += blocks_of(unit) * kKeptFloats<W>;
+        job_.next(unit);
+      }
+      const int n = blocks_of(unit), n_slices = job_.n_slices(unit);
+      float total = 0;
+#pragma unroll 1
+      for (int w = 0; w < n_slices; ++w) {
+        float sum = 0;
+#pragma unroll 4
+        for (int b = w; b < n; b += n_slices) {
+          const float* at = from + b * kKeptFloats<W>;
+          sum = add_scaled<W>(at[row], W::kScaled ? at[16 + row / 8] : 1, sum);
+        }
+        total = w == 0 ? sum : total + sum;
+      }
+      job_.finish(unit, row, total, mine < n_units_ && !rehearsal);
+    }
     n_units_ = n_blocks_ = 0;
-    odd_ ^= 1;
+    if (plan_.n_buffers == 2) odd_ ^= 1;
   }
 
  private:
   __device__ __forceinline__ int blocks_of(const Unit& unit) const {
     return staged_blocks(job_.layout(unit).n_steps);
-  }
-  __device__ __forceinline__ void add_up() const {
-    const int mine = static_cast<int>(threadIdx.x) / 16, row = static_cast<int>(threadIdx.x) % 16;
-    if (mine / 2 * 2 >= n_units_) return;  // all of a warp
-    Unit unit = first_;
-    const float* from = memory_ + odd_ * plan_.n_blocks * kKeptFloats<W>;
-    for (int i = 0; i < min(mine, n_units_ - 1); ++i) {
-      from += blocks_of(unit) * kKeptFloats<W>;
-      job_.next(unit);
-    }
-    const int n = blocks_of(unit), n_slices = job_.n_slices(unit);
-    float total = 0;
-#pragma unroll 1
-    for (int w = 0; w < n_slices; ++w) {
-      float sum = 0;
-#pragma unroll 4
-      for (int b = w; b < n; b += n_slices) {
-        const float* at = from + b * kKeptFloats<W>;
-        sum = add_scaled<W>(at[row], W::kScaled ? at[16 + row / 8] : 1, sum);
-      }
-      total = w == 0 ? sum : total + sum;
-    }
-    job_.finish(unit, row, total, mine < n_units_);
   }
 
   Job& job_;
@@ -121,42 +138,60 @@ class KeptProducts {
   int n_units_ = 0, n_blocks_ = 0, odd_ = 0;
 };
 
-// The eight warps: all units of the job.
+// The eight warps: all units of the job. In a rehearsal only what comes after them, without
+// results.
 template <typename W, typename Job>
 __device__ __forceinline__ void multiply_one_token(Job& job, const RingView& ring, float* memory,
-                                                   const KeptPlan& plan) {
-  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
-  const int at = lane / 4 * kRowPitch + lane % 4 * 16;
+                                                   const KeptPlan& plan, bool rehearsal) {
+  // What a lane reads and keeps, in registers: else every turn would find out again.
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const int lane = pinned(static_cast<int>(threadIdx.x) % 32);
+  const int at = pinned(lane / 4 * kRowPitch + lane % 4 * 16), odd = pinned(lane % 2);
+  const int x_at = pinned(lane % 4 * (W::kXChunks * 16));
+  // A quad has the same products in all lanes, as all columns are the one token's: lanes 0 and 1
+  // keep row g and g + 8, lanes 2 and 3 the scales.
+  const bool keeps_scale = W::kScaled && lane % 4 >= 2;
+  const int keeps = pinned(keeps_scale ? 16 + odd : odd * 8 + lane / 4);
   KeptProducts<W, Job> kept(job, memory, plan);
   typename Job::Unit unit = job.first();
   RingPlace place;
   int mine = warp;  // the block of the next stage that is this warp's
 #pragma unroll 1
-  for (int n_units = job.n_units(); n_units > 0; --n_units) {
+  for (int n_units = rehearsal ? 0 : job.n_units();; --n_units) {
+    if (n_units == 0 || !kept.has_room(unit)) kept.add_up(rehearsal);
+    if (n_units == 0) return;
     const DenseLayout& l = job.layout(unit);
-    const int n_blocks = staged_blocks(l.n_steps);
-    const StagedTile<W> x = job.x(unit);
+    const int n_steps = l.n_steps, n_blocks = staged_blocks(n_steps);
+    const StagedRow x = job.x(unit);
+    float* const keep = kept.at(0) + keeps;
 #pragma unroll 1
     for (int first = 0; first < n_blocks; first += kStreamWarps) {
       const StreamStage& stage = ring.stages[place.stage];
-      const int n = min(n_blocks - first, kStreamWarps);
+      const int n = min(n_blocks - first, kStreamWarps), block = first + mine;
       const bool is_mine = mine < n;
       BlockX<W> tile;
       uint4 low[2], high[2];
-      float scale_low = 1, scale_high = 1;
-      if (is_mine) x.take(first + mine, lane, tile);
+      float scale = 1;
+      if (is_mine) {
+        const auto* from =
+            reinterpret_cast<const uint4*>(x.row + block * StagedRows<W>::kBlockBytes + x_at);
+#pragma unroll
+        for (int c = 0; c < W::kXChunks; ++c) {
+          tile.x[0][c] = from[c];
+          tile.x[1][c] = from[StagedRows<W>::kChunks / 2 + c];
+        }
+        if constexpr (W::kScaled) tile.units[0] = tile.units[1] = x.units[block];
+      }
       wait_barrier(&ring.full[place.stage], place.parity);
       if (is_mine) {
-        const bool whole = 2 * (first + mine) + 1 < l.n_steps;
+        const bool whole = 2 * block + 1 < n_steps;
         const auto* rows = reinterpret_cast<const uint4*>(&stage.rows[0][0] + at + mine * 128);
         constexpr int kHigh = 8 * kRowPitch / 16;
         const uint4 zero = make_uint4(0, 0, 0, 0);
         low[0] = rows[0], low[1] = whole ? rows[4] : zero;
         high[0] = rows[kHigh], high[1] = whole ? rows[kHigh + 4] : zero;
-        if constexpr (W::kScaled) {
-          scale_low = scale_value(l, {stage.scales[0][mine], stage.shifts[0][mine]});
-          scale_high = scale_value(l, {stage.scales[1][mine], stage.shifts[1][mine]});
-        }
+        if constexpr (W::kScaled)
+          scale = scale_value(l, {stage.scales[odd][mine], stage.shifts[odd][mine]});
       }
       __syncwarp();  // all lanes have read the stage
       arrive(&ring.empty[place.stage]);
@@ -166,16 +201,11 @@ __device__ __forceinline__ void multiply_one_token(Job& job, const RingView& rin
         expand_block<W>(low, high, weights);
         float products[4];
         multiply_block(weights, tile, products);
-        float* const to = kept.at(first + mine);
-        if (lane % 4 == 0) {
-          to[lane / 4] = products[0];
-          to[lane / 4 + 8] = products[2];
-        }
-        if (W::kScaled && lane == 0) to[16] = scale_low, to[17] = scale_high;
+        keep[block * kKeptFloats<W>] = keeps_scale ? scale : odd == 0 ? products[0] : products[2];
       }
       mine = (mine - n) & (kStreamWarps - 1);
     }
-    kept.end_unit(unit, n_units == 1);
+    kept.add(unit);
     job.next(unit);
   }
 }
