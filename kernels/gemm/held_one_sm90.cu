@@ -120,12 +120,12 @@ struct UnitPair {
 };
 #endif
 
-// What fits beside a block of the experts' (stream_down_sm90.cu), and beside much of anything.
-constexpr int most_registers(int units_times_pairs) { return units_times_pairs == 2 ? 112 : 80; }
-
+// Registers for 256 threads: what a block of the experts' (stream_down_sm90.cu) leaves of an SM,
+// and what finds room beside much of anything.
 template <int kUnits, int kPairs>
-__global__ __launch_bounds__(kConsumers) __maxnreg__(
-    most_registers(kUnits* kPairs)) void one_row_kernel(const __grid_constant__ DenseProduct p) {
+__global__ __maxnreg__(kUnits* kPairs == 2
+                           ? 112
+                           : 80) void one_row_kernel(const __grid_constant__ DenseProduct p) {
 #if __CUDA_ARCH__ >= 900
   start_next_kernel();
   __shared__ float sums[kUnits][kStreamWarps][kStreamSumStride];
