@@ -64,10 +64,11 @@ __device__ __forceinline__ void load_x(const std::byte* x, int step, bool whole,
 // What was loaded, as operands.
 __device__ __forceinline__ void make_operands(BlockX<Fp8Weight>& x, int lane) {
   auto* pairs = reinterpret_cast<uint32_t*>(&x.x);
-  uint32_t largest = 0;
+  uint32_t largest[4] = {};
 #pragma unroll
-  for (int i = 0; i < 16; ++i) largest = HalfUnit::larger(largest, pairs[i]);
-  const HalfUnit unit = HalfUnit::of<4>(largest);
+  for (int i = 0; i < 16; ++i) largest[i % 4] = HalfUnit::larger(largest[i % 4], pairs[i]);
+  const HalfUnit unit =
+      HalfUnit::of<4>(__vmaxu2(__vmaxu2(largest[0], largest[1]), __vmaxu2(largest[2], largest[3])));
 #pragma unroll
   for (int i = 0; i < 16; ++i) pairs[i] = unit.quotients(pairs[i]);
   x.units[0] = __shfl_sync(0xffffffffu, unit.value(), lane % 4 * 8);
