@@ -170,8 +170,6 @@ __device__ __forceinline__ void multiply_one_token(Job& job, const RingView& rin
       const int n = min(n_blocks - first, kStreamWarps), block = first + mine;
       const bool is_mine = mine < n;
       BlockX<W> tile;
-      uint4 low[2], high[2];
-      float scale = 1;
       if (is_mine) {
         const auto* from =
             reinterpret_cast<const uint4*>(x.row + block * StagedRows<W>::kBlockBytes + x_at);
@@ -188,21 +186,22 @@ __device__ __forceinline__ void multiply_one_token(Job& job, const RingView& rin
         const auto* rows = reinterpret_cast<const uint4*>(&stage.rows[0][0] + at + mine * 128);
         constexpr int kHigh = 8 * kRowPitch / 16;
         const uint4 zero = make_uint4(0, 0, 0, 0);
-        low[0] = rows[0], low[1] = whole ? rows[4] : zero;
-        high[0] = rows[kHigh], high[1] = whole ? rows[kHigh + 4] : zero;
+        const uint4 low[2] = {rows[0], whole ? rows[4] : zero};
+        const uint4 high[2] = {rows[kHigh], whole ? rows[kHigh + 4] : zero};
+        float scale = 1;
         if constexpr (W::kScaled)
           scale = scale_value(l, {stage.scales[odd][mine], stage.shifts[odd][mine]});
-      }
-      __syncwarp();  // all lanes have read the stage
-      arrive(&ring.empty[place.stage]);
-      place.advance(ring.n_stages);
-      if (is_mine) {
         BlockWeights<W> weights;
         expand_block<W>(low, high, weights);
         float products[4];
         multiply_block(weights, tile, products);
         keep[block * kKeptFloats<W>] = keeps_scale ? scale : odd == 0 ? products[0] : products[2];
       }
+      // Not before the products: what is read of the stage is in registers only where it is used,
+      // and the arrival overtakes loads under way.
+      __syncwarp();
+      arrive(&ring.empty[place.stage]);
+      place.advance(ring.n_stages);
       mine = (mine - n) & (kStreamWarps - 1);
     }
     kept.add(unit);
