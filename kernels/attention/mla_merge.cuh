@@ -35,6 +35,7 @@ static_assert(kMlaMergeThreads >= kMlaParts, "one thread weighs one item");
 #if __CUDA_ARCH__ >= 900
 
 struct MlaMergeMemory {
+  float2 stats[kMlaMergeThreads];                    // by item; of those that there are not 0
   float weight[kMlaParts], weighted_sum[kMlaParts];  // by item
   float warp_max[kMlaMergeWarps];
   float group_sum[kMlaGroups];
@@ -53,7 +54,7 @@ __device__ __forceinline__ void find_items(const DecodeRows& rows, int r, MlaMer
   m.group_items = items.groups ? 1 : split.group_parts;
 }
 
-// All threads; the values are on their way meanwhile.
+// All threads; the values are on their way meanwhile. Groups that there are not have sum 0.
 __device__ __forceinline__ void weigh_items(const MlaParts& p, int head, MlaMergeMemory& m) {
   const int i = static_cast<int>(threadIdx.x);
   const float2 stat =
@@ -72,48 +73,81 @@ __device__ __forceinline__ void weigh_items(const MlaParts& p, int head, MlaMerg
   }
   __syncthreads();
   if (i < kMlaGroups) {
+    const int first = i * m.group_items, n = min(m.group_items, m.n_items - first);
     float sum = 0;
-    for (int k = i * m.group_items; k < min((i + 1) * m.group_items, m.n_items); ++k)
-      sum += m.weighted_sum[k];
+#pragma unroll
+    for (int k = 0; k < kMlaGroupParts; ++k)
+      if (k < n) sum += m.weighted_sum[first + k];
     m.group_sum[i] = sum;
   }
 }
 // After a barrier.
 __device__ __forceinline__ float merged_scale(const MlaMergeMemory& m) {
   float sum = 0;
-  for (int g = 0; g * m.group_items < m.n_items; ++g) sum += m.group_sum[g];
+#pragma unroll
+  for (float group : m.group_sum) sum += group;
   return 1 / sum;
 }
 
-// kMlaSlice columns: a thread has four of them in one group; lane i of every warp gets the result
-// of 2 i and 2 i + 1.
-__device__ __forceinline__ uint32_t merge_slice(const float* sums, int next, const MlaParts& p,
-                                                int head, MlaMergeMemory& m) {
+// What a thread adds up of kMlaSlice columns: four of them in one group. Made before the kernel
+// before has ended.
+struct MlaSlice {
+  const float* values;  // of the group's first item
+  const float2* stat;   // of the item that this thread weighs
+  int first, n;         // items of the group
+
+  __device__ __forceinline__ MlaSlice(const MlaParts& p, int head, int column0,
+                                      const MlaMergeMemory& m) {
+    const int i = static_cast<int>(threadIdx.x);
+    first = i / 16 * m.group_items, n = min(m.group_items, m.n_items - first);
+    values = p.sums + p.at(m.first_item + first, head) * kMlaWidth + column0 + i % 16 * 4;
+    stat = p.stats + p.at(m.first_item + i, head);
+    asm volatile("" : "+l"(values), "+l"(stat));  // not put together anew for each load
+  }
+};
+
+// Lane i of every warp gets the result of columns 2 i and 2 i + 1. Every thread weighs the items of
+// its group for itself: that takes one barrier less.
+__device__ __forceinline__ uint32_t merge_slice(const MlaSlice& from, int next, MlaMergeMemory& m) {
   __shared__ alignas(16) float groups[kMlaGroups][kMlaSlice];
   static_assert(kMlaMergeThreads == kMlaGroups * 16);
-  const int i = static_cast<int>(threadIdx.x), g = i / 16, column = i % 16 * 4;
-  const int first = g * m.group_items, n = min(m.group_items, m.n_items - first);
-  const float* from = sums + first * next + column;
+  static_assert(kMlaGroups * kMlaGroupParts <= kMlaMergeThreads, "all have a place in m.stats");
+  const int i = static_cast<int>(threadIdx.x), g = i / 16, column = i % 16 * 4, lane = i % 32;
+  float2 stat = {-INFINITY, 0};
+  if (i < m.n_items) stat = __ldcg(from.stat);
   float4 v[kMlaGroupParts];
 #pragma unroll
-  for (int k = 0; k < kMlaGroupParts; ++k)
-    if (k < n) v[k] = *reinterpret_cast<const float4*>(from + k * next);
-  weigh_items(p, head, m);
+  for (int k = 0; k < kMlaGroupParts; ++k) {
+    v[k] = {0, 0, 0, 0};
+    if (k < from.n) v[k] = __ldcg(reinterpret_cast<const float4*>(from.values + k * next));
+  }
+  m.stats[i] = stat;
+  __syncthreads();
+  float max = -INFINITY;
+#pragma unroll
+  for (int k = 0; k < kMlaParts; k += 32) max = fmaxf(max, m.stats[k + lane].x);
+#pragma unroll
+  for (int offset = 16; offset > 0; offset /= 2)
+    max = fmaxf(max, __shfl_xor_sync(0xffffffffu, max, offset));
   float4 sum = {0, 0, 0, 0};
+  float group_sum = 0;
 #pragma unroll
   for (int k = 0; k < kMlaGroupParts; ++k) {
-    if (k >= n) continue;
-    const float weight = m.weight[first + k];
+    const float2 part = m.stats[from.first + k];
+    const float weight = power_of_two(part.x - max);
     sum.x += weight * v[k].x;
     sum.y += weight * v[k].y;
     sum.z += weight * v[k].z;
     sum.w += weight * v[k].w;
+    group_sum += k < from.n ? weight * part.y : 0;
   }
   *reinterpret_cast<float4*>(&groups[g][column]) = sum;
+  if (column == 0) m.group_sum[g] = group_sum;
   __syncthreads();
   float2 total = {0, 0};
-  for (int k = 0; k * m.group_items < m.n_items; ++k) {
-    const float2 group = *reinterpret_cast<const float2*>(&groups[k][i % 32 * 2]);
+#pragma unroll
+  for (int k = 0; k < kMlaGroups; ++k) {
+    const float2 group = *reinterpret_cast<const float2*>(&groups[k][lane * 2]);
     total.x += group.x;
     total.y += group.y;
   }
@@ -169,16 +203,17 @@ __global__ __launch_bounds__(kMlaMergeThreads) void mla_merge_kernel(
   const int head = static_cast<int>(blockIdx.y), r = static_cast<int>(blockIdx.z);
   if (threadIdx.x < 32) find_items(rows, r, m);
   __syncthreads();
-  wait_for_previous_kernel();
-  if (m.n_items <= 1) return;
-  const int column = static_cast<int>(blockIdx.x) * kMergeColumns;
-  const float* sums = p.sums + p.at(m.first_item, head) * kMlaWidth + column;
+  const int column = static_cast<int>(blockIdx.x) * kMergeColumns, next = p.H * kMlaWidth;
   bf16* to = out + m.token * out_token_stride + head * out_head_stride + column;
-  const int next = p.H * kMlaWidth;
   if constexpr (kMergeColumns == kMlaWidth) {
-    merge_row(to, sums, next, p, head, m);
+    wait_for_previous_kernel();
+    if (m.n_items > 1)
+      merge_row(to, p.sums + p.at(m.first_item, head) * kMlaWidth, next, p, head, m);
   } else {
-    const uint32_t pair = merge_slice(sums, next, p, head, m);
+    const MlaSlice slice(p, head, column, m);
+    wait_for_previous_kernel();
+    if (m.n_items <= 1) return;
+    const uint32_t pair = merge_slice(slice, next, m);
     if (threadIdx.x < 32) reinterpret_cast<uint32_t*>(to)[threadIdx.x] = pair;
   }
 #endif

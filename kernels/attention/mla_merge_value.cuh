@@ -67,7 +67,7 @@ class ValueRows {
 #endif
 
 // Grid: heads times blocks of a cluster, rows.
-static __global__ __launch_bounds__(kMlaMergeThreads, 4) void mla_merge_value_kernel(
+static __global__ __launch_bounds__(kMlaMergeThreads, 3) void mla_merge_value_kernel(
     const __grid_constant__ MlaParts p, const __grid_constant__ DecodeRows rows,
     const __grid_constant__ DenseProduct value) {
 #if __CUDA_ARCH__ >= 900
@@ -87,12 +87,12 @@ static __global__ __launch_bounds__(kMlaMergeThreads, 4) void mla_merge_value_ke
   ValueRows::fetch(value.w.layout, rows_of<false>(value.w, unit, lane), weights);
   if (warp == 0) find_items(rows, static_cast<int>(blockIdx.y), m);
   __syncthreads();
+  const MlaSlice part(p, head, slice * kMlaSlice, m);
+  if (i == 0 && m.n_items > 1) arrive_expecting(&arrived, kMlaWidth * 2);
   wait_for_previous_kernel();
 
   if (m.n_items > 1) {
-    if (i == 0) arrive_expecting(&arrived, kMlaWidth * 2);
-    const float* from = p.sums + p.at(m.first_item, head) * kMlaWidth + slice * kMlaSlice;
-    const uint32_t pair = merge_slice(from, p.H * kMlaWidth, p, head, m);
+    const uint32_t pair = merge_slice(part, p.H * kMlaWidth, m);
     wait_for_cluster();  // the others are there, and their barriers
     send(static_cast<unsigned>(warp), reinterpret_cast<float*>(latent + slice * kMlaSlice) + lane,
          __uint_as_float(pair), &arrived);

@@ -133,6 +133,7 @@ struct QueryWeights {
       for (int i = 0; i < 8; ++i)
         raw[s][i] = *reinterpret_cast<const typename W::Raw*>(from + (s * 32 + i) *
                                                                          (p.layout.K * W::kBytes));
+    start_next_kernel();
     if constexpr (W::kScaled) {
       const int64_t at =
           int64_t{head} * p.head_rows / p.layout.block_rows * p.layout.scale_columns +
@@ -156,6 +157,17 @@ struct QueryWeights {
         a[s][j][1][3] = W::template pair<3>(r[2], r[3]);
       }
     }
+    finish();
+  }
+
+ private:
+  // Here, where nothing waits for it: the compiler would have the operands made behind the
+  // dependency wait, which these bits could keep from happening, for all that it knows.
+  __device__ __forceinline__ void finish() const {
+    uint32_t all = 0;
+#pragma unroll
+    for (int i = 0; i < kSteps * 16; ++i) all ^= a[i / 16][i / 8 % 2][i / 4 % 2][i % 4];
+    if (all == 1) start_next_kernel();
   }
 };
 

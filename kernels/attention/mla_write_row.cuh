@@ -33,7 +33,8 @@ struct MlaWriteParams {
 __device__ __forceinline__ void write_mla_row(const MlaWriteParams& p, int t, float* row,
                                               float* partial_sums) {
   constexpr int kThreads = kMlaWriteThreads, kWarps = kThreads / 32;
-  constexpr int kEarly = 2;  // weights of a thread: all of them where C is 512
+  constexpr int kEarly = 2;   // weights of a thread: all of them where C is 512
+  constexpr int kAtOnce = 3;  // elements of a thread: all of them where the row has up to 768
   const int i0 = static_cast<int>(threadIdx.x);
   const int position = p.positions[t];
   const int64_t slot = p.slots[t];
@@ -51,11 +52,21 @@ __device__ __forceinline__ void write_mla_row(const MlaWriteParams& p, int t, fl
 
   const int width = p.C + 2 * p.rope.half;
   const int warp = i0 / 32, lane = i0 % 32;
+  const bf16* from = p.kv_a + t * p.kv_a_stride;
   float squares = 0;
-  for (int i = i0; i < width; i += kThreads) {
-    const float v = to_float(p.kv_a[t * p.kv_a_stride + i]);
-    row[i] = v;
-    if (i < p.C) squares = fmaf(v, v, squares);
+  for (int first = i0; first < width; first += kAtOnce * kThreads) {
+    bf16 v[kAtOnce];
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k)
+      if (const int i = first + k * kThreads; i < width) v[k] = from[i];
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k) {
+      const int i = first + k * kThreads;
+      if (i >= width) break;
+      const float x = to_float(v[k]);
+      row[i] = x;
+      if (i < p.C) squares = fmaf(x, x, squares);
+    }
   }
   const float mean = block_sum(squares, partial_sums) / static_cast<float>(p.C);  // and a barrier
   const float scale = 1.0f / sqrtf(mean + p.eps);
