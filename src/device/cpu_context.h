@@ -52,7 +52,8 @@ class CpuContext {
 
   // Calls job(begin, end) for parts of [0, n), none of them empty, that cover it once. Each worker
   // has a share of the same size, of which it takes half, then half of what is left, and so on down
-  // to `piece`; who is done first helps with what is left of the others' shares in the same way.
+  // to `piece`; who is done first helps with what is left of the others' shares in the same way. A
+  // share of less than eight pieces is taken at once.
   // Nobody is woken for less than `grain` of them: what is less than twice that, the caller does
   // alone and at once. Workers that are awake begin sooner, and an eighth of it is enough for them.
   // Not from two threads, not from a job.
@@ -63,6 +64,7 @@ class CpuContext {
         std::min({int64_t{threads_}, n, (pool_->awake() ? kAwake * n : n) / grain});
     if (parts <= 1) return job(int64_t{0}, n);
     piece = std::max(piece, grain / kAwake);
+    if (n < parts * kPieces * piece) piece = n;
     for (int64_t i = 0; i < parts; ++i) shares_[i].put({n * i / parts, n * (i + 1) / parts});
     pool_->run([&](int worker) {
       if (worker >= parts) return;
@@ -76,6 +78,7 @@ class CpuContext {
 
  private:
   static constexpr int64_t kAwake = 8;
+  static constexpr int64_t kPieces = 8;  // of a share, at least
 
   struct Range {
     int64_t begin, end;
