@@ -171,7 +171,7 @@ void run(Exec& exec, const ExpertsCall& c) {
   launch(exec, "moe_experts",
          {.grid = dim3(static_cast<unsigned>(s.blocks)),
           .threads = kStreamThreads,
-          .shared_bytes = std::max(shared_bytes<W>(c, s.kept, s.most_tiles), kAloneBytes)},
+          .shared_bytes = shared_bytes<W>(c, s.kept, s.most_tiles)},
          down_kernel<W>, c, s.kept, s.most_tiles);
 }
 
