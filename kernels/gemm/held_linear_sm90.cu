@@ -4,7 +4,8 @@
 //
 // Mapping   a block per SM, one or two units each (weight_units.cuh). A thread loads what it
 //           multiplies of them and makes operands of it before the dependency wait; behind it are
-//           only the activations, products that do not wait for each other, and the sum.
+//           only the activations, products that do not wait for each other, and the sum, one value
+//           a thread. One row and FP8: held_one_sm90.cu.
 // Order     that of stream.cuh, bit for bit: warp w has the blocks w, w + 8, ... of 128 bytes of K.
 // Operands  as in stream.cuh. A warp needs the activations of its own blocks alone, so these do not
 //           go through shared memory.
@@ -18,6 +19,8 @@ namespace dsr::cuda {
 namespace {
 
 constexpr int kMostUnits = 2;  // of a block
+constexpr int kMostTokens = 8;
+static_assert(kMostUnits * kMostTokens * 16 <= kConsumers, "a thread has one value of the result");
 
 struct HeldShape {
   int units;     // of a block
@@ -107,22 +110,37 @@ __global__ __launch_bounds__(kConsumers,
   const int group = first < p.w.units_per_group ? 0 : first / p.w.units_per_group;
   const std::byte* const x =
       p.x + group * p.x_group_bytes + min(lane / 4, p.n_tokens - 1) * p.x_stride_bytes;
+
+  // This thread's value of the result.
+  const int row = static_cast<int>(threadIdx.x) % 16, i_token = static_cast<int>(threadIdx.x) / 16;
+  const int token = i_token % p.n_tokens, unit = i_token / p.n_tokens;
+  bool has_value = unit < n_units;
+  int column = 0;
+  if (has_value) {
+    const UnitColumns columns = columns_of<false>(p.w, first + unit);
+    has_value = row < columns.n;
+    column = columns.first + row;
+  }
+  const float bias = has_value && p.bias != nullptr ? p.bias[column] : 0;
+  const int64_t out_at = token * p.out_stride + column;
+
   wait_for_previous_kernel();
 
-  BlockX<W> tile[kPerUnit];
+  BlockX<W> tile[kPerUnit] = {};
 #pragma unroll
   for (int i = 0; i < kPerUnit; ++i) {
     const int step = 2 * (warp + i * kStreamWarps);
     if (step < l.n_steps) load_x<W>(x, step, step + 1 < l.n_steps, lane, tile[i]);
   }
+  // What there is not, past the end of K, is zeros; sums of a unit that there is not are not
+  // stored.
   float acc[kUnits][1][4] = {};
 #pragma unroll
   for (int i = 0; i < kPerUnit; ++i) {
-    const int step = 2 * (warp + i * kStreamWarps);
-    if (step >= l.n_steps) break;
+    if (!W::kScaled && 2 * (warp + i * kStreamWarps) >= l.n_steps) break;  // spares registers
     make_operands(tile[i], lane);
 #pragma unroll
-    for (int u = 0; u < kUnits; ++u)  // sums of a unit that there is not are not stored
+    for (int u = 0; u < kUnits; ++u)
       add_block(held[u][i].weights, tile[i], held[u][i].scale_low, held[u][i].scale_high,
                 acc[u][0]);
   }
@@ -130,14 +148,10 @@ __global__ __launch_bounds__(kConsumers,
   for (int u = 0; u < kUnits; ++u)
     keep_sums<1>(sums + u * sums_floats(p.n_tokens), acc[u], p.n_tokens);
   __syncthreads();
-  for (int i = static_cast<int>(threadIdx.x); i < n_units * p.n_tokens * 16; i += kConsumers) {
-    const int row = i % 16, token = i / 16 % p.n_tokens, u = i / 16 / p.n_tokens;
-    const UnitColumns columns = columns_of<false>(p.w, first + u);
-    if (row >= columns.n) continue;
-    float value = total(sums + u * sums_floats(p.n_tokens), p.n_tokens, token, row);
-    if (p.bias != nullptr) value += p.bias[columns.first + row];
-    store_as(p.out, p.out_f32, token * p.out_stride + columns.first + row, value);
-  }
+  if (!has_value) return;
+  float value = total(sums + unit * sums_floats(p.n_tokens), p.n_tokens, token, row);
+  if (p.bias != nullptr) value += bias;
+  store_as(p.out, p.out_f32, out_at, value);
 #endif
 }
 
@@ -154,13 +168,14 @@ void run(Exec& exec, const char* op, const DenseProduct& p) {
 
 bool held_fits(Exec& exec, const DenseProduct& p) {
   const HeldShape shape = held_shape(exec, p);
-  return p.n_tokens <= 8 && shape.units <= kMostUnits &&
+  return p.n_tokens <= kMostTokens && shape.units <= kMostUnits &&
          shape.units * shape.per_unit <= most_held(p) &&
          (shape.units == 1 || p.w.n_units == p.w.units_per_group);
 }
 
 void held_linear(Exec& exec, const char* op, const DenseProduct& p) {
   const auto [units, per_unit] = held_shape(exec, p);
+  if (p.w.layout.fp8 && p.n_tokens == 1) return held_one_row(exec, op, p, units, per_unit);
   if (p.w.layout.fp8) {
     if (units == 2) return run<Fp8Weight, 2, 2>(exec, op, p);
     if (per_unit <= 2) return run<Fp8Weight, 1, 2>(exec, op, p);

@@ -39,6 +39,9 @@ void stream_swiglu(Exec& exec, const char* op, const DenseProduct& p);
 // 1..8 tokens on sm_90, where the weights fit in registers: kernels/gemm/held_linear_sm90.cu.
 bool held_fits(Exec& exec, const DenseProduct& p);
 void held_linear(Exec& exec, const char* op, const DenseProduct& p);
+// Its kernel for one token and FP8, given how many units a block has and how many blocks of K of a
+// unit a warp.
+void held_one_row(Exec& exec, const char* op, const DenseProduct& p, int units, int per_unit);
 // 9..64 tokens on sm_90, where they fit: kernels/gemm/stream_tiles.cuh.
 bool tiles_fit(Exec& exec, const DenseProduct& p);
 void tiles_linear(Exec& exec, const char* op, const DenseProduct& p);

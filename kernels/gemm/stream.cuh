@@ -187,10 +187,9 @@ __device__ __forceinline__ void expand_block(const uint4 (&low)[2], const uint4 
   }
 }
 
-// acc[16, 8] += a block's two steps times a tile of tokens.
-__device__ __forceinline__ void add_block(const BlockWeights<Fp8Weight>& w,
-                                          const BlockX<Fp8Weight>& x, float scale_low,
-                                          float scale_high, float (&acc)[4]) {
+// [16, 8] = a block's two steps times a tile of tokens, before the weights' scales.
+__device__ __forceinline__ void multiply_block(const BlockWeights<Fp8Weight>& w,
+                                               const BlockX<Fp8Weight>& x, float (&out)[4]) {
   float sum[2][4] = {};
 #pragma unroll
   for (int p = 0; p < Fp8Weight::kProducts; ++p)
@@ -199,12 +198,10 @@ __device__ __forceinline__ void add_block(const BlockWeights<Fp8Weight>& w,
       mma_f16(sum[i], w.a[i][p], word_of(x.x[i][p / 2], p % 2 * 2),
               word_of(x.x[i][p / 2], p % 2 * 2 + 1));
 #pragma unroll
-  for (int k = 0; k < 4; ++k)
-    acc[k] = fmaf((sum[0][k] + sum[1][k]) * x.units[k % 2], k < 2 ? scale_low : scale_high, acc[k]);
+  for (int k = 0; k < 4; ++k) out[k] = (sum[0][k] + sum[1][k]) * x.units[k % 2];
 }
-__device__ __forceinline__ void add_block(const BlockWeights<Bf16Weight>& w,
-                                          const BlockX<Bf16Weight>& x, float, float,
-                                          float (&acc)[4]) {
+__device__ __forceinline__ void multiply_block(const BlockWeights<Bf16Weight>& w,
+                                               const BlockX<Bf16Weight>& x, float (&out)[4]) {
   float sum[2][4] = {};
 #pragma unroll
   for (int p = 0; p < Bf16Weight::kProducts; ++p)
@@ -212,7 +209,21 @@ __device__ __forceinline__ void add_block(const BlockWeights<Bf16Weight>& w,
     for (int i = 0; i < 2; ++i)
       mma_bf16(sum[i], w.a[i][p], word_of(x.x[i][0], 2 * p), word_of(x.x[i][0], 2 * p + 1));
 #pragma unroll
-  for (int k = 0; k < 4; ++k) acc[k] += sum[0][k] + sum[1][k];
+  for (int k = 0; k < 4; ++k) out[k] = sum[0][k] + sum[1][k];
+}
+// acc += a block's products; bf16 weights have no scales.
+template <typename W>
+__device__ __forceinline__ float add_scaled(float product, float scale, float acc) {
+  return W::kScaled ? fmaf(product, scale, acc) : acc + product;
+}
+template <typename W>
+__device__ __forceinline__ void add_block(const BlockWeights<W>& w, const BlockX<W>& x,
+                                          float scale_low, float scale_high, float (&acc)[4]) {
+  float products[4];
+  multiply_block(w, x, products);
+#pragma unroll
+  for (int k = 0; k < 4; ++k)
+    acc[k] = add_scaled<W>(products[k], k < 2 ? scale_low : scale_high, acc[k]);
 }
 
 // The eight warps. Goes through n_units of a job from `unit`:
@@ -370,5 +381,6 @@ inline int64_t stream_blocks(int64_t n_units, int n_sms, int most_per_sm) {
 // Shared memory that leaves room for as much on the SM; a little more keeps a second block of the
 // same kernel away, where the kernel before makes room on some SMs first.
 inline constexpr int64_t kHalfSmBytes = 113 * 1024, kAloneBytes = 115 * 1024;
+inline constexpr int64_t kSmBytes = 227 * 1024;
 
 }  // namespace dsr::cuda

@@ -78,7 +78,7 @@ __global__ __launch_bounds__(kStreamThreads,
   RingPlace place;
   if constexpr (kStaged) {
     auto* rows = reinterpret_cast<std::byte*>(memory + 1) + held_sums_bytes(p.n_tokens);
-    const StagedX staged = staged_in(rows, p.n_tokens, p.w.layout.n_steps);
+    const StagedX staged = staged_in<W>(rows, p.n_tokens, p.w.layout.n_steps);
     stage_x(staged, p.x, p.x_stride_bytes, p.w.layout.n_steps);
     consumers_barrier();
     consume<W, kTiles>(job, ring, place, first, n_units, SharedStagedX{staged});

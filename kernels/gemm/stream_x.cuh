@@ -64,10 +64,11 @@ __device__ __forceinline__ void load_x(const std::byte* x, int step, bool whole,
 // What was loaded, as operands.
 __device__ __forceinline__ void make_operands(BlockX<Fp8Weight>& x, int lane) {
   auto* pairs = reinterpret_cast<uint32_t*>(&x.x);
-  uint32_t largest = 0;
+  uint32_t largest[4] = {};
 #pragma unroll
-  for (int i = 0; i < 16; ++i) largest = HalfUnit::larger(largest, pairs[i]);
-  const HalfUnit unit = HalfUnit::of<4>(largest);
+  for (int i = 0; i < 16; ++i) largest[i % 4] = HalfUnit::larger(largest[i % 4], pairs[i]);
+  const HalfUnit unit =
+      HalfUnit::of<4>(__vmaxu2(__vmaxu2(largest[0], largest[1]), __vmaxu2(largest[2], largest[3])));
 #pragma unroll
   for (int i = 0; i < 16; ++i) pairs[i] = unit.quotients(pairs[i]);
   x.units[0] = __shfl_sync(0xffffffffu, unit.value(), lane % 4 * 8);
@@ -95,21 +96,22 @@ __device__ __forceinline__ void stage_chunk(const uint4& v, bool there, int chun
 }
 
 // Where StagedX lies in `memory`.
+template <typename W>
 __device__ __forceinline__ StagedX staged_in(std::byte* memory, int n_rows, int n_steps) {
   const int n_blocks = staged_blocks(n_steps);
-  return {memory, StagedRows<Fp8Weight>::units(memory, n_rows, n_blocks), n_rows, n_blocks};
+  return {memory, StagedRows<W>::units(memory, n_rows, n_blocks), n_rows, n_blocks};
 }
 // Stages rows of activations, by all multiplying warps; what they have staged is there for all
 // after consumers_barrier(). A thread takes kAtOnce chunks of 8 columns at a time: load() and
 // store() in turn until done().
-template <int kAtOnce>
+template <typename W, int kAtOnce>
 class Stager {
  public:
   __device__ Stager(const StagedX& to, const std::byte* x, int64_t x_stride_bytes, int n_steps)
       : to_(to),
         x_(x),
         x_stride_bytes_(x_stride_bytes),
-        row_chunks_(n_steps * 8),
+        row_chunks_(n_steps * (W::kStepColumns / 8)),
         reciprocal_(0xffffffffu / static_cast<unsigned>(to.n_blocks) + 1),
         n_((to.n_rows * to.n_blocks * kLanes + 31) / 32 * 32),
         at_(static_cast<int>(threadIdx.x)) {}
@@ -125,20 +127,20 @@ class Stager {
     }
   }
   __device__ __forceinline__ void store() {
-    constexpr auto kPitch = StagedRows<Fp8Weight>::pitch;
+    constexpr auto kPitch = StagedRows<W>::pitch;
 #pragma unroll
     for (int k = 0; k < kAtOnce; ++k) {
       const int i = at_ + k * kConsumers, block = i / kLanes, row = row_of(block);
       if (i >= n_) break;  // all lanes of a warp
       auto* const out = reinterpret_cast<uint4*>(to_.rows + row * kPitch(to_.n_blocks));
-      stage_chunk<Fp8Weight>(v_[k], row < to_.n_rows, i, &out[i - row * to_.n_blocks * kLanes],
-                             &to_.units[block]);
+      stage_chunk<W>(v_[k], row < to_.n_rows, i, &out[i - row * to_.n_blocks * kLanes],
+                     &to_.units[block]);
     }
     at_ += kAtOnce * kConsumers;
   }
 
  private:
-  static constexpr int kLanes = StagedRows<Fp8Weight>::kChunks;
+  static constexpr int kLanes = StagedRows<W>::kChunks;
 
   // block / n_blocks, for blocks of the little that fits in shared memory.
   __device__ __forceinline__ int row_of(int block) const {
@@ -156,8 +158,8 @@ class Stager {
   int at_;
   uint4 v_[kAtOnce];
 };
-template <int kAtOnce>
-__device__ __forceinline__ void stage_x_by(Stager<kAtOnce> stager) {
+template <typename W, int kAtOnce>
+__device__ __forceinline__ void stage_x_by(Stager<W, kAtOnce> stager) {
   while (!stager.done()) {
     stager.load();
     stager.store();
@@ -166,10 +168,11 @@ __device__ __forceinline__ void stage_x_by(Stager<kAtOnce> stager) {
 // As many chunks under way as a thread has: a second turn costs another way to the L2.
 __device__ __forceinline__ void stage_x(const StagedX& to, const std::byte* x,
                                         int64_t x_stride_bytes, int n_steps) {
-  if (to.n_rows * to.n_blocks * StagedRows<Fp8Weight>::kChunks <= 2 * kConsumers)
-    stage_x_by(Stager<2>(to, x, x_stride_bytes, n_steps));
+  using W = Fp8Weight;
+  if (to.n_rows * to.n_blocks * StagedRows<W>::kChunks <= 2 * kConsumers)
+    stage_x_by(Stager<W, 2>(to, x, x_stride_bytes, n_steps));
   else
-    stage_x_by(Stager<8>(to, x, x_stride_bytes, n_steps));
+    stage_x_by(Stager<W, 8>(to, x, x_stride_bytes, n_steps));
 }
 
 // Where a lane finds its operands of a tile of 8 staged rows.

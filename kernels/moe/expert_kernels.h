@@ -52,6 +52,8 @@ void skinny_down(Exec& exec, const ExpertsCall& c);
 // The same on sm_90, if stream_takes(): one token, with its shared experts, and 2..64 without. Of a
 // call stream_takes() looks at layouts and sizes but T.
 bool stream_takes(ExpertsCall c);
+bool stream_gate_up_fits(const ExpertsCall& c);  // its parts: one token
+bool stream_down_fits(const ExpertsCall& c);
 void stream_gate_up(Exec& exec, const ExpertsCall& c);
 void stream_down(Exec& exec, const ExpertsCall& c);
 void stream_many(Exec& exec, const ExpertsCall& c);

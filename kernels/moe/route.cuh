@@ -81,7 +81,71 @@ __device__ __forceinline__ uint32_t take_largest(uint32_t (&keys)[kPerLane], int
   return taken;
 }
 
-// Scores from logits, in place; -inf where there is no expert.
+// The n largest keys, the lowest indices among equals: bit i for key i of this lane.
+template <int kPerLane>
+__device__ __forceinline__ uint32_t largest(const uint32_t (&keys)[kPerLane], int n, int lane) {
+  // A round for each takes all that are equal to the largest. If these are n, no two of them were.
+  uint32_t left[kPerLane], taken = 0;
+  int n_taken = 0;
+#pragma unroll
+  for (int i = 0; i < kPerLane; ++i) left[i] = keys[i];
+#pragma unroll 1
+  for (int k = 0; k < n; ++k) {
+    uint32_t best = kTaken;
+#pragma unroll
+    for (int i = 0; i < kPerLane; ++i) best = max(best, left[i]);
+    const uint32_t top = __reduce_max_sync(kAllLanes, best);
+#pragma unroll
+    for (int i = 0; i < kPerLane; ++i) {
+      if (left[i] != top) continue;
+      left[i] = kTaken;
+      taken |= 1u << i;
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < kPerLane; ++i)
+    n_taken += __popc(__ballot_sync(kAllLanes, (taken >> i & 1u) != 0));
+  if (n_taken == n) return taken;
+  // Some are equal.
+  taken = 0;
+#pragma unroll
+  for (int i = 0; i < kPerLane; ++i) left[i] = keys[i];
+#pragma unroll 1
+  for (int k = 0; k < n; ++k) taken |= take_largest(left, lane);
+  return taken;
+}
+
+// a / b to float's precision, b positive and neither b nor 1 / b near the ends of float's range.
+__device__ __forceinline__ float quotient(float a, float b) {
+  float one_over_b;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(one_over_b) : "f"(b));
+  const float q = a * one_over_b;
+  return fmaf(fmaf(-q, b, a), one_over_b, q);
+}
+
+// The sum over a warp of values in [0, 1], each taken to 2^-42 or better; NaN counts as 0. They are
+// added up as integers, in two parts, since a warp has an instruction for these.
+template <int kPerLane>
+__device__ __forceinline__ float sum_of_fractions(const float (&values)[kPerLane]) {
+  // So that 32 kPerLane ones are 2^31 at most.
+  constexpr int kBits = kPerLane <= 2 ? 25 : kPerLane <= 8 ? 23 : 21;
+  static_assert(kPerLane << kBits <= 1 << 26);
+  constexpr auto kOne = static_cast<float>(1 << kBits);
+  uint32_t high = 0, low = 0;
+#pragma unroll
+  for (int i = 0; i < kPerLane; ++i) {
+    const float scaled = values[i] * kOne;
+    const uint32_t whole = __float2uint_rz(scaled);
+    high += whole;
+    low += __float2uint_rz((scaled - static_cast<float>(whole)) * kOne);
+  }
+  high = __reduce_add_sync(kAllLanes, high);
+  low = __reduce_add_sync(kAllLanes, low);
+  return (static_cast<float>(high) + static_cast<float>(low) * (1 / kOne)) * (1 / kOne);
+}
+
+// Scores from logits, in place; -inf where there is no expert. With a NaN among the logits all
+// scores of a softmax are NaN.
 template <int kPerLane>
 __device__ __forceinline__ void score(float (&s)[kPerLane], bool sigmoid) {
   if (sigmoid) {
@@ -89,20 +153,16 @@ __device__ __forceinline__ void score(float (&s)[kPerLane], bool sigmoid) {
     for (int i = 0; i < kPerLane; ++i) s[i] = 1.0f / (1.0f + expf(-s[i]));
     return;
   }
-  uint32_t best = kTaken;
+  float best = -INFINITY;
 #pragma unroll
-  for (int i = 0; i < kPerLane; ++i) best = max(best, key_of(s[i]));
-  const float max = float_of(__reduce_max_sync(kAllLanes, best));
-  double sum = 0;
+  for (int i = 0; i < kPerLane; ++i)
+    asm("max.NaN.f32 %0, %0, %1;" : "+f"(best) : "f"(s[i]));  // NaN has the largest key
+  const float max = float_of(__reduce_max_sync(kAllLanes, key_of(best)));
 #pragma unroll
-  for (int i = 0; i < kPerLane; ++i) {
-    s[i] = expf(s[i] - max);
-    sum += static_cast<double>(s[i]);
-  }
+  for (int i = 0; i < kPerLane; ++i) s[i] = expf(s[i] - max);
+  const float sum = sum_of_fractions(s);
 #pragma unroll
-  for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(kAllLanes, sum, offset);
-#pragma unroll
-  for (int i = 0; i < kPerLane; ++i) s[i] = static_cast<float>(static_cast<double>(s[i]) / sum);
+  for (int i = 0; i < kPerLane; ++i) s[i] = quotient(s[i], sum);
 }
 
 // -inf for the experts of other groups than the best. shared: [E], in shared memory.
@@ -132,16 +192,15 @@ __device__ __forceinline__ void drop_groups(float (&c)[kPerLane], const RoutePar
   }
   const float score = p.top2_sum && n >= 2 ? best + second : best;
   uint32_t keys[1] = {group < p.n_group && part == 0 ? key_of(score) : kTaken};
-  uint32_t mine = 0;
-  for (int i = 0; i < p.topk_group; ++i) mine |= take_largest(keys, lane);
-  const uint32_t kept = __ballot_sync(kAllLanes, mine != 0);  // a bit in the first lane of a group
+  // A bit in the first lane of a group.
+  const uint32_t kept = __ballot_sync(kAllLanes, largest(keys, p.topk_group, lane) != 0);
 #pragma unroll
   for (int i = 0; i < kPerLane; ++i)
     if ((kept >> ((32 * i + lane) / n * n_lanes % 32) & 1u) == 0) c[i] = -INFINITY;
 }
 
-// Token t by one warp; kPerLane experts or fewer in every lane. bias: [E], or null; shared: [E], in
-// shared memory.
+// Token t by one warp; kPerLane experts or fewer in every lane. bias: [E], p.bias or a copy of what
+// it points to; shared: [E], in shared memory.
 template <int kPerLane>
 __device__ __forceinline__ void route_token(const RouteParams& p, int64_t t, const float* logits,
                                             const float* bias, float* shared) {
@@ -152,17 +211,16 @@ __device__ __forceinline__ void route_token(const RouteParams& p, int64_t t, con
   for (int i = 0; i < kPerLane; ++i) {
     const int e = 32 * i + lane;
     s[i] = e < p.E ? logits[e] : -INFINITY;
-    c[i] = e < p.E && bias != nullptr ? bias[e] : 0;
+    c[i] = e < p.E && p.bias != nullptr ? bias[e] : 0;
   }
   score(s, p.sigmoid);
 #pragma unroll
-  for (int i = 0; i < kPerLane; ++i) c[i] = bias != nullptr ? s[i] + c[i] : s[i];
+  for (int i = 0; i < kPerLane; ++i) c[i] = p.bias != nullptr ? s[i] + c[i] : s[i];
   if (p.n_group > 1) drop_groups(c, p, shared, lane);
   uint32_t keys[kPerLane];
 #pragma unroll
   for (int i = 0; i < kPerLane; ++i) keys[i] = 32 * i + lane < p.E ? key_of(c[i]) : kTaken;
-  uint32_t chosen = 0;  // bit i: expert 32 i + lane
-  for (int k = 0; k < p.K; ++k) chosen |= take_largest(keys, lane);
+  const uint32_t chosen = largest(keys, p.K, lane);  // bit i: expert 32 i + lane
 
   // Every choice to its place in ascending order; the sum in that order.
   __syncwarp();
@@ -185,9 +243,9 @@ __device__ __forceinline__ void route_token(const RouteParams& p, int64_t t, con
   if (!p.norm) return;
   __syncwarp();
   double sum = 1e-20;
+#pragma unroll 1
   for (int k = 0; k < p.K; ++k) sum += static_cast<double>(shared[k]);
-  if (lane < p.K)
-    weights[lane] = static_cast<float>(static_cast<double>(shared[lane]) / sum) * p.factor;
+  if (lane < p.K) weights[lane] = quotient(shared[lane], static_cast<float>(sum)) * p.factor;
 }
 
 }  // namespace dsr::cuda

@@ -1,33 +1,53 @@
 // The second half of moe_experts and moe_with_shared for one token on sm_90:
 //   out = sum_k w[k] down_e hidden[k] + shared, e = ids[k]
 //
-// Mapping   a block has tiles of 16 rows of out: first the shared experts' units of all of them, by
-//           the loop of stream.cuh, whose weights it fetches before it knows what the router chose;
-//           then those of the chosen experts, six at a time (stream_units.cuh). The sum over the
-//           experts, in ascending order, is made at the end, without atomics.
+// Mapping   a block has tiles of 16 rows of out: first the shared experts' units of all of them,
+//           then those of the chosen experts, tile after tile (stream_one.cuh). The sum over the
+//           experts, in ascending order, is made at the end, without atomics. What the router
+//           chose is older than the kernel before, which started this one: so nothing but the
+//           activations is waited for.
 // Traffic   the down weights of the chosen experts and of the shared ones, once.
 #include <algorithm>
 
-#include "moe/stream_units.cuh"
+#include "moe/stream_one.cuh"
 
 namespace dsr::cuda {
 namespace {
 
+constexpr int kDownStages = 8;
+
+// Sums of a tile: of all chosen experts, then of the shared ones.
+__host__ __device__ constexpr int tile_floats(int K) { return (K + 1) * 16; }
+template <typename W>
+__host__ __device__ int64_t staged_shared_bytes(const ExpertsCall& c) {
+  return c.shared.F > 0 ? StagedRows<W>::bytes(1, c.shared.down.n_steps) : 0;
+}
+
 #if __CUDA_ARCH__ >= 900
-class DownStream {
+template <typename W>
+class DownOne {
  public:
   // 16 rows of tile `tile`: of the k-th chosen expert, or of the shared ones where k is -1.
   struct Unit {
     int k, tile;
   };
-  // `results`: of every tile the shared experts' sums, as keep_sums() leaves them, then [K, 16].
-  __device__ DownStream(const ExpertsCall& c, const ExpertLists& lists, float* results,
-                        int first_tile)
-      : c_(c), lists_(lists), results_(results), first_tile_(first_tile) {}
-
+  __device__ DownOne(const ExpertsCall& c, float* sums, std::byte* x, std::byte* x_shared)
+      : c_(c), sums_(sums), x_(x), x_shared_(x_shared) {
+    const int64_t n = (c.D + 15) / 16, b = blockIdx.x;
+    first_tile_ = static_cast<int>(b * n / gridDim.x);
+    n_tiles_ = static_cast<int>((b + 1) * n / gridDim.x) - first_tile_;
+    expert_ = chosen_expert(c);
+  }
+  __device__ __forceinline__ int n_units() const {
+    return n_tiles_ * (c_.K + (c_.shared.F > 0 ? 1 : 0));
+  }
+  __device__ __forceinline__ Unit first() const { return {c_.shared.F > 0 ? -1 : 0, first_tile_}; }
   __device__ __forceinline__ void next(Unit& unit) const {
-    if (unit.k >= 0 && ++unit.k < c_.K) return;
-    unit = {min(unit.k, 0), unit.tile + 1};
+    if (unit.k < 0) {
+      if (++unit.tile == first_tile_ + n_tiles_) unit = {0, first_tile_};
+    } else if (++unit.k == c_.K) {
+      unit = {0, unit.tile + 1};
+    }
   }
   __device__ __forceinline__ const DenseLayout& layout(const Unit& unit) const {
     return unit.k < 0 ? c_.shared.down : c_.down;
@@ -37,142 +57,138 @@ class DownStream {
     if (unit.k < 0)
       return row_pair(c_.shared.down, c_.shared.down_rows, c_.shared.down_rows, row, row + 8,
                       c_.D - 1, lane);
-    return down_rows(c_, lists_.active[unit.k], unit.tile, lane);
+    return down_rows(c_, __shfl_sync(0xffffffffu, expert_, unit.k), unit.tile, lane);
   }
-  __device__ __forceinline__ int n_tokens(const Unit&) const { return 1; }
-  __device__ __forceinline__ int row(const Unit&, int) const { return 0; }
-  __device__ __forceinline__ const std::byte* x(const Unit&, int) const {
-    return reinterpret_cast<const std::byte*>(c_.shared.hidden);
+  __device__ __forceinline__ StagedRow x(const Unit& unit) const {
+    return unit.k < 0 ? staged_row<W>(x_shared_, 1, 0, c_.shared.down.n_steps)
+                      : staged_row<W>(x_, c_.K, unit.k, c_.down.n_steps);
   }
-  // Of a shared unit.
-  __device__ __forceinline__ void finish(const Unit& unit, const float (&acc)[1][4], bool) {
-    keep_sums(results(unit.tile), acc, 1);
+  __device__ __forceinline__ int n_slices(const Unit& unit) const {
+    return unit.k < 0 ? kStreamWarps : 1;
   }
-  // Of a chosen expert's.
-  __device__ __forceinline__ void finish_alone(const Unit& unit, const float (&acc)[1][4]) const {
-    const int lane = static_cast<int>(threadIdx.x) % 32;
-    if (lane % 4 != 0) return;
-    float* at = results(unit.tile) + one_token_shared_floats() + unit.k * 16 + lane / 4;
-    at[0] = acc[0][0];
-    at[8] = acc[0][2];
+  __device__ __forceinline__ void finish(const Unit& unit, int row, float total, bool there) const {
+    if (there) sums(unit.tile)[(unit.k < 0 ? c_.K : unit.k) * 16 + row] = total;
   }
-  // By all multiplying warps, at the end.
-  __device__ __forceinline__ void store_all(int n_tiles) const {
+  // By all multiplying warps, when all units are finished. weights: [K], in shared memory.
+  __device__ __forceinline__ void store_all(const float* weights) const {
     consumers_barrier();
-    for (int i = static_cast<int>(threadIdx.x); i < n_tiles * 16; i += kConsumers) {
+    for (int i = static_cast<int>(threadIdx.x); i < n_tiles_ * 16; i += kConsumers) {
       const int tile = first_tile_ + i / 16, row = i % 16;
       if (tile * 16 + row >= c_.D) continue;
-      const float* of_tile = results(tile);
-      const float* chosen = of_tile + one_token_shared_floats() + row;
+      const float* of_row = sums(tile) + row;
       float sum = 0;
-      for (int k = 0; k < c_.K; ++k) sum = fmaf(lists_.weight[k], chosen[k * 16], sum);
+      for (int k = 0; k < c_.K; ++k) sum = fmaf(weights[k], of_row[k * 16], sum);
       // What linear() would have stored of the shared experts.
-      if (c_.shared.F > 0) sum += to_float(from_float<bf16>(total(of_tile, 1, 0, row)));
+      if (c_.shared.F > 0) sum += to_float(from_float<bf16>(of_row[c_.K * 16]));
       store_result(c_, 0, tile * 16 + row, sum);
     }
   }
 
  private:
-  __device__ __forceinline__ float* results(int tile) const {
-    return results_ + (tile - first_tile_) * one_token_results_floats(c_.K);
+  __device__ __forceinline__ float* sums(int tile) const {
+    return sums_ + (tile - first_tile_) * tile_floats(c_.K);
   }
 
   const ExpertsCall& c_;
-  const ExpertLists& lists_;
-  float* const results_;
-  const int first_tile_;
+  float* const sums_;
+  std::byte* const x_;
+  std::byte* const x_shared_;
+  int first_tile_, n_tiles_;
+  int expert_;
 };
 #endif
 
 template <typename W>
 __global__ __launch_bounds__(kStreamThreads,
                              1) void down_kernel(const __grid_constant__ ExpertsCall c,
+                                                 const __grid_constant__ KeptPlan plan,
                                                  int most_tiles) {
 #if __CUDA_ARCH__ >= 900
   extern __shared__ uint4 shared[];
   auto* const ring_memory = reinterpret_cast<Ring<kDownStages>*>(shared);
   const RingView ring = ring_memory->view();
-  auto* const results = reinterpret_cast<float*>(ring_memory + 1);
-  auto* const x_shared =
-      reinterpret_cast<std::byte*>(results + most_tiles * one_token_results_floats(c.K));
+  auto* const kept = reinterpret_cast<float*>(ring_memory + 1);
+  std::byte* const x_shared = behind_kept<W>(kept, plan);
   std::byte* const x = x_shared + staged_shared_bytes<W>(c);
-  std::byte* const memory = x + StagedRows<W>::bytes(c.K, c.down.n_steps);
-  ExpertLists lists;
+  auto* const weights = reinterpret_cast<float*>(x + StagedRows<W>::bytes(c.K, c.down.n_steps));
+  float* const sums = weights + c.K;
   init_ring(ring, W::kScaled, c.down.ue8m0);
-  const int64_t n = (c.D + 15) / 16, b = blockIdx.x;
-  const auto first = static_cast<int>(b * n / gridDim.x);
-  const auto n_tiles = static_cast<int>((b + 1) * n / gridDim.x) - first;
-  using Job = DownStream;
-  Job job(c, lists, results, first);
-  const int n_shared = c.shared.F > 0 ? n_tiles : 0;
-  const int n_before = n_shared * stages_per_unit(c.shared.down);  // stages
-  const int n_routed = n_tiles * c.K;
-  Job::Unit unit = {0, first};  // of the chosen experts
+  using Job = DownOne<W>;
+  Job job(c, sums, x, x_shared);
   if (threadIdx.x >= kConsumers) {
     StreamProducer<W, Job> producer(job, ring);
-    producer.go_to({-1, first});
-    producer.run(n_shared, kDownStages);
-    // What the router chose is older than the kernel before, which started this one.
-    lists = make_lists_for_consumers<8>(c, memory);
-    producer.run(n_shared, 1 << 30);
-    SlotProducer<W, Job> slots(job, ring, n_before);
-    for (int i = 0; i < n_routed; i += kDownStages) {
-      const int n_units = min(kDownStages, n_routed - i);
-      slots.fetch(unit, n_units, [] {});
-      for (int k = 0; k < n_units; ++k) job.next(unit);
-    }
+    producer.go_to(job.first());
+    producer.run(job.n_units(), 1 << 30);
     return;
   }
+  const auto k = static_cast<int>(threadIdx.x);
+  if (k < c.K) weights[k] = __ldcg(c.chosen + k);
   wait_for_previous_kernel();
-  const int warp = static_cast<int>(threadIdx.x) / 32;
-  const int n_blocks = staged_blocks(c.down.n_steps), pitch = StagedRows<W>::pitch(n_blocks);
-  const int n_shared_blocks = staged_blocks(c.shared.down.n_steps);
-  float* const shared_units = StagedRows<W>::units(x_shared, 1, n_shared_blocks);
-  float* const units = StagedRows<W>::units(x, c.K, n_blocks);
-  if (W::kScaled && n_shared > 0)
-    stage_rows<W, 1>({reinterpret_cast<const std::byte*>(c.shared.hidden)}, {x_shared},
-                     {shared_units}, c.shared.down.n_steps, warp, kStreamWarps);
-  for (int k = warp; k < c.K; k += kStreamWarps)
-    stage_rows<W, 1>({reinterpret_cast<const std::byte*>(c.hidden + int64_t{k} * c.F)},
-                     {x + k * pitch}, {units + k * n_blocks}, c.down.n_steps, 0, 1);
+  Stager<W, 8> stager(staged_in<W>(x, c.K, c.down.n_steps),
+                      reinterpret_cast<const std::byte*>(c.hidden), int64_t{c.F} * 2,
+                      c.down.n_steps);
+  if (c.shared.F > 0) {  // the loads of both are on their way together
+    Stager<W, 2> shared_stager(staged_in<W>(x_shared, 1, c.shared.down.n_steps),
+                               reinterpret_cast<const std::byte*>(c.shared.hidden),
+                               /*x_stride_bytes=*/0, c.shared.down.n_steps);
+    shared_stager.load();
+    stager.load();
+    shared_stager.store();
+    stager.store();
+    stage_x_by(shared_stager);
+  }
+  stage_x_by(stager);
   consumers_barrier();
-  RingPlace place;
-  if constexpr (W::kScaled) {
-    const StagedX staged = {x_shared, shared_units, 1, n_shared_blocks};
-    consume<W, 1>(job, ring, place, {-1, first}, n_shared, SharedStagedX{staged});
-  } else {
-    consume<W, 1>(job, ring, place, {-1, first}, n_shared,
-                  XAhead<W, Job>(job, {-1, first}, n_shared));
-  }
-  lists = lists_of_producers<8>(c, memory);
-  if (warp < kDownStages) {
-    MySlot slot(ring, slot_of(warp, kDownStages, n_before), n_before, kConsumers);
-    for (int k = 0; k < warp; ++k) job.next(unit);
-    for (int i = warp; i < n_routed; i += kDownStages) {
-      const StagedTile<W> tile[1] = {
-          StagedTile<W>::of(x, c.K, n_blocks, [&](int) { return unit.k; })};
-      float acc[1][4] = {};
-      multiply_unit(c.down, slot, tile, 1, acc);
-      job.finish_alone(unit, acc);
-      for (int k = 0; k < kDownStages; ++k) job.next(unit);
-    }
-  }
-  job.store_all(n_tiles);
+  multiply_one_token<W>(job, ring, kept, plan, /*rehearsal=*/false);
+  job.store_all(weights);
 #endif
+}
+
+struct DownShape {
+  int64_t blocks;
+  int most_tiles;  // of a block
+  KeptPlan kept;
+};
+DownShape shape_of(const ExpertsCall& c, int n_sms) {
+  const int64_t n = (c.D + 15) / 16, blocks = stream_blocks(n, n_sms, 1);
+  const int64_t most_tiles = (n + blocks - 1) / blocks;
+  const int routed = staged_blocks(c.down.n_steps);
+  const int shared = c.shared.F > 0 ? staged_blocks(c.shared.down.n_steps) : 0;
+  return {blocks, narrow(most_tiles),
+          plan_kept(most_tiles * (c.K + 1), most_tiles * (shared + int64_t{c.K} * routed),
+                    std::max(routed, shared))};
+}
+template <typename W>
+int64_t shared_bytes(const ExpertsCall& c, const KeptPlan& plan, int most_tiles) {
+  return int64_t{sizeof(Ring<kDownStages>)} + kept_bytes<W>(plan) + staged_shared_bytes<W>(c) +
+         StagedRows<W>::bytes(c.K, c.down.n_steps) +
+         (c.K + int64_t{most_tiles} * tile_floats(c.K)) * 4;
 }
 
 template <typename W>
 void run(Exec& exec, const ExpertsCall& c) {
-  const int64_t n = (c.D + 15) / 16, blocks = stream_blocks(n, exec.cuda().n_sms(), 1);
-  const int most_tiles = narrow((n + blocks - 1) / blocks);
+  const DownShape s = shape_of(c, exec.cuda().n_sms());
   launch(exec, "moe_experts",
-         {.grid = dim3(static_cast<unsigned>(blocks)),
+         {.grid = dim3(static_cast<unsigned>(s.blocks)),
           .threads = kStreamThreads,
-          .shared_bytes = std::max(one_token_down_bytes<W>(c, most_tiles), kAloneBytes)},
-         down_kernel<W>, c, most_tiles);
+          .shared_bytes = shared_bytes<W>(c, s.kept, s.most_tiles)},
+         down_kernel<W>, c, s.kept, s.most_tiles);
+}
+
+constexpr int kMostTiles = 32;  // of a block: D up to 512 times the SMs
+
+template <typename W>
+bool fits(const ExpertsCall& c) {
+  const int n_unit = std::max(staged_blocks(c.down.n_steps),
+                              c.shared.F > 0 ? staged_blocks(c.shared.down.n_steps) : 0);
+  return c.K <= kMostChosen && shared_bytes<W>(c, largest_kept(n_unit), kMostTiles) <= kSmBytes;
 }
 
 }  // namespace
+
+bool stream_down_fits(const ExpertsCall& c) {
+  return c.down.fp8 ? fits<Fp8Weight>(c) : fits<Bf16Weight>(c);
+}
 
 void stream_down(Exec& exec, const ExpertsCall& c) {
   c.down.fp8 ? run<Fp8Weight>(exec, c) : run<Bf16Weight>(exec, c);

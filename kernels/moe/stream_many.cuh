@@ -28,7 +28,6 @@ struct ManyMemory {
 };
 inline constexpr int kMostSlots = kStreamWarps, kLeastSlots = 4;
 inline constexpr int kLeastFewSlots = 6;  // with fewer the shared experts are better alone
-inline constexpr int64_t kSmBytes = 227 * 1024;
 
 // As many slots as there is room for, and one buffer where this makes it more. Nothing fits where
 // n_slots is less than kLeastSlots.

@@ -153,27 +153,21 @@ void run_for_type(Exec& exec, const ExpertsCall& c) {
     run_for_tokens<Bf16Weight, kDown>(exec, c);
 }
 
-// Of a block of stream_down: D up to 512 times the SMs.
-constexpr int kMostTiles = 32;
-
-// Whether the kernels for one token and for many have the memory.
+// Whether the kernels for many tokens have the memory.
 template <typename W>
-bool gate_up_fits(const ExpertsCall& c) {
-  return memory_of<W, 1>(c, c.gate_up).n_slots >= kLeastSlots &&
-         one_token_gate_up_bytes<W>(c) <= kHalfSmBytes;
+bool many_fit(const ExpertsCall& c, const DenseLayout& l) {
+  return memory_of<W, 1>(c, l).n_slots >= kLeastSlots;
 }
-template <typename W>
-bool down_fits(const ExpertsCall& c) {
-  return memory_of<W, 1>(c, c.down).n_slots >= kLeastSlots &&
-         one_token_down_bytes<W>(c, kMostTiles) <= kSmBytes;
+bool many_fit(const ExpertsCall& c, const DenseLayout& l) {
+  return l.fp8 ? many_fit<Fp8Weight>(c, l) : many_fit<Bf16Weight>(c, l);
 }
 
 }  // namespace
 
 bool stream_takes(ExpertsCall c) {
   c.T = kMaxDecodeTokens;  // the answer is the same for any number of tokens
-  return (c.gate_up.fp8 ? gate_up_fits<Fp8Weight>(c) : gate_up_fits<Bf16Weight>(c)) &&
-         (c.down.fp8 ? down_fits<Fp8Weight>(c) : down_fits<Bf16Weight>(c));
+  return many_fit(c, c.gate_up) && many_fit(c, c.down) && stream_gate_up_fits(c) &&
+         stream_down_fits(c);
 }
 
 void stream_many(Exec& exec, const ExpertsCall& c) {

@@ -20,32 +20,6 @@
 
 namespace dsr::cuda {
 
-// Shared memory of the kernels for one token, which have all of its rows staged. The second has a
-// longer ring, as its units are few and short; with it a block fits on an SM where one of the two
-// blocks of the first has ended.
-inline constexpr int kDownStages = 6;
-__host__ __device__ constexpr int one_token_shared_floats() {
-  return kStreamWarps * kStreamSumStride;
-}
-__host__ __device__ constexpr int one_token_results_floats(int K) {  // of a tile
-  return one_token_shared_floats() + K * 16;
-}
-template <typename W>
-__host__ __device__ int64_t staged_shared_bytes(const ExpertsCall& c) {
-  return c.shared.F > 0 ? StagedRows<W>::bytes(1, c.shared.down.n_steps) : 0;
-}
-template <typename W>
-int64_t one_token_gate_up_bytes(const ExpertsCall& c) {
-  return int64_t{sizeof(StreamRing)} + held_sums_bytes(1) +
-         StagedRows<W>::bytes(1, c.gate_up.n_steps) + stream_lists_bytes<8>(c);
-}
-template <typename W>
-int64_t one_token_down_bytes(const ExpertsCall& c, int most_tiles) {  // of a block
-  return int64_t{sizeof(Ring<kDownStages>)} +
-         int64_t{most_tiles} * one_token_results_floats(c.K) * 4 + staged_shared_bytes<W>(c) +
-         StagedRows<W>::bytes(c.K, c.down.n_steps) + stream_lists_bytes<8>(c);
-}
-
 #if __CUDA_ARCH__ >= 900
 
 // Stages up to kRows rows of activations; their loads are under way together. A row that is null is

@@ -17,14 +17,17 @@ namespace {
 // kChunks chunks of kWidth values cover the row.
 template <int kWidth, int kChunks>
 __global__ __launch_bounds__(kNormThreads) void rms_norm_kernel(const NormParams p) {
-  __shared__ float partial_sums[kNormThreads / 32];
+  __shared__ float partial_sums[kNormWarps];
   NormRow<kWidth, kChunks, (kWidth > 1 && kChunks <= 4)> row;
   row.fetch_weights(p);
   wait_for_previous_kernel();
   const int64_t t = blockIdx.x;
-  const float squares = block_sum(row.load(p, t), partial_sums);
-  if (p.residual != nullptr) row.store_sum(p.D, p.residual + t * p.residual_stride);
-  row.store_normed(p, squares, p.out + t * p.out_stride);
+  const float scale = row.scale(p, sum_of_squares(row.load(p, t), partial_sums));
+#pragma unroll
+  for (int c = 0; c < kChunks; ++c) {
+    if (p.residual != nullptr) row.store(p, row.sum(c), c, p.residual + t * p.residual_stride);
+    row.store(p, row.normed(p, scale, c), c, p.out + t * p.out_stride);
+  }
 }
 
 void run(Exec& exec, const char* op, int64_t T, const NormParams& p, bool wide) {

@@ -162,7 +162,7 @@ std::string markdown(const BenchFindings& f) {
       str(escaped(f.model), ", ", escaped(f.architecture), ", ", f.weights, " weights, cache ",
           f.cache_type, "; device ", f.device, "\n", processor(f), "; reads ",
           fixed(f.peaks.gb_per_s, 1), " GB/s, ", f.peaks.flop_type, " peak ",
-          fixed(f.peaks.tflop_per_s, 3), " TFLOP/s, both measured in this process; start ",
+          fixed(f.peaks.tflop_per_s, 3), " TFLOP/s, the better of before and after; start ",
           fixed(f.start_seconds, 2), " s, load (", f.load_mode, ") ", fixed(f.load_seconds, 2),
           " s\n\n");
   if (f.serve_rows.empty()) return out + markdown_table(cells(f, /*units=*/true), /*left=*/1);

@@ -2,6 +2,8 @@
 
 #include <cpuid.h>
 
+#include <limits>
+
 #include "base/error.h"
 #include "device/cpu_topology.h"
 
@@ -63,7 +65,40 @@ CpuContext::CpuContext(const CpuOptions& options, bool dry_run)
          "  try: --cpu-level avx2, which emulates them, slowly");
   if (dry_run) return;
   pool_ = std::make_unique<ThreadPool>(threads_);
-  ends_ = std::make_unique<End[]>(static_cast<size_t>(threads_));
+  shares_ = std::make_unique<Share[]>(static_cast<size_t>(threads_));
+}
+
+uint64_t CpuContext::Share::pack(const Range& r) {
+  return static_cast<uint64_t>(r.begin) | static_cast<uint64_t>(r.end) << 32;
+}
+
+void CpuContext::Share::put(const Range& r) {
+  DSR_CHECK(r.end <= std::numeric_limits<uint32_t>::max(), r.end);
+  left_.store(pack(r), std::memory_order_relaxed);
+}
+
+CpuContext::Range CpuContext::Share::take_first(int64_t piece) {
+  uint64_t now = left_.load(std::memory_order_relaxed);
+  for (;;) {
+    const Range r = unpack(now);
+    if (r.empty()) return r;
+    const int64_t half = (r.begin + r.end + 1) / 2 / piece * piece;
+    const int64_t cut = half > r.begin ? half : std::min(r.end, round_up(r.begin + 1, piece));
+    if (left_.compare_exchange_weak(now, pack({cut, r.end}), std::memory_order_relaxed))
+      return {r.begin, cut};
+  }
+}
+
+CpuContext::Range CpuContext::Share::take_last(int64_t piece) {
+  uint64_t now = left_.load(std::memory_order_relaxed);
+  for (;;) {
+    const Range r = unpack(now);
+    if (r.empty()) return r;
+    const int64_t half = round_up((r.begin + r.end) / 2, piece);
+    const int64_t cut = half < r.end ? half : std::max(r.begin, (r.end - 1) / piece * piece);
+    if (left_.compare_exchange_weak(now, pack({r.begin, cut}), std::memory_order_relaxed))
+      return {cut, r.end};
+  }
 }
 
 }  // namespace dsr

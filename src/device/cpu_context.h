@@ -51,57 +51,62 @@ class CpuContext {
   int threads() const { return threads_; }
 
   // Calls job(begin, end) for parts of [0, n), none of them empty, that cover it once. Each worker
-  // begins with most of a share of the same size; who is done first helps with what is left of the
-  // others' shares, `piece` of it or more at a time. Nobody is woken for less than `grain` of them:
-  // what is less than twice that, the caller does alone and at once. Workers that are awake begin
-  // sooner, and an eighth of it is enough for them. Not from two threads, not from a job.
+  // has a share of the same size, of which it takes half, then half of what is left, and so on down
+  // to `piece`; who is done first helps with what is left of the others' shares in the same way. A
+  // share of less than eight pieces is taken at once.
+  // Nobody is woken for less than `grain` of them: what is less than twice that, the caller does
+  // alone and at once. Workers that are awake begin sooner, and an eighth of it is enough for them.
+  // Not from two threads, not from a job.
   template <typename Job>
   void parallel(int64_t n, int64_t grain, const Job& job, int64_t piece = 1) {
     if (threads_ == 1) return job(int64_t{0}, n);
     const int64_t parts =
         std::min({int64_t{threads_}, n, (pool_->awake() ? kAwake * n : n) / grain});
     if (parts <= 1) return job(int64_t{0}, n);
-    piece = std::max({piece, grain / kAwake, n / parts / kPieces});
-    for (int64_t i = 0; i < parts; ++i) {
-      const int64_t begin = n * i / parts, end = n * (i + 1) / parts;
-      ends_[i].next.store(end_of(begin, end, piece), std::memory_order_relaxed);
-      ends_[i].end = end;
-    }
+    piece = std::max(piece, grain / kAwake);
+    if (n < parts * kPieces * piece) piece = n;
+    for (int64_t i = 0; i < parts; ++i) shares_[i].put({n * i / parts, n * (i + 1) / parts});
     pool_->run([&](int worker) {
       if (worker >= parts) return;
-      const int64_t begin = n * worker / parts;
-      job(begin, end_of(begin, ends_[worker].end, piece));
-      for (int64_t i = 0; i < parts; ++i) {
-        End& from = ends_[(worker + i) % parts];
-        for (int64_t at; (at = from.next.fetch_add(piece, std::memory_order_relaxed)) < from.end;)
-          job(at, std::min(at + piece, from.end));
+      for (Range r; !(r = shares_[worker].take_first(piece)).empty();) job(r.begin, r.end);
+      for (int64_t i = 1; i < parts; ++i) {
+        Share& other = shares_[(worker + i) % parts];
+        for (Range r; !(r = other.take_last(piece)).empty();) job(r.begin, r.end);
       }
     });
   }
 
  private:
   static constexpr int64_t kAwake = 8;
-  static constexpr int64_t kEnd = 8;      // an eighth of a share is its end, or a piece more
-  static constexpr int64_t kPieces = 64;  // of a share, at most: what is waited for in the end
+  static constexpr int64_t kPieces = 8;  // of a share, at least
 
-  // The end of a share that is still to be done.
-  struct alignas(64) End {
-    std::atomic<int64_t> next;
-    int64_t end;
+  struct Range {
+    int64_t begin, end;
+    bool empty() const { return begin >= end; }
   };
+  // What nobody has taken of a share: half of it at a time, cut at a multiple of `piece`, or a
+  // piece. The owner takes from the front, so that it reads on where it is; who helps, from the
+  // back.
+  class alignas(64) Share {
+   public:
+    void put(const Range& r);
+    Range take_first(int64_t piece);
+    Range take_last(int64_t piece);
 
-  // Where the end of a share begins: at a multiple of `piece`, behind all where it has no room for
-  // one.
-  static int64_t end_of(int64_t begin, int64_t end, int64_t piece) {
-    const int64_t n = (end - begin) / kEnd;
-    return n < piece ? end : (end - n) / piece * piece;
-  }
+   private:
+    static uint64_t pack(const Range& r);
+    static Range unpack(uint64_t left) {
+      return {static_cast<int64_t>(left & 0xffffffffu), static_cast<int64_t>(left >> 32)};
+    }
+
+    std::atomic<uint64_t> left_{0};  // begin | end << 32
+  };
 
   CpuLevel level_;
   CpuMath math_;
   int threads_;
   std::unique_ptr<ThreadPool> pool_;
-  std::unique_ptr<End[]> ends_;  // of each worker's share of the present job
+  std::unique_ptr<Share[]> shares_;  // of each worker in the present job
 };
 
 }  // namespace dsr

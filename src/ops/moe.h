@@ -64,8 +64,9 @@ struct MoeExpertsArgs {
   Tensor x;               // [T, D] activation
   Tensor expert_ids;      // [T, K] i32, ascending in each row
   Tensor expert_weights;  // [T, K] f32
-  Weight gate_up;         // 2E segments [F, D]: gate_proj and up_proj of expert 0, of expert 1, ...
-  Weight down;            // E segments [D, F]
+  // By reference: to copy hundreds of segments takes longer than some ops.
+  const Weight& gate_up;  // 2E segments [F, D]: gate_proj and up_proj of expert 0, of expert 1, ...
+  const Weight& down;     // E segments [D, F]
   Tensor addend;          // [T, D] activation, or empty
 };
 // moe_experts with the shared experts, one MLP that every token goes to, as the addend:
@@ -74,9 +75,9 @@ struct MoeExpertsArgs {
 //
 // Every step of the composition rounds as it does alone.
 struct MoeWithSharedArgs {
-  MoeExpertsArgs routed;  // without an addend
-  Weight shared_gate_up;  // [2 Fs, D]
-  Weight shared_down;     // [D, Fs]
+  MoeExpertsArgs routed;         // without an addend
+  const Weight& shared_gate_up;  // [2 Fs, D]
+  const Weight& shared_down;     // [D, Fs]
 };
 // The parts of a backend that moe_with_shared is composed of where it is not one kernel.
 struct MoeParts {

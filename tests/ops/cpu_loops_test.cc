@@ -238,7 +238,9 @@ TEST(CpuLoops, SumsOfStoredRowsAreTheirDefinitionBitForBit) {
           .x = x.data(),
           .tokens = kTokens,
           .sum = sum.data(),
-          .sum_stride = kColumns};
+          .sum_stride = kColumns,
+          .near = 0,
+          .far = kColumns};
       (e4m3 ? loops.add_e4m3_rows : loops.add_bf16_rows)(a);
       EXPECT_EQ(sum, want) << name(level) << (e4m3 ? " e4m3" : " bf16");
     }

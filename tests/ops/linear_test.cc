@@ -145,6 +145,28 @@ TEST_P(LinearTest, ARowOfALargeProductDoesNotDependOnItsNeighbours) {
   }
 }
 
+// The one row of a sequence alone, which has kernels of its own: with one and two units of rows for
+// a block of the GPU, and the whole and parts of what one holds of K.
+TEST_P(LinearTest, TheOnlyRowIsTheSameAmongEight) {
+  const int64_t many = on_cuda() ? 3072 : 96;
+  const Case shapes[] = {{8, {many, 577}, 2048, DType::kF8E4M3},
+                         {8, {many, 64}, 192, DType::kF8E4M3, {128, 128}, DType::kF8E8M0},
+                         {8, {200, 7}, 4096, DType::kF8E4M3, {128, 128}, DType::kF8E8M0},
+                         {8, {130}, 2624, DType::kF8E4M3},
+                         {8, {33, 5}, 1408, DType::kF8E4M3, {64, 256}},
+                         {8, {many}, 2048, DType::kBF16}};
+  for (const Case& c : shapes) {
+    const Weight w = weight(c);
+    const Tensor x = random_activation({c.T, c.K}), bias = make.normal(DType::kF32, {w.rows()});
+    const Tensor all = empty_activation({c.T, w.rows()}), one = empty_activation({1, w.rows()});
+    ops::linear(exec, {.out = all, .x = x, .w = w, .bias = bias});
+    for (const int64_t t : {0, 5}) {
+      ops::linear(exec, {.out = one, .x = rows(x, t, 1), .w = w, .bias = bias});
+      EXPECT_TRUE(same_bits(one, rows(all, t, 1))) << text(c);
+    }
+  }
+}
+
 // Rows of NaN beside it, as in the padding of a batch.
 TEST_P(LinearTest, ARowOfNansStaysAlone) {
   for (const int64_t T : {3, 12, 40, 70}) {

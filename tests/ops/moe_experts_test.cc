@@ -300,9 +300,8 @@ TEST_P(MoeExpertsTest, NoTokensAndWrongArguments) {
     EXPECT_NE(error_of([&] { ops::moe_experts(exec, a); }, ErrorKind::kInternal).find("with 2"),
               std::string::npos);
   }
-  a = args(out);
-  a.down = make.weight(DType::kBF16, {8, 9}, 4, 1);
-  EXPECT_EQ(error_of([&] { ops::moe_experts(exec, a); }, ErrorKind::kInternal),
+  down = make.weight(DType::kBF16, {8, 9}, 4, 1);
+  EXPECT_EQ(error_of([&] { ops::moe_experts(exec, args(out)); }, ErrorKind::kInternal),
             "moe_experts: down is [17, 4] in 2 segments, expected [16, 4]");
   set_up({0, 8, 4, 2, 1, DType::kBF16});
   ops::moe_experts(exec, args(empty_activation({0, 8})));

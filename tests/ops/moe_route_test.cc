@@ -1,6 +1,8 @@
 #include "ops/moe.h"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 
 #include "ops/formulas.h"
 #include "support/backends_under_test.h"
@@ -169,6 +171,33 @@ TEST_P(MoeRouteTest, TiesBehindTheBestGoToTheLowerIndex) {
   const auto [ids, weights] = run(g, make.f32({1, 16}, logits), Tensor{});
   EXPECT_TRUE(close(ids, std::vector<double>{0, 1, 13}, {}));
   EXPECT_TRUE(close(weights, {0.5, 0.5, 1 / (1 + std::exp(-1.0))}, kTolerance));
+}
+
+// Scores decide, not logits: a softmax gives 0 to all that are far below the largest.
+TEST_P(MoeRouteTest, EqualScoresOfDifferentLogitsGoToTheLowerIndex) {
+  const Gate g{"softmax", 64, 4, ScoringFunc::kSoftmax, GroupScore::kMax, 1, 1, false, 1, false};
+  std::vector<float> logits(64);
+  for (size_t e = 0; e < logits.size(); ++e) logits[e] = -300 + static_cast<float>(e);
+  logits[40] = 0;
+  const auto [ids, weights] = run(g, make.f32({1, 64}, logits), Tensor{});
+  EXPECT_TRUE(close(ids, std::vector<double>{0, 1, 2, 40}, {}));
+  EXPECT_TRUE(close(weights, {0, 0, 0, 1}, kTolerance));
+}
+
+TEST_P(MoeRouteTest, ANanAmongTheLogitsOfASoftmaxIsInAllWeights) {
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  for (const Gate& g : kGates) {
+    if (g.func != ScoringFunc::kSoftmax) continue;
+    for (const float bad : {static_cast<float>(nan), -static_cast<float>(nan), INFINITY}) {
+      for (const size_t at : {size_t{0}, static_cast<size_t>(g.E) - 1}) {
+        std::vector<float> logits(static_cast<size_t>(g.E), 0.5f);
+        logits[at] = bad;
+        const auto [ids, weights] = run(g, make.f32({1, g.E}, logits), Tensor{});
+        EXPECT_TRUE(close(weights, std::vector<double>(static_cast<size_t>(g.K), nan), {}))
+            << g.name << " " << bad << " at " << at;
+      }
+    }
+  }
 }
 
 TEST_P(MoeRouteTest, TheBiasChoosesButDoesNotWeigh) {

@@ -9,10 +9,11 @@ namespace {
 
 class RmsNormTest : public OpTest {
  protected:
-  // 1 / sqrt, two products and the store round once each; a sum of D squares in float32 is off by
-  // about sqrt(D) 2^-24, of which the root takes half.
+  // 1 / D and the mean round, of which the root takes half; 1 / sqrt is off by 2^-22.9 on a GPU,
+  // two products and the store round once each; a sum of D squares in float32 is off by about
+  // sqrt(D) 2^-24, of which the root takes half as well.
   Tolerance tolerance(int64_t D) const {
-    const double roundings = 4 + std::sqrt(static_cast<double>(D)) / 2;
+    const double roundings = 6.2 + std::sqrt(static_cast<double>(D)) / 2;
     return {.rel = rounding(activation()) + roundings * 0x1p-24, .abs = 1e-30};
   }
 };

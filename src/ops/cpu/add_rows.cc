@@ -13,6 +13,8 @@ namespace {
 constexpr int64_t kInPlaceTokens = 2;
 // Rows that are held as float32.
 constexpr int64_t kRowsAtOnce = 16;
+// How far ahead of a row's place bytes are asked for, into the first- and the second-level cache.
+constexpr int64_t kNearBytes = 2048, kFarBytes = 16384;
 
 // Columns that share their scale: all where there are none.
 int64_t block_columns(const AddRows& a) {
@@ -46,6 +48,13 @@ bool is_in_place(const InnerLoops& loops, const AddRows& a, int64_t r, int64_t n
   return true;
 }
 
+// From row `row` on to what is read `bytes` later: rows of `a`, or what comes next.
+int64_t distance(const AddRows& a, int64_t row, int64_t bytes) {
+  const int64_t row_bytes = a.segment.data.strides[0] * size_bytes(a.segment.data.dtype);
+  const int64_t end = a.first_row + a.rows;
+  return row * row_bytes + bytes < end * row_bytes ? bytes : bytes + (a.next_row - end) * row_bytes;
+}
+
 void add_in_place(const InnerLoops& loops, const AddRows& a, int64_t r, int64_t n, const float* x) {
   const Tensor& data = a.segment.data;
   const bool e4m3 = data.dtype == DType::kF8E4M3;
@@ -58,15 +67,22 @@ void add_in_place(const InnerLoops& loops, const AddRows& a, int64_t r, int64_t 
                                 .x = x,
                                 .tokens = a.tokens,
                                 .sum = a.sum,
-                                .sum_stride = a.sum_stride});
+                                .sum_stride = a.sum_stride,
+                                .near = distance(a, a.first_row + r, kNearBytes),
+                                .far = distance(a, a.first_row + r, kFarBytes)});
 }
 
 // Rows [r, r + n) share their scales.
-void add_part(const InnerLoops& loops, const AddRows& a, int64_t r, int64_t n, float* x,
-              float* decoded) {
-  scale_x(loops, a, r, n, x);
-  if (is_in_place(loops, a, r, n)) return add_in_place(loops, a, r, n, x);
+void add_part(const InnerLoops& loops, const AddRows& a, int64_t r, int64_t n,
+              std::vector<float>& memory) {
   const int64_t K = a.segment.data.shape[1], width = block_columns(a);
+  const int64_t n_x = ceil_div(K, width) * a.tokens * n;
+  const bool in_place = is_in_place(loops, a, r, n);
+  memory.resize(std::max(memory.size(), static_cast<size_t>(in_place ? n_x : n_x + n * K)));
+  float* x = memory.data();
+  float* decoded = x + n_x;
+  scale_x(loops, a, r, n, x);
+  if (in_place) return add_in_place(loops, a, r, n, x);
   for (int64_t i = 0; i < n; ++i)
     decode_unscaled(loops, a.segment, a.quant, a.first_row + r + i, 0, K, decoded + i * K);
   for (int64_t c = 0; c < K; c += width, x += a.tokens * n)
@@ -84,15 +100,13 @@ void add_part(const InnerLoops& loops, const AddRows& a, int64_t r, int64_t n, f
 }  // namespace
 
 void add_rows(const InnerLoops& loops, const AddRows& a, std::vector<float>& memory) {
-  const int64_t K = a.segment.data.shape[1], blocks = ceil_div(K, block_columns(a));
-  memory.resize(static_cast<size_t>(kRowsAtOnce * (K + blocks * a.tokens)));
   for (int64_t r = 0; r < a.rows;) {
     const int64_t row = a.first_row + r;
     const int64_t block_end = a.segment.data.dtype == DType::kF8E4M3
                                   ? round_up(row + 1, a.quant.block_rows) - a.first_row
                                   : a.rows;
     const int64_t n = std::min({kRowsAtOnce, a.rows - r, block_end - r});
-    add_part(loops, a, r, n, memory.data() + kRowsAtOnce * K, memory.data());
+    add_part(loops, a, r, n, memory);
     r += n;
   }
 }

@@ -21,6 +21,7 @@ struct AddRows {
   int64_t x_stride, tokens;
   float* sum;  // [K] of each token, sum_stride apart
   int64_t sum_stride;
+  int64_t next_row;  // of the segment, from where on rows will be wanted after these
 };
 
 // `memory` is kept between calls so that they need not allocate.

@@ -138,8 +138,9 @@ class TileProduct {
     const bool is_end = k + columns == d_.segment.data.shape[1];
     const auto* next_row = static_cast<const std::byte*>(next.first);
     const int64_t n_next = next.rows;
-    for (int64_t t = 0; t < n; t += kBlockTokens) {
-      const int64_t here = std::min(kBlockTokens, n - t);
+    const int64_t blocks = ceil_div(n, kBlockTokens);  // of about the same size
+    for (int64_t i = 0; i < blocks; ++i) {
+      const int64_t t = n * i / blocks, here = n * (i + 1) / blocks - t;
       const int64_t begin = n_next * t / n, end = n_next * (t + here) / n;
       next.first = next_row + begin * next.row_bytes;
       next.rows = end - begin;
@@ -150,7 +151,7 @@ class TileProduct {
                           .tokens = here,
                           .columns = round_up(columns, kPad),
                           .begin = k == 0,
-                          .lanes = tile_.lanes + t * kTileRows * kLanes,
+                          .lanes = tile_.lanes + i * kBlockTokens * kTileRows * kLanes,
                           .sums = is_end ? tile_.sums + t * kTileRows : nullptr,
                           .next = next};
       if (fast_ == nullptr)

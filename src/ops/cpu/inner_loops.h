@@ -122,6 +122,8 @@ struct InnerLoops {
     int64_t tokens;
     float* sum;
     int64_t sum_stride;
+    int64_t near, far;  // bytes from a row to what is asked for into the first- and the
+                        // second-level cache while it is added
   };
   void (*add_e4m3_rows)(const StoredRows& a);
   void (*add_bf16_rows)(const StoredRows& a);

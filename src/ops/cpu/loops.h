@@ -381,7 +381,6 @@ void add_weighted_rows(const InnerLoops::Weighted& a) {
 // R rows from row s on: their sums are loaded and stored once.
 template <class V, class W, int R>
 void add_stored_run(const InnerLoops::StoredRows& a, int64_t s) {
-  constexpr int64_t kAheadBytes = 4096;  // rows follow each other in memory
   constexpr int64_t kColumns = W::kRun * kLanes;
   static_assert(kAddColumns % kColumns == 0);
   const auto* row = static_cast<const uint8_t*>(a.rows) + s * a.row_bytes;
@@ -389,8 +388,12 @@ void add_stored_run(const InnerLoops::StoredRows& a, int64_t s) {
     typename V::Reg w[R][W::kRun];
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
-      __builtin_prefetch(at<W>(row + r * a.row_bytes, c) + kAheadBytes);
-      W::load_run(at<W>(row + r * a.row_bytes, c), w[r]);
+      const uint8_t* place = at<W>(row + r * a.row_bytes, c);
+      for (int64_t line = 0; line < kColumns * W::kBytes; line += 64) {
+        __builtin_prefetch(place + a.near + line, 0, 3);
+        __builtin_prefetch(place + a.far + line, 0, 2);
+      }
+      W::load_run(place, w[r]);
     }
     for (int64_t t = 0; t < a.tokens; ++t) {
       const float* x = a.x + (c / a.block_columns * a.tokens + t) * a.n + s;

@@ -35,7 +35,8 @@ void mla_query(Exec& exec, const MlaQueryArgs& a) {
                 .x_stride = a.q.strides[0],
                 .tokens = T,
                 .sum = a.out.ptr<float>(0, h),
-                .sum_stride = a.out.strides[0]},
+                .sum_stride = a.out.strides[0],
+                .next_row = (h + 1) * (nope + a.v_head_dim)},
                memory);
       for (int64_t t = 0; t < T; ++t) {
         float* rope = a.out.ptr<float>(t, h) + C;

@@ -43,9 +43,10 @@ Assignment assign(const MoeExpertsArgs& a, int64_t E) {
   return out;
 }
 
-// What the units of rows of all wanted experts cost up to each, counted in tokens.
-std::vector<int64_t> unit_costs(const Assignment& a, int64_t units) {
-  constexpr int64_t kRead = 8;  // tokens: what it takes to read a unit's weights
+constexpr int64_t kRead = 8;  // tokens: what it takes to read a unit's weights
+
+// What the parts of all wanted experts' rows cost up to each, counted in tokens.
+std::vector<int64_t> part_costs(const Assignment& a, int64_t units) {
   std::vector<int64_t> out = {0};
   for (const int64_t e : a.wanted) {
     const auto i = static_cast<size_t>(e);
@@ -95,9 +96,10 @@ void moe_experts(Exec& exec, const MoeExpertsArgs& a) {
   const auto first_of = [&](int64_t e) { return tokens.begin[static_cast<size_t>(e)]; };
 
   // hidden = silu(gate x) * (up x), through the wanted experts
-  const int64_t units = units_of(F);
-  const std::vector<int64_t> cost = unit_costs(tokens, units);
-  cpu.parallel(cost.back(), grain(kUnitRows * 2 * D), [&](int64_t from, int64_t to) {
+  const int64_t per_expert = ceil_div(n_routed, n_wanted);
+  const int64_t together = units_to_take(per_expert), units = ceil_div(units_of(F), together);
+  const std::vector<int64_t> cost = part_costs(tokens, units);
+  const auto gate_up = [&](int64_t from, int64_t to) {
     const int64_t begin = first_from(cost, from), end = first_from(cost, to);
     for (int64_t i = begin / units; i * units < end; ++i) {
       const int64_t e = tokens.wanted[static_cast<size_t>(i)], first = first_of(e);
@@ -117,10 +119,11 @@ void moe_experts(Exec& exec, const MoeExpertsArgs& a) {
                          .token_stride = F,
                          .next = a.gate_up.segments[next].data.at(goes_on ? row + n : 0)});
       };
-      for_each_run(std::max<int64_t>(0, begin - i * units), std::min(units, end - i * units), F,
-                   run);
+      for_each_run(std::max<int64_t>(0, begin - i * units) * together,
+                   std::min(units, end - i * units) * together, F, run);
     }
-  });
+  };
+  cpu.parallel(cost.back(), grain(kUnitRows * together * 2 * D), gate_up, kRead + per_expert);
 
   // out = sum of weight * down hidden: some columns of `out` at a time, through the experts in
   // ascending order.
@@ -164,8 +167,7 @@ void moe_experts(Exec& exec, const MoeExpertsArgs& a) {
       for (int64_t d = first_column; d < last_column; ++d)
         a.out.ptr<float>(t)[d] += a.addend.ptr<float>(t)[d];
   };
-  cpu.parallel(units_of(D), grain(n_routed * kUnitRows * F), down,
-               units_to_take(ceil_div(n_routed, n_wanted)));
+  cpu.parallel(units_of(D), grain(n_routed * kUnitRows * F), down, together);
 }
 
 void moe_with_shared(Exec& exec, const MoeWithSharedArgs& a) {

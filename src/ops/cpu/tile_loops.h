@@ -83,7 +83,10 @@ struct TileBlock {
   void run(const Args& a, int64_t r0, int64_t t0) {
     const auto* wr = a.w + r0 * kTileColumns;
     const auto* xt = a.x + t0 * kTileColumns;
-    for (int64_t k = 0; k < a.columns; k += P::kColumns) {
+    // The sums of the next rows are on their way from the second-level cache meanwhile.
+    const float* next = a.lanes + lanes_at(r0 + R, t0);
+    for (int64_t k = 0; k < a.columns; k += P::kColumns, next += kLanes) {
+      __builtin_prefetch(next, 1, 3);
       typename P::Values wk[R];
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) wk[r] = P::load(wr + r * kTileColumns + k);
