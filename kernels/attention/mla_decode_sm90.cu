@@ -2,14 +2,14 @@
 // shapes: ops/mla.h; who does what, and in which order parts are added: mla_split.cuh.
 //
 // Mapping   grid (groups of 16 heads, blocks that share the work), a block per SM. One of its warps
-//           fetches, eight multiply by mma.sync. A tile is a page. Scores: a warp takes 16 of its
-//           tokens and half of the width. Softmax: two heads a warp. Values: 64 of the columns a
+//           fetches, sixteen multiply by mma.sync. A tile is a page. Scores: a warp takes 16 of its
+//           tokens and a quarter of the width. Softmax: a head a warp. Values: 32 of the columns a
 //           warp; the sum of the weights is one more column, of ones.
 // Tile      eight copies of 8 rows, each 16 bytes further than they are in the page: the eight rows
 //           that ldmatrix reads at once are of eight copies, hence in different banks. So place i
 //           of a tile is token 8 (i % 8) + i / 8.
 // Rounding  p to bf16; sums in fp32. The sum of p is that of the rounded ones.
-// Memory    178 KB: two tiles, of which one is on its way while the other is multiplied. By the
+// Memory    187 KB: two tiles, of which one is on its way while the other is multiplied. By the
 //           memory's speed a tile takes an SM 5,400 cycles on an H100.
 // Traffic   every row once per 16 heads; 2 * 4 bytes * 512 per head and stored item.
 #include "attention/mla_kernels.h"
@@ -21,14 +21,17 @@
 namespace dsr::cuda {
 namespace {
 
-constexpr int kWarps = 8, kConsumerThreads = 32 * kWarps, kThreads = kConsumerThreads + 32;
+constexpr int kWarps = 16, kConsumerThreads = 32 * kWarps, kThreads = kConsumerThreads + 32;
 constexpr int kHeads = 16;  // of a block: the M of mma.m16n8k16
+static_assert(kHeads == kWarps, "a warp for the softmax of each head");
 constexpr int kKeyWidth = MlaShape::kKeyWidth, kValueWidth = MlaShape::kValueWidth;
 constexpr int kTile = static_cast<int>(kPageTokens);
 constexpr int kRowBytes = kKeyWidth * 2, kRun = 8, kRuns = kTile / kRun;
 constexpr int kRunPitch = kRun * kRowBytes + 16;
 constexpr int kStages = 2;
-constexpr int kKeySteps = kKeyWidth / 16 / 2;  // of k16, of a warp
+constexpr int kQuarters = 4;                           // of the width
+constexpr int kKeySteps = kKeyWidth / 16 / kQuarters;  // of k16, of a warp
+static_assert(kTile / 16 * kQuarters == kWarps, "each has 16 tokens and a quarter");
 constexpr int kColumns = kValueWidth / kWarps, kColumnTiles = kColumns / 8;
 constexpr int kQueryPitch = kKeyWidth + 8;  // elements
 static_assert(kRun == 8 && kRuns == 8, "as places and tokens are related");
@@ -49,13 +52,18 @@ struct alignas(16) TileInfo {
   int n_tokens;  // 0: no more tiles
   int token;     // of the batch, whose row it is
   int item;      // -1: the result is the row's
-  bool starts_part, ends_part, ends_item;
+  unsigned flags;
+
+  __device__ bool starts_part() const { return flags & 1; }
+  __device__ bool ends_part() const { return flags & 2; }
+  __device__ bool first_part() const { return flags & 4; }  // of the item
+  __device__ bool ends_item() const { return flags & 8; }
 };
 
 struct DecodeMemory {
   alignas(128) std::byte tiles[kStages][kRuns * kRunPitch];
   alignas(16) bf16 query[kHeads][kQueryPitch];
-  float scores[2][kHeads][kTile + 8];           // by halves of the width, in places
+  float scores[kQuarters][kHeads][kTile + 8];   // in places
   alignas(16) bf16 weights[kHeads][kTile + 8];  // exp2(score - max), zeros past the end; in places
   // By head: of the part so far when it goes on; of the item and the part when that joins it.
   float rescale[kHeads], item_scale[kHeads], part_scale[kHeads], item_max[kHeads];
@@ -77,43 +85,38 @@ class Fetcher {
 
   __device__ __forceinline__ int first_token() const { return walk_.done() ? -1 : walk_.row.token; }
 
-  __device__ void run() {
-    // Rows that were in the cache before the step; the others follow.
-    Rows late[kStages];
-    int n = 0;
-#pragma unroll
-    for (int i = 0; i < kStages; ++i) {
-      if (walk_.done()) break;
-      late[i] = {page(), walk_.n_known(), walk_.n_tokens()};
-      announce(i);
-      fetch(i, {late[i].page, 0, late[i].from});
-      walk_.next();
-      ++n;
-    }
-    PageWalk ahead = walk_;
-#pragma unroll 1
-    for (int i = 0; i < kStages && !ahead.done(); ++i, ahead.next())
-      if (ahead.n_known() > 0 && lane_ == 0)
-        prefetch_bulk(page(ahead), static_cast<uint32_t>(ahead.n_known() * kRowBytes));
-    wait_for_previous_kernel();
-#pragma unroll
-    for (int i = 0; i < kStages; ++i)
-      if (i < n) fetch(i, late[i]);
-
+  __device__ __forceinline__ void run() {
+    Rows late[kStages];  // that were not in the cache before the step
     int stage = 0;
-    uint32_t parity = 0;
-    for (; !walk_.done(); walk_.next()) {
-      const std::byte* from = page();
+    uint32_t parity = 1;  // nobody has had a stage before
+    bool waited = false;
+    // One loop for the tiles before the dependency wait and after it: its code is not in the
+    // caches.
+#pragma unroll 1
+    for (int i = 0;; ++i) {
+      if (!waited && (i == kStages || walk_.done())) {
+        call_next_pages();
+        wait_for_previous_kernel();
+        waited = true;
+#pragma unroll
+        for (int k = 0; k < kStages; ++k)
+          if (k < i) fetch(k, late[k]);
+      }
+      if (walk_.done()) break;
+      Rows rows = {page(walk_), 0, walk_.n_tokens()};
       wait_barrier(&memory_.empty[stage], parity);
       announce(stage);
-      fetch(stage, {from, 0, walk_.n_tokens()});
+      if (!waited) {
+#pragma unroll
+        for (int k = 0; k < kStages; ++k)
+          if (k == i) late[k] = {rows.page, walk_.n_known(), rows.to};
+        rows.to = walk_.n_known();
+      }
+      fetch(stage, rows);
+      walk_.next();
       if (++stage == kStages) stage = 0, parity ^= 1;
     }
-    if (n < kStages) {
-      stage = n;
-    } else {
-      wait_barrier(&memory_.empty[stage], parity);
-    }
+    wait_barrier(&memory_.empty[stage], parity);
     if (lane_ == 0) memory_.info[stage].n_tokens = 0;
     arrive(&memory_.full[stage]);
   }
@@ -129,23 +132,32 @@ class Fetcher {
     return p_.pages + b.block_table[walk.row.sequence * b.block_table_stride + walk.page] *
                           (int64_t{kTile} * kRowBytes);
   }
-  __device__ __forceinline__ const std::byte* page() const { return page(walk_); }
+  // The pages behind those of the stages, into the L2.
+  __device__ __forceinline__ void call_next_pages() const {
+    PageWalk ahead = walk_;
+#pragma unroll 1
+    for (int i = 0; i < kStages && !ahead.done(); ++i, ahead.next())
+      if (ahead.n_known() > 0 && lane_ == 0)
+        prefetch_bulk(page(ahead), static_cast<uint32_t>(ahead.n_known() * kRowBytes));
+  }
 
   // The tile of the walk comes to a stage. Values past its end become zero, as their weights are.
   __device__ __forceinline__ void announce(int stage) {
     const int n_tokens = walk_.n_tokens();
     if (n_tokens < kTile) {
-      constexpr int kChunks = kValueWidth * 2 / 16;
-      for (int i = n_tokens * kChunks + lane_; i < kTile * kChunks; i += 32) {
-        const int r = i / kChunks;
-        *reinterpret_cast<uint4*>(memory_.tiles[stage] + r / kRun * kRunPitch +
-                                  r % kRun * kRowBytes + i % kChunks * 16) = make_uint4(0, 0, 0, 0);
+      static_assert(kValueWidth * 2 == 2 * 32 * 16, "two pieces a lane");
+#pragma unroll 1
+      for (int i = n_tokens; i < kTile; ++i) {
+        auto* row = reinterpret_cast<uint4*>(memory_.tiles[stage] + i / kRun * kRunPitch +
+                                             i % kRun * kRowBytes);
+        row[lane_] = row[lane_ + 32] = make_uint4(0, 0, 0, 0);
       }
       order_before_copies();
     }
     if (lane_ == 0) {
-      memory_.info[stage] = {n_tokens,          walk_.row.token,  walk_.item(), walk_.starts_part(),
-                             walk_.ends_part(), walk_.ends_item()};
+      const unsigned flags = walk_.starts_part() | walk_.ends_part() << 1 |
+                             walk_.first_part() << 2 | walk_.ends_item() << 3;
+      memory_.info[stage] = {n_tokens, walk_.row.token, walk_.item(), flags};
       arrive_expecting(&memory_.full[stage], static_cast<uint32_t>(n_tokens * kRowBytes));
     } else {
       arrive(&memory_.full[stage]);  // for the zeros that this lane has stored
@@ -155,9 +167,13 @@ class Fetcher {
   __device__ __forceinline__ void fetch(int stage, const Rows& rows) {
     const int from = max(rows.from, lane_ * kRun), to = min(rows.to, (lane_ + 1) * kRun);
     if (from >= to) return;
-    copy_bulk(memory_.tiles[stage] + lane_ * kRunPitch + from % kRun * kRowBytes,
-              rows.page + from * kRowBytes, static_cast<uint32_t>((to - from) * kRowBytes),
-              &memory_.full[stage]);
+    std::byte* place = memory_.tiles[stage] + lane_ * kRunPitch + from % kRun * kRowBytes;
+    const std::byte* source = rows.page + from * kRowBytes;
+    const auto bytes = static_cast<uint32_t>((to - from) * kRowBytes);
+    if (gridDim.x == 1)
+      copy_bulk_evict_first(place, source, bytes, &memory_.full[stage]);
+    else  // other groups of heads read the page as well
+      copy_bulk(place, source, bytes, &memory_.full[stage]);
   }
 
   const DecodeParams& p_;
@@ -184,19 +200,19 @@ class Multiplier {
         n_heads_(min(kHeads, p.parts.H - head_)) {}
 
   __device__ __forceinline__ void run() {
-    wait_for_previous_kernel();
     int token = memory_.first_token;
-    take_query(token);
-    int stage = 0;
-    uint32_t parity = 0;
+    const bf16* query = query_of(token);
+    wait_for_previous_kernel();
+    take_query(query);
 #pragma unroll 1
-    while (true) {
-      wait_barrier(&memory_.full[stage], parity);
+    for (int i = 0;; ++i) {
+      const int stage = i % kStages;
+      wait_barrier(&memory_.full[stage], static_cast<uint32_t>(i / kStages % 2));
       const TileInfo info = memory_.info[stage];
       if (info.n_tokens == 0) return;
       if (info.token != token) {
         token = info.token;
-        take_query(token);
+        take_query(query_of(token));
       }
       score(memory_.tiles[stage]);
       meet_consumers();
@@ -205,47 +221,46 @@ class Multiplier {
       add(info, memory_.tiles[stage]);
       __syncwarp();  // all lanes have read the tile
       if (lane_ == 0) arrive(&memory_.empty[stage]);
-      if (info.ends_part) join(info);
-      if (++stage == kStages) stage = 0, parity ^= 1;
+      if (info.ends_part()) join(info);
     }
   }
 
  private:
-  // All of them, and everyone has come past the scores of the row before.
-  __device__ __forceinline__ void take_query(int token) {
-    constexpr int kChunks = kKeyWidth / 8;
-    for (int c = static_cast<int>(threadIdx.x); c < kHeads * kChunks; c += kConsumerThreads) {
-      const int r = c / kChunks, column = c % kChunks * 8;
-      const bool valid = r < n_heads_;
-      copy_async_16(
-          &memory_.query[r][column],
-          valid ? p_.q + token * p_.q_token_stride + (head_ + r) * p_.q_head_stride + column : p_.q,
-          valid);
-    }
+  // Of p v, and of p.
+  using Sums = float[kColumnTiles + 1][4];
+
+  // Of this warp's head, this lane's first 8 elements.
+  __device__ __forceinline__ const bf16* query_of(int token) const {
+    const int r = min(warp_, n_heads_ - 1);  // heads that there are not: the last one
+    return p_.q + token * p_.q_token_stride + (head_ + r) * p_.q_head_stride + lane_ * 8;
+  }
+  // All heads, each by its warp; everyone has come past the scores of the row before.
+  __device__ __forceinline__ void take_query(const bf16* from) {
+#pragma unroll
+    for (int c = 0; c < kKeyWidth; c += 32 * 8)
+      if (c + lane_ * 8 < kKeyWidth) copy_async_16(&memory_.query[warp_][c + lane_ * 8], from + c);
     commit_copies();
     wait_for_copies<0>();
     meet_consumers();
-#pragma unroll
-    for (int k = 0; k < kKeySteps; ++k)
-      load_matrices(q_[k],
-                    &memory_.query[lane_ % 16][(half() * kKeySteps + k) * 16 + lane_ / 16 * 8]);
   }
 
-  // scores[kHeads, kTile]: this warp's 16 places over its half of the width, in two chains for each
-  // 8 of them.
+  // scores[kHeads, kTile]: this warp's 16 places over its quarter of the width, in two chains for
+  // each 8 of them. There are no registers to keep the query in.
   __device__ __forceinline__ void score(const std::byte* tile) {
-    const int g = lane_ / 4, t2 = lane_ % 4 * 2, eight = warp_ % 4 * 2;
+    const int g = lane_ / 4, t2 = lane_ % 4 * 2, eight = warp_ % 4 * 2, quarter = warp_ / 4;
+    const bf16* q = &memory_.query[lane_ % 16][quarter * kKeySteps * 16 + lane_ / 16 * 8];
     const std::byte* from = tile + lane_run(lane_) + eights(eight + lane_ / 16) +
-                            half() * kKeySteps * 32 + lane_ / 8 % 2 * 16;
+                            quarter * kKeySteps * 32 + lane_ / 8 % 2 * 16;
     float s[2][2][4] = {};  // [chain][8 places]
 #pragma unroll
     for (int k = 0; k < kKeySteps; ++k) {
-      uint32_t b[4];
+      uint32_t a[4], b[4];
+      load_matrices(a, q + k * 16);
       load_matrices(b, from + k * 32);
-      mma_bf16(s[k % 2][0], q_[k], b[0], b[1]);
-      mma_bf16(s[k % 2][1], q_[k], b[2], b[3]);
+      mma_bf16(s[k % 2][0], a, b[0], b[1]);
+      mma_bf16(s[k % 2][1], a, b[2], b[3]);
     }
-    auto& mine = memory_.scores[half()];
+    auto& mine = memory_.scores[quarter];
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
       const float* even = s[0][j];
@@ -257,50 +272,39 @@ class Multiplier {
     }
   }
 
-  // The softmax of this warp's two heads, two neighbouring places a lane.
+  // The softmax of this warp's head, two neighbouring places a lane.
   __device__ __forceinline__ void weigh(const TileInfo& info) {
-    const int place = 2 * lane_, token = place % 8 * 8 + place / 8;
-    float2 v[2];
-    float max[2];
+    const int r = warp_, place = 2 * lane_, token = place % 8 * 8 + place / 8;
+    float2 s[kQuarters];
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const float2 a = *reinterpret_cast<const float2*>(&memory_.scores[0][2 * warp_ + i][place]);
-      const float2 b = *reinterpret_cast<const float2*>(&memory_.scores[1][2 * warp_ + i][place]);
-      v[i].x = token < info.n_tokens ? (a.x + b.x) * p_.scale_log2 : -INFINITY;
-      v[i].y = token + 8 < info.n_tokens ? (a.y + b.y) * p_.scale_log2 : -INFINITY;
-      max[i] = fmaxf(v[i].x, v[i].y);
-    }
+    for (int i = 0; i < kQuarters; ++i)
+      s[i] = *reinterpret_cast<const float2*>(&memory_.scores[i][r][place]);
+    const float x = (s[0].x + s[1].x) + (s[2].x + s[3].x);
+    const float y = (s[0].y + s[1].y) + (s[2].y + s[3].y);
+    const float2 v = {token < info.n_tokens ? x * p_.scale_log2 : -INFINITY,
+                      token + 8 < info.n_tokens ? y * p_.scale_log2 : -INFINITY};
+    float max = fmaxf(v.x, v.y);
 #pragma unroll
     for (int offset = 16; offset > 0; offset /= 2)
-#pragma unroll
-      for (int i = 0; i < 2; ++i)
-        max[i] = fmaxf(max[i], __shfl_xor_sync(0xffffffffu, max[i], offset));
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int r = 2 * warp_ + i;
-      const float before = info.starts_part ? -INFINITY : part_max_[i];
-      part_max_[i] = fmaxf(before, ceilf(max[i]));
-      *reinterpret_cast<uint32_t*>(&memory_.weights[r][place]) =
-          pack_bf16(exp2f(v[i].x - part_max_[i]), exp2f(v[i].y - part_max_[i]));
-      if (!info.ends_part) {
-        if (lane_ == 0) memory_.rescale[r] = power_of_two(before - part_max_[i]);
-        continue;
-      }
-      const float item_max = fmaxf(item_max_[i], part_max_[i]);
-      if (lane_ == 0) {
-        memory_.rescale[r] = power_of_two(before - part_max_[i]);
-        memory_.item_scale[r] = power_of_two(item_max_[i] - item_max);
-        memory_.part_scale[r] = power_of_two(part_max_[i] - item_max);
-        memory_.item_max[r] = item_max;
-      }
-      item_max_[i] = info.ends_item ? -INFINITY : item_max;
-    }
+      max = fmaxf(max, __shfl_xor_sync(0xffffffffu, max, offset));
+    const float before = info.starts_part() ? -INFINITY : part_max_;
+    part_max_ = fmaxf(before, ceilf(max));
+    *reinterpret_cast<uint32_t*>(&memory_.weights[r][place]) =
+        pack_bf16(exp2f(v.x - part_max_), exp2f(v.y - part_max_));
+    if (lane_ == 0) memory_.rescale[r] = power_of_two(before - part_max_);
+    if (!info.ends_part()) return;
+    const float item_before = info.first_part() ? -INFINITY : item_max_;
+    item_max_ = fmaxf(item_before, part_max_);
+    if (lane_ != 0) return;
+    memory_.item_scale[r] = power_of_two(item_before - item_max_);
+    memory_.part_scale[r] = power_of_two(part_max_ - item_max_);
+    memory_.item_max[r] = item_max_;
   }
 
-  // The part's sums of p v, and of p.
+  // The part's sums.
   __device__ __forceinline__ void add(const TileInfo& info, const std::byte* tile) {
     constexpr uint32_t kOnes = 0x3f803f80;
-    if (!info.starts_part) {
+    if (!info.starts_part()) {
       const float low = memory_.rescale[lane_ / 4], high = memory_.rescale[lane_ / 4 + 8];
 #pragma unroll
       for (auto& o : part_) {
@@ -327,58 +331,52 @@ class Multiplier {
 
   // The part joins the item, which is stored where it ends.
   __device__ __forceinline__ void join(const TileInfo& info) {
-    const int r = lane_ / 4;
+    if (info.first_part() && info.ends_item()) {  // what a row alone waits for
+      store(info, part_);
+    } else {
+      const int r = lane_ / 4;
+      const float before[2] = {memory_.item_scale[r], memory_.item_scale[r + 8]};
+      const float now[2] = {memory_.part_scale[r], memory_.part_scale[r + 8]};
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const float before = memory_.item_scale[r + 8 * i], now = memory_.part_scale[r + 8 * i];
+      for (int n = 0; n <= kColumnTiles; ++n)
 #pragma unroll
-      for (int n = 0; n < kColumnTiles; ++n)
-#pragma unroll
-        for (int j = 2 * i; j < 2 * i + 2; ++j)
-          item_[n][j] = item_[n][j] * before + part_[n][j] * now;
-      item_sum_[i] = item_sum_[i] * before + part_[kColumnTiles][2 * i] * now;
+        for (int j = 0; j < 4; ++j)
+          item_[n][j] = info.first_part() ? part_[n][j]
+                                          : item_[n][j] * before[j / 2] + part_[n][j] * now[j / 2];
+      if (info.ends_item()) store(info, item_);
     }
 #pragma unroll
     for (auto& o : part_) o[0] = o[1] = o[2] = o[3] = 0;
-    if (info.ends_item) store(info);
   }
-  __device__ __forceinline__ void store(const TileInfo& info) {
+  __device__ __forceinline__ void store(const TileInfo& info, const Sums& sums) {
     const int column = warp_ * kColumns + lane_ % 4 * 2;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const int r = lane_ / 4 + 8 * i;
-      const float sum = item_sum_[i];
+      const float sum = sums[kColumnTiles][2 * i];
       if (r < n_heads_ && info.item < 0) {
         const float scale = 1 / sum;
         bf16* to = p_.out + info.token * p_.out_token_stride + (head_ + r) * p_.out_head_stride;
 #pragma unroll
         for (int n = 0; n < kColumnTiles; ++n)
           *reinterpret_cast<uint32_t*>(to + column + n * 8) =
-              pack_bf16(item_[n][2 * i] * scale, item_[n][2 * i + 1] * scale);
+              pack_bf16(sums[n][2 * i] * scale, sums[n][2 * i + 1] * scale);
       } else if (r < n_heads_) {
         const int64_t at = p_.parts.at(info.item, head_ + r);
         float* to = p_.parts.sums + at * kValueWidth + column;
 #pragma unroll
         for (int n = 0; n < kColumnTiles; ++n)
-          *reinterpret_cast<float2*>(to + n * 8) =
-              make_float2(item_[n][2 * i], item_[n][2 * i + 1]);
+          *reinterpret_cast<float2*>(to + n * 8) = make_float2(sums[n][2 * i], sums[n][2 * i + 1]);
         if (column == 0) p_.parts.stats[at] = make_float2(memory_.item_max[r], sum);
       }
-#pragma unroll
-      for (auto& o : item_) o[2 * i] = o[2 * i + 1] = 0;
-      item_sum_[i] = 0;
     }
   }
-
-  __device__ __forceinline__ int half() const { return warp_ / 4; }
 
   const DecodeParams& p_;
   DecodeMemory& memory_;
   const int warp_, lane_, head_, n_heads_;
-  uint32_t q_[kKeySteps][4];
-  float part_[kColumnTiles + 1][4] = {};  // the last: sums of p
-  float item_[kColumnTiles][4] = {}, item_sum_[2] = {};
-  float part_max_[2], item_max_[2] = {-INFINITY, -INFINITY};
+  Sums part_ = {}, item_;
+  float part_max_ = -INFINITY, item_max_ = -INFINITY;  // of this warp's head
 };
 
 #endif
@@ -424,7 +422,10 @@ Stored launch_decode(Exec& exec, const MlaAttentionArgs& a) {
                                      a.block_table.ptr<int32_t>(), a.block_table.strides[0]},
                            .n_rows = narrow(n_rows),
                            .tokens = T <= S,
-                           .n_blocks = narrow(n_blocks)};
+                           .n_blocks = narrow(n_blocks),
+                           .max_pages = narrow(max_pages)};
+  // As PageWalk computes it.
+  DSR_CHECK(n_rows * max_pages * n_blocks < (int64_t{1} << 31), n_rows, max_pages, n_blocks);
   const MlaParts parts = take_parts(exec, max_mla_items(n_rows, max_pages, n_blocks), H);
   const DecodeParams p = {.out = a.out.ptr<bf16>(),
                           .out_token_stride = a.out.strides[0],

@@ -18,14 +18,22 @@ namespace dsr::cuda {
 // A row's parts at most: about the SMs of a GPU, so that one row can fill it.
 constexpr int kMlaParts = 132, kMlaGroups = 16, kMlaGroupParts = 9;
 
+// The plan is on the way to the first byte of a layer's attention: divisions are of 32 bits without
+// a sign, and left out where there is nothing to divide.
+__host__ __device__ constexpr int pieces(int n, int each) {
+  if (each == 1) return n;
+  return static_cast<int>((static_cast<unsigned>(n) + static_cast<unsigned>(each) - 1) /
+                          static_cast<unsigned>(each));
+}
+
 struct RowSplit {
   int pages, part_pages, group_parts;
 
   __host__ __device__ explicit constexpr RowSplit(int n_tokens)
-      : pages((n_tokens + static_cast<int>(kPageTokens) - 1) / static_cast<int>(kPageTokens)),
-        part_pages(pages > kMlaParts ? (pages + kMlaParts - 1) / kMlaParts : 1),
+      : pages(pieces(n_tokens, static_cast<int>(kPageTokens))),
+        part_pages(pages > kMlaParts ? pieces(pages, kMlaParts) : 1),
         group_parts(0) {
-    const int parts = (pages + part_pages - 1) / part_pages;
+    const int parts = pieces(pages, part_pages);
     group_parts = parts <= 16 ? 4 : parts <= 8 * kMlaGroups ? 8 : kMlaGroupParts;
   }
 };
@@ -37,7 +45,8 @@ struct DecodeRows {
   PagedBatch batch;
   int n_rows;
   bool tokens;
-  int n_blocks;  // that share the work
+  int n_blocks;   // that share the work
+  int max_pages;  // of a row
 };
 struct DecodeRow {
   int token, sequence;
@@ -67,7 +76,7 @@ struct RowItems {
     const int group = split.part_pages * split.group_parts;
     groups = int64_t{4} * total_pages >= int64_t{3} * n_blocks * group;
     pages = groups ? group : split.part_pages;
-    count = (split.pages + pages - 1) / pages;
+    count = pieces(split.pages, pages);
   }
 };
 // The most items of all rows: of those in parts, each has fewer than 3/4 n_blocks kMlaGroupParts
@@ -105,21 +114,87 @@ __device__ __forceinline__ int scan_lanes(int v, int lane) {  // the sum of lane
 class PageWalk {
  public:
   DecodeRow row;
-  int page;  // of the row
+  int page = 0;  // of the row
 
-  __device__ PageWalk(const DecodeRows& rows, int block, int lane)
-      : row{}, page(0), rows_(rows), total_(total_pages(rows, lane)) {
-    const int n = rows.n_blocks;
-    const int begin = static_cast<int>((int64_t{block} * total_ + n - 1) / n);
-    end_ = static_cast<int>((int64_t{block + 1} * total_ + n - 1) / n);
-    for (int first = 0; first < rows.n_rows; first += 32) {
+  __device__ PageWalk(const DecodeRows& rows, int block, int lane) : row{}, rows_(rows) {
+    if (rows.n_rows == 1) {
+      call_table(lane);
+      row = decode_row(rows, 0);
+      total_ = RowSplit(row.n).pages;
+      const int begin = take_piece(block);
+      take_row();
+      start(pieces(begin, item_pages_));
+    } else {
+      total_ = total_pages(rows, lane);
+      find_row(take_piece(block), lane);
+    }
+  }
+
+  __device__ __forceinline__ bool done() const { return done_; }
+  __device__ __forceinline__ int n_tokens() const {  // of this page
+    return min(static_cast<int>(kPageTokens), row.n - page * static_cast<int>(kPageTokens));
+  }
+  __device__ __forceinline__ int n_known() const {  // of them
+    return max(0, min(n_tokens(), row.known - page * static_cast<int>(kPageTokens)));
+  }
+  __device__ __forceinline__ bool starts_part() const { return part_page_ == 0; }
+  __device__ __forceinline__ bool ends_part() const {
+    return ends_item() || part_page_ + 1 == part_pages_;
+  }
+  __device__ __forceinline__ bool first_part() const {  // of the item
+    return page - part_page_ == item_ * item_pages_;
+  }
+  __device__ __forceinline__ bool ends_item() const { return page + 1 == item_end_; }
+  __device__ __forceinline__ int item() const {  // where its result goes; -1: it is the row's
+    return n_items_ == 1 ? -1 : row_item_ + item_;
+  }
+  __device__ __forceinline__ void next() {
+    if (++page < item_end_) {
+      if (++part_page_ == part_pages_) part_page_ = 0;
+      return;
+    }
+    int k = item_ + 1;
+    if (k == n_items_) {
+      do {
+        row_page_ += pages_, row_item_ += n_items_;
+        if (++r_ == rows_.n_rows) {
+          done_ = true;
+          return;
+        }
+        row = decode_row(rows_, r_);
+        take_row();
+      } while (pages_ == 0);
+      k = 0;
+    }
+    take_item(k);
+  }
+
+ private:
+  // The table of the batch's only row comes while its length does.
+  __device__ __forceinline__ void call_table(int lane) const {
+    constexpr int kLine = 128 / sizeof(int32_t);
+    if (lane * kLine < rows_.max_pages)
+      asm volatile(
+          "{ .reg .b32 v; ld.global.ca.b32 v, [%0]; }" ::"l"(rows_.batch.block_table + lane * kLine)
+          : "memory");
+  }
+  // The block's piece of all pages; where it begins. Few pages go to the first blocks, for these
+  // are on SMs that are free first.
+  __device__ __forceinline__ int take_piece(int block) {
+    const auto b = static_cast<unsigned>(block), total = static_cast<unsigned>(total_);
+    const auto n = static_cast<unsigned>(min(rows_.n_blocks, max(total_, 1)));
+    end_ = static_cast<int>(((b + 1) * total + n - 1) / n);
+    return static_cast<int>((b * total + n - 1) / n);
+  }
+  // The first item of any row that starts in the piece.
+  __device__ __forceinline__ void find_row(int begin, int lane) {
+    for (int first = 0; first < rows_.n_rows; first += 32) {
       const int r = first + lane;
-      const RowSplit split(r < rows.n_rows ? decode_row(rows, r).n : 0);
-      const RowItems items(split, total_, n);
+      const RowSplit split(r < rows_.n_rows ? decode_row(rows_, r).n : 0);
+      const RowItems items(split, total_, rows_.n_blocks);
       const int pages_to = row_page_ + scan_lanes(split.pages, lane);
       const int items_to = row_item_ + scan_lanes(items.count, lane);
-      // The first item that starts in the block's piece.
-      const int k = (max(begin - (pages_to - split.pages), 0) + items.pages - 1) / items.pages;
+      const int k = pieces(max(begin - (pages_to - split.pages), 0), items.pages);
       const unsigned found = __ballot_sync(0xffffffffu, k < items.count);
       const int from = found != 0 ? __ffs(static_cast<int>(found)) - 1 : 31;
       const int pages_there = __shfl_sync(0xffffffffu, pages_to, from);
@@ -130,46 +205,20 @@ class PageWalk {
       }
       const int k_there = __shfl_sync(0xffffffffu, k, from);
       r_ = first + from;
+      row = decode_row(rows_, r_);
       take_row();
       row_page_ = pages_there - pages_, row_item_ = items_there - n_items_;
-      take_item(k_there);
-      return;
+      return start(k_there);
     }
     done_ = true;
   }
-
-  __device__ __forceinline__ bool done() const { return done_; }
-  __device__ __forceinline__ int n_tokens() const {  // of this page
-    return min(static_cast<int>(kPageTokens), row.n - page * static_cast<int>(kPageTokens));
+  __device__ __forceinline__ void start(int k) {
+    if (k < n_items_)
+      take_item(k);
+    else
+      done_ = true;
   }
-  __device__ __forceinline__ int n_known() const {  // of them
-    return max(0, min(n_tokens(), row.known - page * static_cast<int>(kPageTokens)));
-  }
-  __device__ __forceinline__ bool starts_part() const { return page % part_pages_ == 0; }
-  __device__ __forceinline__ bool ends_part() const {
-    return ends_item() || (page + 1) % part_pages_ == 0;
-  }
-  __device__ __forceinline__ bool ends_item() const { return page + 1 == item_end_; }
-  __device__ __forceinline__ int item() const {  // where its result goes; -1: it is the row's
-    return n_items_ == 1 ? -1 : row_item_ + item_;
-  }
-  __device__ __forceinline__ void next() {
-    if (++page < item_end_) return;
-    if (item_ + 1 < n_items_) return take_item(item_ + 1);
-    do {
-      row_page_ += pages_, row_item_ += n_items_;
-      if (++r_ == rows_.n_rows) {
-        done_ = true;
-        return;
-      }
-      take_row();
-    } while (pages_ == 0);
-    take_item(0);
-  }
-
- private:
   __device__ __forceinline__ void take_row() {
-    row = decode_row(rows_, r_);
     const RowSplit split(row.n);
     const RowItems items(split, total_, rows_.n_blocks);
     pages_ = split.pages, part_pages_ = split.part_pages;
@@ -177,18 +226,19 @@ class PageWalk {
   }
   __device__ __forceinline__ void take_item(int k) {
     item_ = k;
-    page = k * item_pages_;
+    page = k * item_pages_, part_page_ = 0;
     item_end_ = min(page + item_pages_, pages_);
     done_ = row_page_ + page >= end_;
   }
 
   const DecodeRows& rows_;
-  const int total_;                  // pages
-  int end_;                          // of the block's piece of them
+  int total_ = 0;                    // pages
+  int end_ = 0;                      // of the block's piece of them
   int r_ = 0;                        // the row
   int row_page_ = 0, row_item_ = 0;  // pages and items before it
   int pages_ = 0, part_pages_ = 1, item_pages_ = 1, n_items_ = 0;
   int item_ = 0, item_end_ = 0;
+  int part_page_ = 0;  // of the part
   bool done_ = false;
 };
 
