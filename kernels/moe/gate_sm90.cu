@@ -107,7 +107,6 @@ __global__ __launch_bounds__(kThreads, 4) void gate_kernel(const __grid_constant
   if (e == 0) {
     init_barrier(&shared.arrived, 1);
     publish_barriers();
-    arrive_expecting(&shared.arrived, static_cast<uint32_t>(c.route.E) * 4);
   }
   arrive_at_cluster();
   const RouterRows router(c.gate, half_unit);
@@ -122,6 +121,7 @@ __global__ __launch_bounds__(kThreads, 4) void gate_kernel(const __grid_constant
   wait_for_previous_kernel();
 
   const float squares = sum_of_squares(row.load(c.norm, t), shared.partial_squares);
+  if (e == 0) arrive_expecting(&shared.arrived, static_cast<uint32_t>(c.route.E) * 4);
   const Row::Chunk x = row.normed(c.norm, row.scale(c.norm, squares), 0);
   router.multiply(x, shared.sums[warp]);
   __syncthreads();
