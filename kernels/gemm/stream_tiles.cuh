@@ -189,13 +189,14 @@ class TileConsumer {
         scale_low = scale_value(l, {stage.scales[warp][0], stage.shifts[warp][0]});
         scale_high = scale_value(l, {stage.scales[warp][1], stage.shifts[warp][1]});
       }
-      __syncwarp();  // all lanes have read the stage
-      arrive(&memory_.empty[warpgroup_][place_.stage]);
-      place_.advance(n_stages_);
       BlockWeights<W> weights;
       expand_block<W>(low, high, weights);
       float sum[2][kTiles][4];
       products(weights, x_block, sum);
+      // Behind the products, which need what is read of the stage: the arrival overtakes loads.
+      __syncwarp();
+      arrive(&memory_.empty[warpgroup_][place_.stage]);
+      place_.advance(n_stages_);
       const float* units = x_.units + x_block * kTiles * 8 + 2 * t;
 #pragma unroll
       for (int j = 0; j < kTiles; ++j) {
