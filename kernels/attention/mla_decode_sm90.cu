@@ -219,7 +219,9 @@ class Multiplier {
       weigh(info);
       meet_consumers();
       add(info, memory_.tiles[stage]);
-      __syncwarp();  // all lanes have read the tile
+      // The arrival alone would overtake the last loads of the tile (scripts/check_arrivals.py).
+      order_before_copies();
+      __syncwarp();
       if (lane_ == 0) arrive(&memory_.empty[stage]);
       if (info.ends_part()) join(info);
     }
