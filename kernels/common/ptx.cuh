@@ -101,6 +101,9 @@ __device__ __forceinline__ void init_barrier(uint64_t* barrier, int arrivals) {
 __device__ __forceinline__ void publish_barriers() {
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
+// It does not wait for this thread's loads from shared memory, which may be under way until an
+// instruction needs them: whoever gives memory back arrives behind such a one, or behind
+// order_before_copies(). scripts/check_arrivals.py looks for it in the machine code.
 __device__ __forceinline__ void arrive(uint64_t* barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier))
                : "memory");
@@ -157,7 +160,8 @@ __device__ __forceinline__ void copy_bulk_evict_first(void* shared, const void* 
 __device__ __forceinline__ void prefetch_bulk(const void* global, uint32_t bytes) {
   asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(global), "r"(bytes) : "memory");
 }
-// What this thread stored to shared memory comes before later copies to the same place.
+// What this thread stored to shared memory, or loaded from it, comes before later copies to the
+// same place.
 __device__ __forceinline__ void order_before_copies() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
