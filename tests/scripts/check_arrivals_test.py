@@ -41,10 +41,22 @@ class CheckArrivals(unittest.TestCase):
     def test_an_instruction_that_waits_for_another_load(self):
         self.assertEqual(len(found(self.LOAD, ("FADD R1, R2, R3 ;", NO_BOARD, 1 << 3), ARRIVAL)), 1)
 
-    def test_of_two_loads_one_is_waited_for(self):
-        wrong = found(self.LOAD, ("LDS R5, [R6] ;", 4, 0), ("FADD R1, R5, R3 ;", NO_BOARD, 1 << 4),
+    def test_the_second_load_is_under_way_when_the_first_is_waited_for(self):
+        wrong = found(("LDS R5, [R6] ;", 4, 0), self.LOAD, ("FADD R1, R5, R3 ;", NO_BOARD, 1 << 4),
                       ARRIVAL)
-        self.assertEqual(wrong, [("0030", ["0000 LDS.128 R24, [R32] ;"])])
+        self.assertEqual(wrong, [("0030", ["0010 LDS.128 R24, [R32] ;"])])
+
+    def test_loads_end_in_order(self):
+        without = ("LDS R7, [R8] ;", NO_BOARD, 0)
+        use = ("FADD R1, R5, R3 ;", NO_BOARD, 1 << 4)
+        self.assertEqual(found(self.LOAD, without, ("LDS R5, [R6] ;", 4, 0), use, ARRIVAL), [])
+
+    def test_a_load_that_sets_no_scoreboard(self):
+        self.assertEqual(len(found(("LDS R7, [R8] ;", NO_BOARD, 0), ARRIVAL)), 1)
+
+    def test_an_arrival_for_several_threads(self):
+        several = ("SYNCS.ARRIVE.TRANS64.ART0 RZ, [R32+URZ], R3 ;", NO_BOARD, 0)
+        self.assertEqual(len(found(self.LOAD, several)), 1)
 
     def test_an_instruction_that_needs_the_load_orders_it(self):
         self.assertEqual(found(self.LOAD, ("HMMA R1, R24, R3, RZ ;", NO_BOARD, 1 << 2), ARRIVAL), [])
