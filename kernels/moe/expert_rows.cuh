@@ -6,14 +6,17 @@
 
 namespace dsr::cuda {
 
-__device__ __forceinline__ ExpertEntry entry_of(const ExpertSegments& s, int expert) {
-  if (s.table != nullptr) return s.table[expert];
-  return {s.first.data + expert * s.data_step, s.first.scales + expert * s.scale_step,
-          s.first.dtype, s.first.scale_dtype};
-}
 __device__ __forceinline__ DenseSegment segment_of(const ExpertSegments& s, int expert) {
-  const ExpertEntry e = entry_of(s, expert);
-  return {.data = e.data, .scales = e.scales, .rows = 0, .first_unit = 0, .column = 0};
+  const auto at = [](const std::byte* const* word) {  // the table is as new as ids: not from the L1
+    return reinterpret_cast<const std::byte*>(
+        __ldcg(reinterpret_cast<const unsigned long long*>(word)));
+  };
+  const bool regular = s.table == nullptr;
+  return {.data = regular ? s.first.data + expert * s.data_step : at(&s.table[expert].data),
+          .scales = regular ? s.first.scales + expert * s.scale_step : at(&s.table[expert].scales),
+          .rows = 0,
+          .first_unit = 0,
+          .column = 0};
 }
 
 // Unit u of gate and up: 8 rows of each.
