@@ -6,7 +6,7 @@
 //           columns of both (norm_row.cuh), so the row stays in registers, where it is the operand.
 //           The warps' sums meet as in stream.cuh, the logits travel to block 0, where one warp
 //           chooses the experts (route.cuh). The rows are stored when all logits are there: then
-//           every block has read what they replace.
+//           every block that has experts has read what they replace.
 // Registers as few as let a block start beside those of the kernel before: the router comes then.
 // Needs     D <= 2048, 2 to 4 units of router rows, E <= 64, rows in 16-byte chunks.
 // Traffic   the router once per token, E * D * 2 bytes, into registers while the kernel before
