@@ -142,11 +142,16 @@ TEST_F(BenchTest, ComparesWithAnEarlierReport) {
       R"({"rows": [{"test": "tg3", "batch": 1, "depth": 0, "repetitions": [1e9, 1e9, 1e9]}]})");
   EXPECT_TRUE(slower.has_regression);
   EXPECT_NE(slower.comparison.find("slower"), std::string::npos) << slower.comparison;
-  const BenchReport faster = run_against(
-      R"({"rows": [{"test": "tg3", "batch": 2, "depth": 0, "repetitions": [1e-3, 1e-3, 1e-3]}]})");
-  EXPECT_FALSE(faster.has_regression);
-  // Of three runs of milliseconds one may be interrupted: then they say "the same".
-  EXPECT_EQ(faster.comparison.find("slower"), std::string::npos) << faster.comparison;
+  // Of three runs of milliseconds one may be interrupted, and they say "the same": not every time.
+  BenchReport faster;
+  for (int attempt = 0; attempt < 5; ++attempt) {
+    faster = run_against(
+        R"({"rows": [{"test": "tg3", "batch": 2, "depth": 0, "repetitions": [1e-3, 1e-3, 1e-3]}]})");
+    EXPECT_FALSE(faster.has_regression);
+    EXPECT_EQ(faster.comparison.find("slower"), std::string::npos) << faster.comparison;
+    if (faster.comparison.find("faster") != std::string::npos) break;
+  }
+  EXPECT_NE(faster.comparison.find("faster"), std::string::npos) << faster.comparison;
   EXPECT_EQ(faster.comparison.find(" was "), std::string::npos) << faster.comparison;
   const BenchReport other = run_against(
       R"({"device": "cuda", "weights": "none", "rows":
