@@ -47,12 +47,6 @@ struct RawBlock {
   ScaleWord scale_low, scale_high;
 };
 
-__device__ __forceinline__ ScaleWord load_scale(const DenseLayout& l, const std::byte* row,
-                                                int step) {
-  const ScalePlace from = scale_place(l, row, step);
-  return {*from.word, from.shift};
-}
-
 template <typename W>
 __device__ __forceinline__ void load_raw(const DenseLayout& l, const RowPair& rows, int step,
                                          RawBlock<W>& out) {

@@ -82,10 +82,8 @@ struct UnitPair {
     }
     const int step = 2 * (first + lane_id() % 4 / 2 * kStreamWarps);
     if (step >= l.n_steps) return;
-    const ScalePlace of_low = scale_place(l, rows.scale_low, step);
-    const ScalePlace of_high = scale_place(l, rows.scale_high, step);
-    scale_low = {*of_low.word, of_low.shift};
-    scale_high = {*of_high.word, of_high.shift};
+    scale_low = load_scale(l, rows.scale_low, step);
+    scale_high = load_scale(l, rows.scale_high, step);
   }
   // acc = the sums of the two blocks added to `acc`, of row g and g + 8: in lanes 2 and 3 of a
   // quad; there it is expected in lanes 0 and 1.

@@ -209,6 +209,11 @@ __device__ __forceinline__ ScalePlace scale_place(const DenseLayout& l, const st
       reinterpret_cast<uintptr_t>(row) + static_cast<uintptr_t>(l.ue8m0 ? block : 4 * block);
   return {reinterpret_cast<const uint32_t*>(at & ~uintptr_t{3}), static_cast<uint32_t>(at & 3) * 8};
 }
+__device__ __forceinline__ ScaleWord load_scale(const DenseLayout& l, const std::byte* row,
+                                                int step) {
+  const ScalePlace from = scale_place(l, row, step);
+  return {*from.word, from.shift};
+}
 __device__ __forceinline__ void fetch_scale(const DenseLayout& l, const std::byte* row, int step,
                                             ScaleWord& to) {
   const ScalePlace from = scale_place(l, row, step);

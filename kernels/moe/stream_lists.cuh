@@ -14,20 +14,14 @@ int64_t stream_lists_bytes(const ExpertsCall& c) {
 }
 
 #if __CUDA_ARCH__ >= 900
-// By all fetching warps, for themselves.
-template <int kPart>
-__device__ __forceinline__ ExpertLists make_lists_of_fetching(const ExpertsCall& c,
-                                                              std::byte* memory) {
-  constexpr int kFetchThreads = kFetchWarps * 32;
-  return make_lists<kPart, kFetchThreads>(c, static_cast<int>(threadIdx.x) - kConsumers,
-                                          memory + lists_temporary_bytes(c.E), memory,
-                                          [] { wait_for_threads<2, kFetchThreads>(); });
-}
-// For themselves and the others.
+// By all fetching warps, for themselves and the others.
 template <int kPart>
 __device__ __forceinline__ ExpertLists make_lists_for_consumers(const ExpertsCall& c,
                                                                 std::byte* memory) {
-  const ExpertLists lists = make_lists_of_fetching<kPart>(c, memory);
+  constexpr int kFetchThreads = kFetchWarps * 32;
+  const ExpertLists lists = make_lists<kPart, kFetchThreads>(
+      c, static_cast<int>(threadIdx.x) - kConsumers, memory + lists_temporary_bytes(c.E), memory,
+      [] { wait_for_threads<2, kFetchThreads>(); });
   arrive_at_threads<3, kStreamThreads>();
   return lists;
 }

@@ -28,13 +28,13 @@ inline constexpr int kKeptUnits = kConsumers / 16;  // half a warp adds up each
 // 16 rows, and the scales of the first and the last eight.
 template <typename W>
 inline constexpr int kKeptFloats = W::kScaled ? 18 : 16;
-// A block of threads has so many units, with so many blocks of K; the longest unit has n_unit.
+// The most that any needs; the longest unit has n_unit blocks of K.
+inline KeptPlan largest_kept(int n_unit) { return {std::max(kKeptBlocks, n_unit), 2}; }
+// For a block of threads with so many units, of so many blocks of K.
 inline KeptPlan plan_kept(int64_t n_units, int64_t n_blocks, int n_unit) {
   if (n_units <= kKeptUnits && n_blocks <= kKeptBlocks) return {narrow(n_blocks), 1};
-  return {std::max(kKeptBlocks, n_unit), 2};
+  return largest_kept(n_unit);
 }
-// The most that any needs.
-inline KeptPlan largest_kept(int n_unit) { return {std::max(kKeptBlocks, n_unit), 2}; }
 template <typename W>
 int64_t kept_bytes(const KeptPlan& p) {
   return (int64_t{p.n_buffers} * p.n_blocks * kKeptFloats<W> * 4 + 15) / 16 * 16;
@@ -83,9 +83,9 @@ class KeptProducts {
   __device__ KeptProducts(Job& job, float* memory, const KeptPlan& plan)
       : job_(job), memory_(memory), plan_(plan) {}
 
-  // Where the unit's block b is kept.
-  __device__ __forceinline__ float* at(int b) const {
-    return memory_ + (odd_ * plan_.n_blocks + n_blocks_ + b) * kKeptFloats<W>;
+  // Where the next unit's blocks are kept.
+  __device__ __forceinline__ float* place() const {
+    return memory_ + (odd_ * plan_.n_blocks + n_blocks_) * kKeptFloats<W>;
   }
   __device__ __forceinline__ bool has_room(const Unit& unit) const {
     return n_units_ < kKeptUnits && n_blocks_ + blocks_of(unit) <= plan_.n_blocks;
@@ -163,7 +163,7 @@ __device__ __forceinline__ void multiply_one_token(Job& job, const RingView& rin
     const DenseLayout& l = job.layout(unit);
     const int n_steps = l.n_steps, n_blocks = staged_blocks(n_steps);
     const StagedRow x = job.x(unit);
-    float* const keep = kept.at(0) + keeps;
+    float* const keep = kept.place() + keeps;
 #pragma unroll 1
     for (int first = 0; first < n_blocks; first += kStreamWarps) {
       const StreamStage& stage = ring.stages[place.stage];
