@@ -45,19 +45,16 @@ class MoeOneTokenTest : public MoeTest {
 
  private:
   void check(DType dtype, const OneToken& c) {
-    set_up({kTokens, c.D, c.F, kDifferent, 1, dtype, c.quant, c.scales});
+    gate_up = weight(dtype, c, std::vector<int64_t>(2 * kDifferent, c.F), c.D);
+    down = weight(dtype, c, std::vector<int64_t>(kDifferent, c.D), c.F);
     let_stand_for(c.E);
-    const Experts experts = {kTokens, c.D, c.F, c.E, c.K, dtype};
-    choose(experts);
+    choose({kTokens, c.D, c.F, c.E, c.K, dtype});
     x = padded_activation({kTokens, c.D});
     if (c.shared_F > 0) {
-      const auto sigma = [](int64_t n) { return 1 / std::sqrt(static_cast<float>(n)); };
-      shared_gate_up_ =
-          placed(make.weight(dtype, {c.shared_F, c.shared_F}, c.D, sigma(c.D), c.quant, c.scales),
-                 2, Placing::kAscending, {0}, shared_memory_);
+      shared_gate_up_ = placed(weight(dtype, c, {c.shared_F, c.shared_F}, c.D), 2,
+                               Placing::kAscending, {0}, shared_memory_);
       shared_down_ =
-          placed(make.weight(dtype, {c.D}, c.shared_F, sigma(c.shared_F), c.quant, c.scales), 1,
-                 Placing::kAscending, {0}, shared_memory_);
+          placed(weight(dtype, c, {c.D}, c.shared_F), 1, Placing::kAscending, {0}, shared_memory_);
     }
     place_experts(Placing::kAscending, 0, kTokens);
     const Tensor batch = make.empty(DType::kF32, {kTokens, c.D});
@@ -74,7 +71,7 @@ class MoeOneTokenTest : public MoeTest {
       }
     }
     check_composition(c);
-    check_formula(experts);
+    check_formula({1, c.D, c.F, c.E, c.K, dtype});
   }
 
   // The same bits as `want` in every run of tokens from `first`.
@@ -134,6 +131,32 @@ class MoeOneTokenTest : public MoeTest {
             .gate_up = placed_gate_up_,
             .down = placed_down_,
             .addend = {}};
+  }
+
+  // As make.weight() gives it, but that its rows are a few, each turned by some distance: real
+  // widths of normal deviates take seconds.
+  Weight weight(DType dtype, const OneToken& c, const std::vector<int64_t>& segment_rows,
+                int64_t columns) {
+    constexpr int64_t kFew = 16;
+    const float sigma = 1 / std::sqrt(static_cast<float>(columns));
+    Weight out;
+    if (dtype == DType::kF8E4M3) out.quant = c.quant;
+    for (const int64_t n : segment_rows) {
+      const int64_t n_scales = ceil_div(n, c.quant.block_rows);
+      WeightSegment s = make.weight(dtype, {std::max(kFew, n_scales)}, columns, sigma,
+                                    {1, c.quant.block_columns}, c.scales)
+                            .segments[0];
+      const Tensor few = s.data;
+      s.data = make.empty(dtype, {n, columns});
+      if (dtype == DType::kF8E4M3) s.scales = rows(s.scales, 0, n_scales);
+      for (int64_t i = 0; i < n; ++i) {
+        const int64_t row = make.below(kFew), by = make.below(columns), rest = columns - by;
+        std::memcpy(s.data.at(i), few.at(row, by), static_cast<size_t>(rest * size_bytes(dtype)));
+        std::memcpy(s.data.at(i, rest), few.at(row), static_cast<size_t>(by * size_bytes(dtype)));
+      }
+      out.segments.push_back(s);
+    }
+    return out;
   }
 
   // Columns of a wider tensor that is NaN beside them.
