@@ -100,7 +100,7 @@ class DownOne {
 
 template <typename W>
 __global__ __launch_bounds__(kStreamThreads,
-                             1) void down_kernel(const __grid_constant__ ExpertsCall c,
+                             2) void down_kernel(const __grid_constant__ ExpertsCall c,
                                                  const __grid_constant__ KeptPlan plan,
                                                  int most_tiles) {
 #if __CUDA_ARCH__ >= 900
@@ -108,7 +108,7 @@ __global__ __launch_bounds__(kStreamThreads,
   auto* const ring_memory = reinterpret_cast<Ring<kDownStages>*>(shared);
   const RingView ring = ring_memory->view();
   auto* const kept = reinterpret_cast<float*>(ring_memory + 1);
-  std::byte* const x_shared = behind_kept<W>(kept, plan);
+  std::byte* const x_shared = behind_kept(kept, plan);
   std::byte* const x = x_shared + staged_shared_bytes<W>(c);
   auto* const weights = reinterpret_cast<float*>(x + StagedRows<W>::bytes(c.K, c.down.n_steps));
   float* const sums = weights + c.K;
@@ -116,11 +116,13 @@ __global__ __launch_bounds__(kStreamThreads,
   using Job = DownOne<W>;
   Job job(c, sums, x, x_shared);
   if (threadIdx.x >= kConsumers) {
+    keep_registers<kFetchRegisters>();
     StreamProducer<W, Job> producer(job, ring);
     producer.go_to(job.first());
     producer.run(job.n_units(), 1 << 30);
     return;
   }
+  take_registers<kMultiplyRegisters>();
   const auto k = static_cast<int>(threadIdx.x);
   if (k < c.K) weights[k] = __ldcg(c.chosen + k);
   wait_for_previous_kernel();
@@ -160,7 +162,7 @@ DownShape shape_of(const ExpertsCall& c, int n_sms) {
 }
 template <typename W>
 int64_t shared_bytes(const ExpertsCall& c, const KeptPlan& plan, int most_tiles) {
-  return int64_t{sizeof(Ring<kDownStages>)} + kept_bytes<W>(plan) + staged_shared_bytes<W>(c) +
+  return int64_t{sizeof(Ring<kDownStages>)} + kept_bytes(plan) + staged_shared_bytes<W>(c) +
          StagedRows<W>::bytes(c.K, c.down.n_steps) +
          (c.K + int64_t{most_tiles} * tile_floats(c.K)) * 4;
 }

@@ -91,11 +91,12 @@ __global__ __launch_bounds__(kStreamThreads,
   auto* const barriers = reinterpret_cast<uint64_t*>(stages + plan.n_stages);
   const RingView ring = {stages, barriers, barriers + plan.n_stages, plan.n_stages};
   auto* const kept = reinterpret_cast<float*>(barriers + 2 * plan.n_stages);
-  std::byte* const x = behind_kept<W>(kept, plan.kept);
+  std::byte* const x = behind_kept(kept, plan.kept);
   init_ring(ring, W::kScaled, c.gate_up.ue8m0);
   using Job = GateUpOne<W>;
   Job job(c, x);
   if (threadIdx.x >= kConsumers) {
+    keep_registers<kFetchRegisters>();
     StreamProducer<W, Job> producer(job, ring);
     producer.go_to(job.first());
     producer.run(job.n_shared(), plan.n_stages);
@@ -104,6 +105,7 @@ __global__ __launch_bounds__(kStreamThreads,
     producer.run(job.n_units(), 1 << 30);
     return;
   }
+  take_registers<kMultiplyRegisters>();
 #pragma unroll 1
   for (int pass = 0; pass < 2; ++pass) {  // what runs once is fetched by a rehearsal
     const bool rehearsal = pass == 0;
@@ -118,7 +120,7 @@ __global__ __launch_bounds__(kStreamThreads,
 
 template <typename W>
 int64_t shared_bytes(const ExpertsCall& c, const GateUpPlan& plan) {
-  return ring_bytes(plan.n_stages) + kept_bytes<W>(plan.kept) +
+  return ring_bytes(plan.n_stages) + kept_bytes(plan.kept) +
          StagedRows<W>::bytes(1, c.gate_up.n_steps);
 }
 // FP8: the shared experts' units are fewer stages. With one more than these, what the router
