@@ -25,6 +25,16 @@ static_assert(kFetchWarps * 32 * kFetchRegisters + kConsumers * kMultiplyRegiste
 
 inline constexpr int kMostChosen = 32;  // experts of a token: a fetching warp's lane knows each
 
+// What each of some blocks of threads does, of n in a row: so many, the first ones one more.
+struct Shares {
+  int each, more;
+  static Shares of(int64_t n, int64_t n_blocks) {
+    return {narrow(n / n_blocks), narrow(n % n_blocks)};
+  }
+  __device__ __forceinline__ int first(int block) const { return block * each + min(block, more); }
+  __device__ __forceinline__ int n(int block) const { return each + (block < more ? 1 : 0); }
+};
+
 // Room for the products of so many blocks of K, once or twice; in both buffers where there are
 // more, so that the next ones go to one while the last warps still read the other.
 struct KeptPlan {
@@ -57,28 +67,58 @@ __device__ __forceinline__ int chosen_expert(const ExpertsCall& c) {
   return lane < c.K ? __ldcg(c.ids + lane) : 0;
 }
 
-// A staged row, without the lane's part.
+// A staged row, without the lane's part: addresses in shared memory.
 struct StagedRow {
-  const std::byte* row;
-  const float* units;
+  uint32_t row, units;
 };
 template <typename W>
-__device__ __forceinline__ StagedRow staged_row(std::byte* rows, int n_rows, int row, int n_steps) {
-  const int n_blocks = staged_blocks(n_steps);
-  return {rows + row * StagedRows<W>::pitch(n_blocks),
-          StagedRows<W>::units(rows, n_rows, n_blocks) + row * n_blocks};
+__device__ __forceinline__ StagedRow staged_row(const std::byte* rows, int n_rows, int row,
+                                                int n_blocks) {
+  const int pitch = StagedRows<W>::pitch(n_blocks);
+  const uint32_t first = shared_address(rows);
+  return {first + row * pitch, first + n_rows * pitch + row * n_blocks * 4};
 }
 __device__ __forceinline__ uint32_t pinned(uint32_t v) {
   asm volatile("" : "+r"(v));
   return v;
 }
 
+// The sum of a row's kept blocks, n of them: in ascending order, or in eight slices.
+template <typename W>
+__device__ __forceinline__ float sum_of_blocks(const float* at, int row, int n, bool sliced) {
+  float sums[kStreamWarps] = {};
+#pragma unroll 1
+  for (; n > 0; n -= kStreamWarps, at += kStreamWarps * kKeptFloats) {
+    float products[kStreamWarps], scales[kStreamWarps];
+#pragma unroll
+    for (int i = 0; i < kStreamWarps; ++i) {  // all on their way together
+      products[i] = i < n ? at[i * kKeptFloats + row] : 0;
+      scales[i] = W::kScaled && i < n ? at[i * kKeptFloats + 8] : 1;
+    }
+#pragma unroll
+    for (int i = 0; i < kStreamWarps; ++i) {
+      const float in_slice = add_scaled<W>(products[i], scales[i], sums[i]);
+      const float in_order = add_scaled<W>(products[i], scales[i], sums[0]);
+      if (i < n && sliced) sums[i] = in_slice;
+      if (i < n && !sliced) sums[0] = in_order;
+    }
+  }
+  float total = sums[0];
+#pragma unroll
+  for (int i = 1; i < kStreamWarps; ++i) total = sliced ? total + sums[i] : total;
+  return total;
+}
+
 // A job says
 //   Unit, first(), next(unit), n_units()
+//   unit(i)               the i-th one
+//   blocks_before(i)      blocks of K of those before it
 //   layout(unit)          DenseLayout of its weights
+//   n_steps(unit)         of that
+//   ue8m0()               of all units' scales
 //   rows(unit, lane)      RowPair
-//   x(unit)               StagedRow of the token
-//   n_slices(unit)        in which its blocks are added up
+//   x(unit, n_blocks)     StagedRow of the token
+//   is_sliced(unit)       whether its blocks are added up in eight slices
 //   finish(unit, row, total, there)  takes a row's sum, by a half of a warp for its 16 rows
 template <typename W, typename Job>
 class KeptProducts {
@@ -91,54 +131,40 @@ class KeptProducts {
   __device__ __forceinline__ float* place() const {
     return memory_ + (odd_ * plan_.n_blocks + n_blocks_) * kKeptFloats;
   }
-  __device__ __forceinline__ bool has_room(const Unit& unit) const {
-    return n_units_ < kKeptUnits && n_blocks_ + blocks_of(unit) <= plan_.n_blocks;
+  // For a unit of so many blocks.
+  __device__ __forceinline__ bool has_room(int n_blocks) const {
+    return n_units_ < kKeptUnits && n_blocks_ + n_blocks <= plan_.n_blocks;
   }
-  __device__ __forceinline__ void add(const Unit& unit) {
-    if (n_units_ == 0) first_ = unit;
+  __device__ __forceinline__ void add(int n_blocks) {
     ++n_units_;
-    n_blocks_ += blocks_of(unit);
+    n_blocks_ += n_blocks;
   }
   // By all multiplying warps: the sums of what is kept, which they finish. Of units that are not
   // there where this is a rehearsal.
   __device__ __forceinline__ void add_up(bool rehearsal) {
     consumers_barrier();
-    if (rehearsal) add(job_.first());
+    const int n = rehearsal ? 1 : n_units_;
     const int mine = static_cast<int>(threadIdx.x) / 16, row = static_cast<int>(threadIdx.x) % 16;
-    if (mine / 2 * 2 < n_units_) {  // the same for all of a warp
-      Unit unit = first_;
-      const float* from = memory_ + odd_ * plan_.n_blocks * kKeptFloats;
-      for (int i = 0; i < min(mine, n_units_ - 1); ++i) {
-        from += blocks_of(unit) * kKeptFloats;
-        job_.next(unit);
-      }
-      const int n = blocks_of(unit), n_slices = job_.n_slices(unit);
-      float total = 0;
-#pragma unroll 1
-      for (int w = 0; w < n_slices; ++w) {
-        float sum = 0;
-#pragma unroll 4
-        for (int b = w; b < n; b += n_slices) {
-          const float* at = from + b * kKeptFloats + row / 8 * kKeptHalf;
-          sum = add_scaled<W>(at[row % 8], at[8], sum);
-        }
-        total = w == 0 ? sum : total + sum;
-      }
-      job_.finish(unit, row, total, mine < n_units_ && !rehearsal);
+    if (mine / 2 * 2 < n) {  // the same for all of a warp
+      const int i = first_ + min(mine, n - 1);
+      const Unit unit = job_.unit(i);
+      const int before = job_.blocks_before(i) - job_.blocks_before(first_);
+      const float* at =
+          memory_ + (odd_ * plan_.n_blocks + before) * kKeptFloats + row / 8 * kKeptHalf;
+      const float total =
+          sum_of_blocks<W>(at, row % 8, staged_blocks(job_.n_steps(unit)), job_.is_sliced(unit));
+      job_.finish(unit, row, total, mine < n && !rehearsal);
     }
+    first_ += n_units_;
     n_units_ = n_blocks_ = 0;
     if (plan_.n_buffers == 2) odd_ ^= 1;
   }
 
  private:
-  __device__ __forceinline__ int blocks_of(const Unit& unit) const {
-    return staged_blocks(job_.layout(unit).n_steps);
-  }
-
   Job& job_;
   float* const memory_;
   const KeptPlan plan_;
-  Unit first_;
+  int first_ = 0;  // of the units that are kept
   int n_units_ = 0, n_blocks_ = 0, odd_ = 0;
 };
 
@@ -163,12 +189,11 @@ __device__ __forceinline__ void multiply_one_token(Job& job, const RingView& rin
   int mine = warp;  // the pair of the next stage's blocks that is this warp's
 #pragma unroll 1
   for (int n_units = rehearsal ? 0 : job.n_units();; --n_units) {
-    if (n_units == 0 || !kept.has_room(unit)) kept.add_up(rehearsal);
+    const int n_steps = job.n_steps(unit), n_blocks = staged_blocks(n_steps);
+    if (n_units == 0 || !kept.has_room(n_blocks)) kept.add_up(rehearsal);
     if (n_units == 0) return;
-    const DenseLayout& l = job.layout(unit);
-    const int n_steps = l.n_steps, n_blocks = staged_blocks(n_steps);
-    const StagedRow staged = job.x(unit);
-    const uint32_t x = shared_address(staged.row) + x_at, units = shared_address(staged.units);
+    const StagedRow staged = job.x(unit, n_blocks);
+    const uint32_t x = staged.row + x_at, units = staged.units;
     const uint32_t keep = shared_address(kept.place()) + keeps;
 #pragma unroll 1
     for (int first = 0; first < n_blocks; first += kStreamWarps) {
@@ -199,8 +224,8 @@ __device__ __forceinline__ void multiply_one_token(Job& job, const RingView& rin
         if constexpr (W::kScaled) {
           const uint32_t at = scales_at + place.stage * sizeof(StreamStage) + in_stage * 4;
           ScaleWord word = {load_shared_4(at), 0};
-          if (l.ue8m0) word.shift = load_shared_4(at + sizeof(StreamStage::scales));
-          scale = scale_value(l, word);
+          if (job.ue8m0()) word.shift = load_shared_4(at + sizeof(StreamStage::scales));
+          scale = scale_value(job.ue8m0(), word);
         }
         float steps[2];
         multiply_four_steps<W>(low, high, chunk, lane, steps);
@@ -221,7 +246,7 @@ __device__ __forceinline__ void multiply_one_token(Job& job, const RingView& rin
       place.advance(ring.n_stages);
       mine = (mine - n_pairs) & (kStreamWarps - 1);
     }
-    kept.add(unit);
+    kept.add(n_blocks);
     job.next(unit);
   }
 }
