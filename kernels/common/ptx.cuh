@@ -35,7 +35,8 @@ __device__ __forceinline__ void wait_then_start_next_kernel() {
 #endif
 }
 
-// The same, but the next kernel starts only when all blocks of this one have ended.
+// The same, but the next kernel starts only when every block of this one has ended, or some thread
+// of it has called start_next_kernel().
 __device__ __forceinline__ void wait_and_hold_next_kernel() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");

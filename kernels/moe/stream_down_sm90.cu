@@ -205,12 +205,19 @@ __global__ __launch_bounds__(kStreamThreads,
     StreamProducer<W, Job> producer(job, ring);
     producer.go_to(job.first());
     producer.run(job.n_units(), 1 << 30);
+    if constexpr (W::kScaled) start_next_kernel();
     return;
   }
   take_registers<kMultiplyRegisters>();
   const auto k = static_cast<int>(threadIdx.x);
   if (k < c.K) weights[k] = __ldcg(c.chosen + k);
-  wait_for_previous_kernel();
+  // The next kernels start when all FP8 weights have been called for: else theirs come first, and
+  // what code this kernel goes through for the first time waits beside them. With bf16, whose
+  // weights take twice as long, it was slower.
+  if constexpr (W::kScaled)
+    wait_and_hold_next_kernel();
+  else
+    wait_for_previous_kernel();
   stage_hidden<W>(c, x_shared, x);
   consumers_barrier();
   multiply_one_token<W>(job, ring, kept, plan, /*rehearsal=*/false);
