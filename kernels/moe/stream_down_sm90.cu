@@ -256,19 +256,16 @@ void run(Exec& exec, const ExpertsCall& c) {
          down_kernel<W>, c, s.kept, Shares::of((c.D + 15) / 16, s.blocks));
 }
 
-constexpr int kMostTiles = 32;  // of a block: D up to 512 times the SMs
-
 template <typename W>
-bool fits(const ExpertsCall& c) {
-  const int n_unit = std::max(staged_blocks(c.down.n_steps),
-                              c.shared.F > 0 ? staged_blocks(c.shared.down.n_steps) : 0);
-  return c.K <= kMostChosen && shared_bytes<W>(c, largest_kept(n_unit), kMostTiles) <= kSmBytes;
+bool fits(const ExpertsCall& c, int n_sms) {
+  const DownShape s = shape_of(c, n_sms);
+  return c.K <= kMostChosen && shared_bytes<W>(c, s.kept, s.most_tiles) <= kSmBytes;
 }
 
 }  // namespace
 
-bool stream_down_fits(const ExpertsCall& c) {
-  return c.down.fp8 ? fits<Fp8Weight>(c) : fits<Bf16Weight>(c);
+bool stream_down_fits(const ExpertsCall& c, int n_sms) {
+  return c.down.fp8 ? fits<Fp8Weight>(c, n_sms) : fits<Bf16Weight>(c, n_sms);
 }
 
 void stream_down(Exec& exec, const ExpertsCall& c) {

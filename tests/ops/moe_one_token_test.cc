@@ -252,8 +252,8 @@ TEST_P(MoeOneTokenTest, Fp8AtRealWidths) {
              {8384, 192, 10, 8, 64},   // gate/up: one unit at a time
              {512, 1344, 12, 10, 1408, DType::kF8E8M0},
              {1088, 448, 9, 7, 192, DType::kF32, {8, 256}},
-             {128, 2048, 10, 8, 2048},     // V3's experts
-             {128, 2048, 14, 12, 2048}});  // more than down has memory for
+             {128, 2048, 10, 8, 2048},  // V3's experts
+             {128, 2048, 14, 12, 2048}});
 }
 TEST_P(MoeOneTokenTest, Bf16AtRealWidths) {
   if (!on_cuda()) GTEST_SKIP() << "real widths are for kernels";
