@@ -2,13 +2,15 @@
 // shapes: ops/mla.h; who does what, and in which order parts are added: mla_split.cuh.
 //
 // Mapping   grid (groups of 16 heads, blocks that share the work), a block per SM. One of its warps
-//           fetches, sixteen multiply. A tile is a page (mla_tile.cuh).
+//           fetches, sixteen multiply. A tile is a page (mla_tile.cuh). Rows with no more pages
+//           than there are blocks: mla_page.cuh.
 // Memory    187 KB: two tiles, of which one is on its way while the other is multiplied. By the
 //           memory's speed a tile takes an SM 5,400 cycles on an H100.
 // Traffic   every row once per 16 heads; 2 * 4 bytes * 512 per head and stored item.
 #include "attention/mla_kernels.h"
 #include "attention/mla_merge.cuh"
 #include "attention/mla_merge_value.cuh"
+#include "attention/mla_page.cuh"
 #include "attention/mla_split.cuh"
 #include "attention/mla_tile.cuh"
 
@@ -245,7 +247,7 @@ class Multiplier {
         [&](int k, int n, uint32_t(&b)[4]) {
           load_matrices_transposed(b, from + mla_eights(2 * k) + n * 32);
         },
-        memory_.work, part_, lane_);
+        memory_.work, /*wants_sum=*/true, part_, lane_);
   }
 
   // The part joins the item, which is stored where it ends.
@@ -326,6 +328,12 @@ __global__ __launch_bounds__(kThreads,
 #endif
 }
 
+// Whether the kernel for one page a block takes them (mla_page.cuh).
+bool fits_pages(const DecodeRows& rows) {
+  return rows.tokens && rows.n_rows * rows.max_pages == rows.n_blocks &&
+         rows.max_pages <= kMlaParts;  // a page is a part
+}
+
 // What is left to add up.
 struct Stored {
   DecodeRows rows;
@@ -356,6 +364,15 @@ Stored launch_decode(Exec& exec, const MlaAttentionArgs& a) {
                        .rows = rows,
                        .parts = parts,
                        .scale_log2 = a.softmax_scale * 1.44269504088896341f};
+  if (fits_pages(rows)) {
+    launch(exec, "mla_attention: pages",
+           {.grid = dim3(static_cast<unsigned>(head_groups), static_cast<unsigned>(max_pages),
+                         static_cast<unsigned>(n_rows)),
+            .threads = kMlaTileThreads,
+            .shared_bytes = kPageSharedBytes},
+           mla_page_kernel, p);
+    return {rows, parts};
+  }
   launch(exec, "mla_attention",
          {.grid = dim3(static_cast<unsigned>(head_groups), static_cast<unsigned>(n_blocks)),
           .threads = kThreads,

@@ -1,4 +1,5 @@
-// A page of MLA's rows as bf16 in shared memory, and what 16 heads and sixteen warps do with it.
+// A page of MLA's rows as bf16 in shared memory, and what 16 heads and sixteen warps do with it:
+// mla_decode_sm90.cu and mla_page.cuh, which so give the same bits.
 //
 // Tile      eight copies of 8 rows, each 16 bytes further than they are in the page: the eight rows
 //           that ldmatrix reads at once are of eight copies, hence in different banks. So place i
@@ -142,11 +143,11 @@ __device__ __forceinline__ const std::byte* first_value(const MlaTile& tile, int
          lane / 16 * 16;
 }
 
-// sums += the tile's. `values(k, n, b)` gives the second operand of
+// sums += the tile's, that of p only if it is wanted. `values(k, n, b)` gives the second operand of
 // 16 places and 16 columns.
 template <typename Values>
 __device__ __forceinline__ void add_tile(const Values& values, const MlaTileWork& work,
-                                         MlaSums& sums, int lane) {
+                                         bool wants_sum, MlaSums& sums, int lane) {
   constexpr uint32_t kOnes = 0x3f803f80;
 #pragma unroll
   for (int k = 0; k < kMlaTile / 16; ++k) {
@@ -159,7 +160,7 @@ __device__ __forceinline__ void add_tile(const Values& values, const MlaTileWork
       mma_bf16(sums[2 * n], a, b[0], b[1]);
       mma_bf16(sums[2 * n + 1], a, b[2], b[3]);
     }
-    mma_bf16(sums[kMlaColumnTiles], a, kOnes, kOnes);
+    if (wants_sum) mma_bf16(sums[kMlaColumnTiles], a, kOnes, kOnes);
   }
 }
 
