@@ -28,9 +28,9 @@ void tiles_swiglu(Exec&, const char*, const DenseProduct&) { missing(); }
 void stream_gate_up(Exec&, const ExpertsCall&) { missing(); }
 void stream_down(Exec&, const ExpertsCall&) { missing(); }
 void stream_many(Exec&, const ExpertsCall&) { missing(); }
-bool stream_few_takes(const ExpertsCall&, const SharedProducts&) { missing(); }
+bool stream_few_takes(const ExpertsCall&, const SharedProducts&, int) { missing(); }
 void stream_few(Exec&, const ExpertsCall&, const SharedProducts&) { missing(); }
-bool stream_takes(ExpertsCall) { missing(); }
+bool stream_takes(ExpertsCall, int) { missing(); }
 void wide_linear(Exec&, const char*, const DenseProduct&) { missing(); }
 void wide_swiglu(Exec&, const char*, const DenseProduct&) { missing(); }
 int wide_expert_tokens(const ExpertsCall&) { missing(); }

@@ -2,50 +2,28 @@
 // shapes: ops/mla.h; who does what, and in which order parts are added: mla_split.cuh.
 //
 // Mapping   grid (groups of 16 heads, blocks that share the work), a block per SM. One of its warps
-//           fetches, sixteen multiply by mma.sync. A tile is a page. Scores: a warp takes 16 of its
-//           tokens and a quarter of the width. Softmax: a head a warp. Values: 32 of the columns a
-//           warp; the sum of the weights is one more column, of ones.
-// Tile      eight copies of 8 rows, each 16 bytes further than they are in the page: the eight rows
-//           that ldmatrix reads at once are of eight copies, hence in different banks. So place i
-//           of a tile is token 8 (i % 8) + i / 8.
-// Rounding  p to bf16; sums in fp32. The sum of p is that of the rounded ones.
+//           fetches, sixteen multiply. A tile is a page (mla_tile.cuh). Rows with no more pages
+//           than there are blocks: mla_page.cuh.
 // Memory    187 KB: two tiles, of which one is on its way while the other is multiplied. By the
 //           memory's speed a tile takes an SM 5,400 cycles on an H100.
 // Traffic   every row once per 16 heads; 2 * 4 bytes * 512 per head and stored item.
 #include "attention/mla_kernels.h"
 #include "attention/mla_merge.cuh"
 #include "attention/mla_merge_value.cuh"
+#include "attention/mla_page.cuh"
 #include "attention/mla_split.cuh"
-#include "attention/tiled_attention.cuh"
+#include "attention/mla_tile.cuh"
 
 namespace dsr::cuda {
 namespace {
 
-constexpr int kWarps = 16, kConsumerThreads = 32 * kWarps, kThreads = kConsumerThreads + 32;
-constexpr int kHeads = 16;  // of a block: the M of mma.m16n8k16
-static_assert(kHeads == kWarps, "a warp for the softmax of each head");
-constexpr int kKeyWidth = MlaShape::kKeyWidth, kValueWidth = MlaShape::kValueWidth;
-constexpr int kTile = static_cast<int>(kPageTokens);
-constexpr int kRowBytes = kKeyWidth * 2, kRun = 8, kRuns = kTile / kRun;
-constexpr int kRunPitch = kRun * kRowBytes + 16;
+constexpr int kWarps = kMlaTileWarps, kConsumerThreads = kMlaTileThreads;
+constexpr int kThreads = kConsumerThreads + 32;
+constexpr int kHeads = kMlaHeads;
+constexpr int kKeyWidth = kMlaKeyWidth, kValueWidth = kMlaValueWidth;
+constexpr int kTile = kMlaTile, kRowBytes = kMlaRowBytes, kRun = kMlaRun;
+constexpr int kColumns = kMlaColumns, kColumnTiles = kMlaColumnTiles;
 constexpr int kStages = 2;
-constexpr int kQuarters = 4;                           // of the width
-constexpr int kKeySteps = kKeyWidth / 16 / kQuarters;  // of k16, of a warp
-static_assert(kTile / 16 * kQuarters == kWarps, "each has 16 tokens and a quarter");
-constexpr int kColumns = kValueWidth / kWarps, kColumnTiles = kColumns / 8;
-constexpr int kQueryPitch = kKeyWidth + 8;  // elements
-static_assert(kRun == 8 && kRuns == 8, "as places and tokens are related");
-
-struct DecodeParams {
-  bf16* out;  // [T, H, kValueWidth]
-  int64_t out_token_stride, out_head_stride;
-  const bf16* q;  // [T, H, kKeyWidth]
-  int64_t q_token_stride, q_head_stride;
-  const std::byte* pages;
-  DecodeRows rows;
-  MlaParts parts;
-  float scale_log2;  // softmax_scale * log2(e)
-};
 
 // What the fetching warp says of a tile.
 struct alignas(16) TileInfo {
@@ -61,10 +39,8 @@ struct alignas(16) TileInfo {
 };
 
 struct DecodeMemory {
-  alignas(128) std::byte tiles[kStages][kRuns * kRunPitch];
-  alignas(16) bf16 query[kHeads][kQueryPitch];
-  float scores[kQuarters][kHeads][kTile + 8];   // in places
-  alignas(16) bf16 weights[kHeads][kTile + 8];  // exp2(score - max), zeros past the end; in places
+  MlaTile tiles[kStages];
+  MlaTileWork work;
   // By head: of the part so far when it goes on; of the item and the part when that joins it.
   float rescale[kHeads], item_scale[kHeads], part_scale[kHeads], item_max[kHeads];
   TileInfo info[kStages];
@@ -80,7 +56,7 @@ __device__ __forceinline__ void meet_consumers() { wait_for_threads<1, kConsumer
 
 class Fetcher {
  public:
-  __device__ Fetcher(const DecodeParams& p, DecodeMemory& memory, int lane)
+  __device__ Fetcher(const MlaDecode& p, DecodeMemory& memory, int lane)
       : p_(p), memory_(memory), lane_(lane), walk_(p.rows, static_cast<int>(blockIdx.y), lane) {}
 
   __device__ __forceinline__ int first_token() const { return walk_.done() ? -1 : walk_.row.token; }
@@ -145,13 +121,7 @@ class Fetcher {
   __device__ __forceinline__ void announce(int stage) {
     const int n_tokens = walk_.n_tokens();
     if (n_tokens < kTile) {
-      static_assert(kValueWidth * 2 == 2 * 32 * 16, "two pieces a lane");
-#pragma unroll 1
-      for (int i = n_tokens; i < kTile; ++i) {
-        auto* row = reinterpret_cast<uint4*>(memory_.tiles[stage] + i / kRun * kRunPitch +
-                                             i % kRun * kRowBytes);
-        row[lane_] = row[lane_ + 32] = make_uint4(0, 0, 0, 0);
-      }
+      clear_values(memory_.tiles[stage], n_tokens, 1, lane_);
       order_before_copies();
     }
     if (lane_ == 0) {
@@ -167,7 +137,7 @@ class Fetcher {
   __device__ __forceinline__ void fetch(int stage, const Rows& rows) {
     const int from = max(rows.from, lane_ * kRun), to = min(rows.to, (lane_ + 1) * kRun);
     if (from >= to) return;
-    std::byte* place = memory_.tiles[stage] + lane_ * kRunPitch + from % kRun * kRowBytes;
+    std::byte* place = memory_.tiles[stage].row(from);
     const std::byte* source = rows.page + from * kRowBytes;
     const auto bytes = static_cast<uint32_t>((to - from) * kRowBytes);
     if (gridDim.x == 1)
@@ -176,7 +146,7 @@ class Fetcher {
       copy_bulk(place, source, bytes, &memory_.full[stage]);
   }
 
-  const DecodeParams& p_;
+  const MlaDecode& p_;
   DecodeMemory& memory_;
   const int lane_;
   PageWalk walk_;
@@ -184,14 +154,9 @@ class Fetcher {
 
 // --- the warps that multiply --------------------------------------------------------------------
 
-// Where this lane's row of an ldmatrix lies in a tile, that of place `lane % 8`, from place 0.
-__device__ __forceinline__ int lane_run(int lane) { return lane % 8 * kRunPitch; }
-// Places come in eights; further by so many of them.
-__device__ __forceinline__ int eights(int n) { return n * kRowBytes; }
-
 class Multiplier {
  public:
-  __device__ Multiplier(const DecodeParams& p, DecodeMemory& memory)
+  __device__ Multiplier(const MlaDecode& p, DecodeMemory& memory)
       : p_(p),
         memory_(memory),
         warp_(static_cast<int>(threadIdx.x) / 32),
@@ -228,9 +193,6 @@ class Multiplier {
   }
 
  private:
-  // Of p v, and of p.
-  using Sums = float[kColumnTiles + 1][4];
-
   // Of this warp's head, this lane's first 8 elements.
   __device__ __forceinline__ const bf16* query_of(int token) const {
     const int r = min(warp_, n_heads_ - 1);  // heads that there are not: the last one
@@ -240,59 +202,26 @@ class Multiplier {
   __device__ __forceinline__ void take_query(const bf16* from) {
 #pragma unroll
     for (int c = 0; c < kKeyWidth; c += 32 * 8)
-      if (c + lane_ * 8 < kKeyWidth) copy_async_16(&memory_.query[warp_][c + lane_ * 8], from + c);
+      if (c + lane_ * 8 < kKeyWidth)
+        copy_async_16(&memory_.work.query[warp_][c + lane_ * 8], from + c);
     commit_copies();
     wait_for_copies<0>();
     meet_consumers();
   }
 
-  // scores[kHeads, kTile]: this warp's 16 places over its quarter of the width, in two chains for
-  // each 8 of them. There are no registers to keep the query in.
-  __device__ __forceinline__ void score(const std::byte* tile) {
-    const int g = lane_ / 4, t2 = lane_ % 4 * 2, eight = warp_ % 4 * 2, quarter = warp_ / 4;
-    const bf16* q = &memory_.query[lane_ % 16][quarter * kKeySteps * 16 + lane_ / 16 * 8];
-    const std::byte* from = tile + lane_run(lane_) + eights(eight + lane_ / 16) +
-                            quarter * kKeySteps * 32 + lane_ / 8 % 2 * 16;
-    float s[2][2][4] = {};  // [chain][8 places]
-#pragma unroll
-    for (int k = 0; k < kKeySteps; ++k) {
-      uint32_t a[4], b[4];
-      load_matrices(a, q + k * 16);
-      load_matrices(b, from + k * 32);
-      mma_bf16(s[k % 2][0], a, b[0], b[1]);
-      mma_bf16(s[k % 2][1], a, b[2], b[3]);
-    }
-    auto& mine = memory_.scores[quarter];
-#pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      const float* even = s[0][j];
-      const float* odd = s[1][j];
-      const int place = (eight + j) * 8 + t2;
-      *reinterpret_cast<float2*>(&mine[g][place]) = make_float2(even[0] + odd[0], even[1] + odd[1]);
-      *reinterpret_cast<float2*>(&mine[g + 8][place]) =
-          make_float2(even[2] + odd[2], even[3] + odd[3]);
-    }
+  __device__ __forceinline__ void score(const MlaTile& tile) {
+    const std::byte* from = first_key(tile, warp_, lane_);
+    score_tile([&](int k, uint32_t(&b)[4]) { load_matrices(b, from + k * 32); }, memory_.work,
+               warp_, lane_);
   }
 
-  // The softmax of this warp's head, two neighbouring places a lane.
+  // The softmax of this warp's head.
   __device__ __forceinline__ void weigh(const TileInfo& info) {
-    const int r = warp_, place = 2 * lane_, token = place % 8 * 8 + place / 8;
-    float2 s[kQuarters];
-#pragma unroll
-    for (int i = 0; i < kQuarters; ++i)
-      s[i] = *reinterpret_cast<const float2*>(&memory_.scores[i][r][place]);
-    const float x = (s[0].x + s[1].x) + (s[2].x + s[3].x);
-    const float y = (s[0].y + s[1].y) + (s[2].y + s[3].y);
-    const float2 v = {token < info.n_tokens ? x * p_.scale_log2 : -INFINITY,
-                      token + 8 < info.n_tokens ? y * p_.scale_log2 : -INFINITY};
-    float max = fmaxf(v.x, v.y);
-#pragma unroll
-    for (int offset = 16; offset > 0; offset /= 2)
-      max = fmaxf(max, __shfl_xor_sync(0xffffffffu, max, offset));
+    const int r = warp_;
     const float before = info.starts_part() ? -INFINITY : part_max_;
-    part_max_ = fmaxf(before, ceilf(max));
-    *reinterpret_cast<uint32_t*>(&memory_.weights[r][place]) =
-        pack_bf16(exp2f(v.x - part_max_), exp2f(v.y - part_max_));
+    MlaLogits logits;
+    logits.load(memory_.work, warp_, lane_);
+    part_max_ = logits.weigh(memory_.work, info.n_tokens, p_.scale_log2, before, warp_, lane_);
     if (lane_ == 0) memory_.rescale[r] = power_of_two(before - part_max_);
     if (!info.ends_part()) return;
     const float item_before = info.first_part() ? -INFINITY : item_max_;
@@ -304,8 +233,7 @@ class Multiplier {
   }
 
   // The part's sums.
-  __device__ __forceinline__ void add(const TileInfo& info, const std::byte* tile) {
-    constexpr uint32_t kOnes = 0x3f803f80;
+  __device__ __forceinline__ void add(const TileInfo& info, const MlaTile& tile) {
     if (!info.starts_part()) {
       const float low = memory_.rescale[lane_ / 4], high = memory_.rescale[lane_ / 4 + 8];
 #pragma unroll
@@ -314,21 +242,12 @@ class Multiplier {
         o[2] *= high, o[3] *= high;
       }
     }
-    const std::byte* from =
-        tile + lane_run(lane_) + eights(lane_ / 8 % 2) + warp_ * kColumns * 2 + lane_ / 16 * 16;
-#pragma unroll
-    for (int k = 0; k < kTile / 16; ++k) {
-      uint32_t a[4];
-      load_matrices(a, &memory_.weights[lane_ % 16][k * 16 + lane_ / 16 * 8]);
-#pragma unroll
-      for (int n = 0; n < kColumnTiles; n += 2) {
-        uint32_t b[4];
-        load_matrices_transposed(b, from + eights(2 * k) + n * 16);
-        mma_bf16(part_[n], a, b[0], b[1]);
-        mma_bf16(part_[n + 1], a, b[2], b[3]);
-      }
-      mma_bf16(part_[kColumnTiles], a, kOnes, kOnes);
-    }
+    const std::byte* from = first_value(tile, warp_, lane_);
+    add_tile(
+        [&](int k, int n, uint32_t(&b)[4]) {
+          load_matrices_transposed(b, from + mla_eights(2 * k) + n * 32);
+        },
+        memory_.work, /*wants_sum=*/true, part_, lane_);
   }
 
   // The part joins the item, which is stored where it ends.
@@ -350,7 +269,7 @@ class Multiplier {
 #pragma unroll
     for (auto& o : part_) o[0] = o[1] = o[2] = o[3] = 0;
   }
-  __device__ __forceinline__ void store(const TileInfo& info, const Sums& sums) {
+  __device__ __forceinline__ void store(const TileInfo& info, const MlaSums& sums) {
     const int column = warp_ * kColumns + lane_ % 4 * 2;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
@@ -374,17 +293,17 @@ class Multiplier {
     }
   }
 
-  const DecodeParams& p_;
+  const MlaDecode& p_;
   DecodeMemory& memory_;
   const int warp_, lane_, head_, n_heads_;
-  Sums part_ = {}, item_;
+  MlaSums part_ = {}, item_;
   float part_max_ = -INFINITY, item_max_ = -INFINITY;  // of this warp's head
 };
 
 #endif
 
 __global__ __launch_bounds__(kThreads,
-                             1) void mla_decode_kernel(const __grid_constant__ DecodeParams p) {
+                             1) void mla_decode_kernel(const __grid_constant__ MlaDecode p) {
 #if __CUDA_ARCH__ >= 900
   extern __shared__ uint4 shared[];
   auto& memory = *reinterpret_cast<DecodeMemory*>(shared);
@@ -409,6 +328,12 @@ __global__ __launch_bounds__(kThreads,
 #endif
 }
 
+// Whether the kernel for one page a block takes them (mla_page.cuh).
+bool fits_pages(const DecodeRows& rows) {
+  return rows.tokens && rows.n_rows * rows.max_pages == rows.n_blocks &&
+         rows.max_pages <= kMlaParts;  // a page is a part
+}
+
 // What is left to add up.
 struct Stored {
   DecodeRows rows;
@@ -429,16 +354,25 @@ Stored launch_decode(Exec& exec, const MlaAttentionArgs& a) {
   // As PageWalk computes it.
   DSR_CHECK(n_rows * max_pages * n_blocks < (int64_t{1} << 31), n_rows, max_pages, n_blocks);
   const MlaParts parts = take_parts(exec, max_mla_items(n_rows, max_pages, n_blocks), H);
-  const DecodeParams p = {.out = a.out.ptr<bf16>(),
-                          .out_token_stride = a.out.strides[0],
-                          .out_head_stride = a.out.strides[1],
-                          .q = a.q.ptr<bf16>(),
-                          .q_token_stride = a.q.strides[0],
-                          .q_head_stride = a.q.strides[1],
-                          .pages = a.cache.pages.ptr<std::byte>(),
-                          .rows = rows,
-                          .parts = parts,
-                          .scale_log2 = a.softmax_scale * 1.44269504088896341f};
+  const MlaDecode p = {.out = a.out.ptr<bf16>(),
+                       .out_token_stride = a.out.strides[0],
+                       .out_head_stride = a.out.strides[1],
+                       .q = a.q.ptr<bf16>(),
+                       .q_token_stride = a.q.strides[0],
+                       .q_head_stride = a.q.strides[1],
+                       .pages = a.cache.pages.ptr<std::byte>(),
+                       .rows = rows,
+                       .parts = parts,
+                       .scale_log2 = a.softmax_scale * 1.44269504088896341f};
+  if (fits_pages(rows)) {
+    launch(exec, "mla_attention: pages",
+           {.grid = dim3(static_cast<unsigned>(head_groups), static_cast<unsigned>(max_pages),
+                         static_cast<unsigned>(n_rows)),
+            .threads = kMlaTileThreads,
+            .shared_bytes = kPageSharedBytes},
+           mla_page_kernel, p);
+    return {rows, parts};
+  }
   launch(exec, "mla_attention",
          {.grid = dim3(static_cast<unsigned>(head_groups), static_cast<unsigned>(n_blocks)),
           .threads = kThreads,

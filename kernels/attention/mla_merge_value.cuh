@@ -5,6 +5,8 @@
 //           them to the others (st.async), and multiplies all of them by its 16 rows of W_UV; its
 //           warps share out K and sum as stream.cuh does.
 // Needs     heads of 128 values, FP8 weights (bf16 gained nothing).
+// Memory    64 registers a thread: two blocks fit beside one of mla_page.cuh, so that all are there
+//           before attention ends.
 // Traffic   the stored items once; W_UV once per row of the batch, before the wait. Latency only.
 #pragma once
 
@@ -67,7 +69,7 @@ class ValueRows {
 #endif
 
 // Grid: heads times blocks of a cluster, rows.
-static __global__ __launch_bounds__(kMlaMergeThreads, 3) void mla_merge_value_kernel(
+static __global__ __launch_bounds__(kMlaMergeThreads, 4) void mla_merge_value_kernel(
     const __grid_constant__ MlaParts p, const __grid_constant__ DecodeRows rows,
     const __grid_constant__ DenseProduct value) {
 #if __CUDA_ARCH__ >= 900

@@ -82,7 +82,11 @@ __device__ __forceinline__ bool writes_rows(const QueryParams& p, const MlaWrite
   const auto width = static_cast<int>(gridDim.x);
   for (int j = y * width + static_cast<int>(blockIdx.x); j < n;
        j += (static_cast<int>(gridDim.y) - p.H) * width) {
-    write_mla_row(write, first_token + j, shared + 32, shared);
+    if (write.by_warp) {
+      if (threadIdx.x < 32) write_released_row(write, first_token + j);
+      continue;
+    }
+    write_mla_row(write, first_token + j, shared);
     __syncthreads();  // the row has been read
   }
   return true;
@@ -335,7 +339,7 @@ void run_query(Exec& exec, const char* op, const MlaQueryArgs& a, const MlaWrite
   // A block per row.
   const int64_t writing =
       write != nullptr ? ceil_div(std::min<int64_t>(T, variant.tokens), columns) : 0;
-  const int64_t row_floats = write != nullptr ? 32 + write->C + 2 * write->rope.half : 0;
+  const int64_t row_floats = write != nullptr ? write->C + 2 * write->rope.half : 0;
   launch(exec, op,
          {.grid = dim3(static_cast<unsigned>(columns), static_cast<unsigned>(H + writing),
                        static_cast<unsigned>(n_tiles)),

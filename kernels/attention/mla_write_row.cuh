@@ -26,12 +26,55 @@ struct MlaWriteParams {
   CacheType type;
   int C, row_bytes;
   float eps;
+  bool by_warp;  // write_released_row
 };
 
-// Row of token t; `row` has room for it in float32, `partial_sums` for 32. Waits for the kernel
-// before once it has touched what that one does not write: the batch (paged.cuh), weights, angles.
-__device__ __forceinline__ void write_mla_row(const MlaWriteParams& p, int t, float* row,
-                                              float* partial_sums) {
+// What a latent is multiplied by, given the sums of each lane: of its neighbours in every even and
+// in every odd 256 of the columns.
+__device__ __forceinline__ float latent_scale(const MlaWriteParams& p, const float (&squares)[2],
+                                              float one_over_C) {
+  return rsqrtf(fmaf(warp_sum(squares[0] + squares[1]), one_over_C, p.eps));
+}
+
+// By one warp, without a barrier: rows of released models as bf16.
+constexpr int kReleasedC = 512, kReleasedRope = 64;
+__device__ __forceinline__ void write_released_row(const MlaWriteParams& p, int t) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int64_t slot = p.slots[t], angle = int64_t{p.positions[t]} * (kReleasedRope / 2) + lane;
+  const float cos = p.rope.cos[angle], sin = p.rope.sin[angle];
+  constexpr int kChunks = kReleasedC / (32 * 8);  // of 8 neighbours, of a lane
+  float weight[kChunks][8];
+#pragma unroll
+  for (int c = 0; c < kChunks; ++c) load_floats(p.weight + (c * 32 + lane) * 8, weight[c]);
+  std::byte* to = p.pages + slot / kPageTokens * p.page_bytes + slot % kPageTokens * p.row_bytes;
+  const bf16* from = p.kv_a + t * p.kv_a_stride;
+  wait_for_previous_kernel();
+
+  float v[kChunks][8], pair[2];
+#pragma unroll
+  for (int c = 0; c < kChunks; ++c) load_floats(from + (c * 32 + lane) * 8, v[c]);
+  load_floats(from + kReleasedC + 2 * lane, pair);
+  float squares[2] = {};
+#pragma unroll
+  for (int i = 0; i < 8; ++i)
+#pragma unroll
+    for (int c = 0; c < kChunks; ++c) squares[c] = fmaf(v[c][i], v[c][i], squares[c]);
+  const float scale = latent_scale(p, squares, 1.0f / kReleasedC);
+  const float turned[2] = {__fsub_rn(__fmul_rn(pair[0], cos), __fmul_rn(pair[1], sin)),
+                           __fadd_rn(__fmul_rn(pair[1], cos), __fmul_rn(pair[0], sin))};
+  auto* row = reinterpret_cast<bf16*>(to);
+  store_floats(row + kReleasedC + 2 * lane, turned);
+#pragma unroll
+  for (int c = 0; c < kChunks; ++c) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) v[c][i] = v[c][i] * scale * weight[c][i];
+    store_floats(row + (c * 32 + lane) * 8, v[c]);
+  }
+}
+
+// Any row, by a block; `row` has room for it in float32. Both wait for the kernel before once they
+// have touched what that one does not write: the batch (paged.cuh), weights, angles.
+__device__ __forceinline__ void write_mla_row(const MlaWriteParams& p, int t, float* row) {
   constexpr int kThreads = kMlaWriteThreads, kWarps = kThreads / 32;
   constexpr int kEarly = 2;   // weights of a thread: all of them where C is 512
   constexpr int kAtOnce = 3;  // elements of a thread: all of them where the row has up to 768
@@ -53,23 +96,26 @@ __device__ __forceinline__ void write_mla_row(const MlaWriteParams& p, int t, fl
   const int width = p.C + 2 * p.rope.half;
   const int warp = i0 / 32, lane = i0 % 32;
   const bf16* from = p.kv_a + t * p.kv_a_stride;
-  float squares = 0;
   for (int first = i0; first < width; first += kAtOnce * kThreads) {
     bf16 v[kAtOnce];
 #pragma unroll
     for (int k = 0; k < kAtOnce; ++k)
       if (const int i = first + k * kThreads; i < width) v[k] = from[i];
 #pragma unroll
-    for (int k = 0; k < kAtOnce; ++k) {
-      const int i = first + k * kThreads;
-      if (i >= width) break;
-      const float x = to_float(v[k]);
-      row[i] = x;
-      if (i < p.C) squares = fmaf(x, x, squares);
-    }
+    for (int k = 0; k < kAtOnce; ++k)
+      if (const int i = first + k * kThreads; i < width) row[i] = to_float(v[k]);
   }
-  const float mean = block_sum(squares, partial_sums) / static_cast<float>(p.C);  // and a barrier
-  const float scale = 1.0f / sqrtf(mean + p.eps);
+  __syncthreads();
+  // Every warp for itself, in the order of write_released_row.
+  float squares[2] = {};
+  for (int first = lane * 8; first < p.C; first += 2 * 32 * 8) {
+#pragma unroll
+    for (int k = 0; k < 2; ++k)
+      for (int i = first + k * 32 * 8; i < min(first + k * 32 * 8 + 8, p.C); ++i)
+        squares[k] = fmaf(row[i], row[i], squares[k]);
+  }
+  const float scale = latent_scale(p, squares, 1.0f / static_cast<float>(p.C));
+  __syncthreads();  // all have read the row
 #pragma unroll
   for (int k = 0; k < kEarly; ++k)
     if (const int i = i0 + k * kThreads; i < p.C) row[i] = row[i] * scale * weight[k];
@@ -111,6 +157,9 @@ inline MlaWriteParams mla_write_params(const MlaWriteKvArgs& a) {
   if (f.kv_lora_rank + f.qk_rope_head_dim > kMlaMaxWidth)
     fail(ErrorKind::kDevice, "mla_write_kv: rows of ", f.kv_lora_rank + f.qk_rope_head_dim,
          " on CUDA, at most ", kMlaMaxWidth);
+  const bool by_warp = f.type == CacheType::kBF16 && f.kv_lora_rank == kReleasedC &&
+                       f.qk_rope_head_dim == kReleasedRope && rows_allow_16(a.kv_a) &&
+                       reinterpret_cast<uintptr_t>(a.weight.data) % 16 == 0;
   return {.kv_a = a.kv_a.ptr<bf16>(),
           .kv_a_stride = a.kv_a.strides[0],
           .weight = a.weight.ptr<float>(),
@@ -122,7 +171,8 @@ inline MlaWriteParams mla_write_params(const MlaWriteKvArgs& a) {
           .type = f.type,
           .C = narrow(f.kv_lora_rank),
           .row_bytes = narrow(f.row_bytes()),
-          .eps = a.eps};
+          .eps = a.eps,
+          .by_warp = by_warp};
 }
 
 }  // namespace dsr::cuda

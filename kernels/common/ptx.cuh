@@ -35,7 +35,8 @@ __device__ __forceinline__ void wait_then_start_next_kernel() {
 #endif
 }
 
-// The same, but the next kernel starts only when all blocks of this one have ended.
+// The same, but the next kernel starts only when every block of this one has ended, or some thread
+// of it has called start_next_kernel().
 __device__ __forceinline__ void wait_and_hold_next_kernel() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
@@ -48,6 +49,22 @@ __device__ __forceinline__ uint32_t shared_address(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
 
+// Shared memory by address, for what is read between two barriers of a ring.
+__device__ __forceinline__ uint4 load_shared_16(uint32_t at) {
+  uint4 v;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "r"(at));
+  return v;
+}
+__device__ __forceinline__ uint32_t load_shared_4(uint32_t at) {
+  uint32_t v;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(at));
+  return v;
+}
+__device__ __forceinline__ void store_shared_4(uint32_t at, float v) {
+  asm volatile("st.shared.f32 [%0], %1;" ::"r"(at), "f"(v) : "memory");
+}
 // 16 bytes, both sides aligned to 16; zeros where `valid` is false.
 __device__ __forceinline__ void copy_async_16(void* shared, const void* global, bool valid = true) {
   const int bytes = valid ? 16 : 0;
@@ -174,6 +191,18 @@ template <int kBarrier, int kThreads>
 __device__ __forceinline__ void arrive_at_threads() {
   asm volatile("bar.arrive %0, %1;" ::"n"(kBarrier), "n"(kThreads) : "memory");
 }
+// --- registers, by whole warpgroups of 128 threads (sm_90) ---------------------------------------
+
+// So many each from here on. Who takes some waits until others of the block have given up theirs.
+template <int kRegisters>
+__device__ __forceinline__ void keep_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+template <int kRegisters>
+__device__ __forceinline__ void take_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+
 // --- clusters: blocks that run together and write to each other's shared memory (sm_90) ----------
 
 __device__ __forceinline__ unsigned rank_in_cluster() {

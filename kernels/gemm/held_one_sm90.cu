@@ -3,13 +3,12 @@
 // Mapping   as there, but codes become operands behind the dependency wait, so that a thread needs
 //           half of the registers. What they are worth: a block starts where the SM has room for it
 //           beside blocks of the kernels before, and its weights come while those still run.
-// Operands  a product has 8 columns for tokens; here they are the pieces of one token's row that a
-//           warp needs, a chunk of 8 values in every lane. Of a product with some 16 columns of K
-//           only the column is kept that holds these.
+// Operands  those of one_row.cuh: a chunk of 8 values of the token's row in every lane.
 // Order     that of stream.cuh, bit for bit.
 #include <algorithm>
 
 #include "gemm/linear_kernels.h"
+#include "gemm/one_row.cuh"
 #include "gemm/stream.cuh"
 
 namespace dsr::cuda {
@@ -39,9 +38,7 @@ __device__ __forceinline__ uint4 load_if(bool there, const void* p) {
   return v;
 }
 
-// Two blocks of K of a warp, first and first + 8, that is 4 steps. Column g of the products is
-// chunk g % 2 of step g / 2; lane t of a quad has the columns 2 t and 2 t + 1 of a result, so both
-// chunks of step t: of block t / 2.
+// Two blocks of K of a warp: first and first + 8.
 
 // This lane's chunk of a row as operands.
 struct RowPairX {
@@ -89,27 +86,11 @@ struct UnitPair {
   // quad; there it is expected in lanes 0 and 1.
   __device__ __forceinline__ void add(const DenseLayout& l, const RowPairX& x,
                                       float (&acc)[2]) const {
-    float sums[4][4] = {};
-#pragma unroll
-    for (int p = 0; p < Fp8Weight::kProducts; ++p) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        if (p == 2) {  // from column 2 t to 2 t + 1, where the second chunk is
-          sums[i][1] = sums[i][0];
-          sums[i][3] = sums[i][2];
-        }
-        uint32_t a[4];
-        product_weights(Fp8Weight{}, low[i], high[i], p, a);
-        mma_f16(sums[i], a, word_of(x.x, p % 2 * 2), word_of(x.x, p % 2 * 2 + 1));
-      }
-    }
-    const int t = lane_id() % 4;
+    float steps[2];
+    multiply_four_steps<Fp8Weight>(low, high, x.x, lane_id(), steps);
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const float even = t < 2 ? sums[0][1 + 2 * h] : sums[2][1 + 2 * h];
-      const float odd = t < 2 ? sums[1][1 + 2 * h] : sums[3][1 + 2 * h];
-      const float step = t % 2 == 0 ? even : odd;
-      const float block = (step + from_lane_xor(step, 1)) * x.unit;
+      const float block = block_of_steps(steps[h]) * x.unit;
       const float scale = scale_value(l, h == 0 ? scale_low : scale_high);
       const float first = fmaf(block, scale, acc[h]);
       acc[h] = fmaf(block, scale, from_lane_xor(first, 2));

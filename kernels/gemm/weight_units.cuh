@@ -220,9 +220,11 @@ __device__ __forceinline__ void fetch_scale(const DenseLayout& l, const std::byt
   copy_async_4(&to.word, from.word);
   to.shift = from.shift;
 }
+__device__ __forceinline__ float scale_value(bool ue8m0, const ScaleWord& s) {
+  return ue8m0 ? to_float(e8m0{static_cast<uint8_t>(s.word >> s.shift)}) : __uint_as_float(s.word);
+}
 __device__ __forceinline__ float scale_value(const DenseLayout& l, const ScaleWord& s) {
-  return l.ue8m0 ? to_float(e8m0{static_cast<uint8_t>(s.word >> s.shift)})
-                 : __uint_as_float(s.word);
+  return scale_value(l.ue8m0, s);
 }
 
 }  // namespace dsr::cuda

@@ -51,9 +51,9 @@ void skinny_down(Exec& exec, const ExpertsCall& c);
 
 // The same on sm_90, if stream_takes(): one token, with its shared experts, and 2..64 without. Of a
 // call stream_takes() looks at layouts and sizes but T.
-bool stream_takes(ExpertsCall c);
+bool stream_takes(ExpertsCall c, int n_sms);
 bool stream_gate_up_fits(const ExpertsCall& c);  // its parts: one token
-bool stream_down_fits(const ExpertsCall& c);
+bool stream_down_fits(const ExpertsCall& c, int n_sms);
 void stream_gate_up(Exec& exec, const ExpertsCall& c);
 void stream_down(Exec& exec, const ExpertsCall& c);
 void stream_many(Exec& exec, const ExpertsCall& c);
@@ -61,7 +61,7 @@ void stream_many(Exec& exec, const ExpertsCall& c);
 struct SharedProducts {
   DenseProduct gate_up, down;
 };
-bool stream_few_takes(const ExpertsCall& c, const SharedProducts& s);
+bool stream_few_takes(const ExpertsCall& c, const SharedProducts& s, int n_sms);
 void stream_few(Exec& exec, const ExpertsCall& c, const SharedProducts& s);
 
 // Many tokens.

@@ -113,7 +113,8 @@ std::optional<ExpertsCall> fast_shape(const MoeExpertsArgs& a) {
 Way way_of(Exec& exec, const std::optional<ExpertsCall>& fast, int64_t T) {
   if (!fast) return Way::kPlain;
   if (T > kMaxDecodeTokens) return Way::kTiled;
-  return exec.cuda().arch() >= 90 && stream_takes(*fast) ? Way::kStream : Way::kSkinny;
+  const bool stream = exec.cuda().arch() >= 90 && stream_takes(*fast, exec.cuda().n_sms());
+  return stream ? Way::kStream : Way::kSkinny;
 }
 
 }  // namespace
@@ -203,7 +204,7 @@ bool with_shared_by_few(Exec& exec, const MoeWithSharedArgs& a) {
                                  .down = dense_product(addend, hidden, *down)};
   ExpertsCall shape = *fast;
   shape.T = narrow(T);
-  if (!stream_few_takes(shape, shared)) return false;
+  if (!stream_few_takes(shape, shared, exec.cuda().n_sms())) return false;
   MoeExpertsArgs experts = r;
   experts.addend = addend;
   const Scratch s = take_scratch(exec.scratch(), r, T, Way::kStream);
@@ -224,7 +225,7 @@ void moe_with_shared(Exec& exec, const MoeWithSharedArgs& a) {
   auto fast = r.x.shape[0] == 1 && exec.cuda().arch() >= 90 ? fast_shape(r) : std::nullopt;
   const auto shared = fast ? shared_experts(a, *fast) : std::nullopt;
   if (shared) fast->shared = *shared;
-  if (!shared || !stream_takes(*fast))
+  if (!shared || !stream_takes(*fast, exec.cuda().n_sms()))
     return compose_moe_with_shared(exec, a,
                                    {.swiglu = swiglu, .linear = linear, .experts = moe_experts});
   const Arena::Scope scope(exec.scratch());

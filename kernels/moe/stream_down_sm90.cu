@@ -31,13 +31,15 @@ class DownOne {
   struct Unit {
     int k, tile;
   };
-  __device__ DownOne(const ExpertsCall& c, float* sums, std::byte* x, std::byte* x_shared)
-      : c_(c), sums_(sums), x_(x), x_shared_(x_shared) {
-    const int64_t n = (c.D + 15) / 16, b = blockIdx.x;
-    first_tile_ = static_cast<int>(b * n / gridDim.x);
-    n_tiles_ = static_cast<int>((b + 1) * n / gridDim.x) - first_tile_;
-    expert_ = chosen_expert(c);
-  }
+  __device__ DownOne(const ExpertsCall& c, const Shares& tiles, float* sums, std::byte* x,
+                     std::byte* x_shared)
+      : c_(c),
+        sums_(sums),
+        x_(x),
+        x_shared_(x_shared),
+        first_tile_(tiles.first(static_cast<int>(blockIdx.x))),
+        n_tiles_(tiles.n(static_cast<int>(blockIdx.x))),
+        expert_(chosen_expert(c)) {}
   __device__ __forceinline__ int n_units() const {
     return n_tiles_ * (c_.K + (c_.shared.F > 0 ? 1 : 0));
   }
@@ -49,9 +51,25 @@ class DownOne {
       unit = {0, unit.tile + 1};
     }
   }
+  __device__ __forceinline__ Unit unit(int i) const {
+    const int n_shared = n_shared_units();
+    if (i < n_shared) return {-1, first_tile_ + i};
+    Unit out = {i - n_shared, first_tile_};
+    for (; out.k >= c_.K; ++out.tile) out.k -= c_.K;
+    return out;
+  }
+  __device__ __forceinline__ int blocks_before(int i) const {
+    const int shared = min(i, n_shared_units());
+    return shared * staged_blocks(c_.shared.down.n_steps) +
+           (i - shared) * staged_blocks(c_.down.n_steps);
+  }
   __device__ __forceinline__ const DenseLayout& layout(const Unit& unit) const {
     return unit.k < 0 ? c_.shared.down : c_.down;
   }
+  __device__ __forceinline__ int n_steps(const Unit& unit) const {
+    return unit.k < 0 ? c_.shared.down.n_steps : c_.down.n_steps;
+  }
+  __device__ __forceinline__ bool ue8m0() const { return c_.down.ue8m0; }
   __device__ __forceinline__ RowPair rows(const Unit& unit, int lane) const {
     const int row = unit.tile * 16;
     if (unit.k < 0)
@@ -59,13 +77,11 @@ class DownOne {
                       c_.D - 1, lane);
     return down_rows(c_, __shfl_sync(0xffffffffu, expert_, unit.k), unit.tile, lane);
   }
-  __device__ __forceinline__ StagedRow x(const Unit& unit) const {
-    return unit.k < 0 ? staged_row<W>(x_shared_, 1, 0, c_.shared.down.n_steps)
-                      : staged_row<W>(x_, c_.K, unit.k, c_.down.n_steps);
+  __device__ __forceinline__ StagedRow x(const Unit& unit, int n_blocks) const {
+    return unit.k < 0 ? staged_row<W>(x_shared_, 1, 0, n_blocks)
+                      : staged_row<W>(x_, c_.K, unit.k, n_blocks);
   }
-  __device__ __forceinline__ int n_slices(const Unit& unit) const {
-    return unit.k < 0 ? kStreamWarps : 1;
-  }
+  __device__ __forceinline__ bool is_sliced(const Unit& unit) const { return unit.k < 0; }
   __device__ __forceinline__ void finish(const Unit& unit, int row, float total, bool there) const {
     if (there) sums(unit.tile)[(unit.k < 0 ? c_.K : unit.k) * 16 + row] = total;
   }
@@ -85,6 +101,7 @@ class DownOne {
   }
 
  private:
+  __device__ __forceinline__ int n_shared_units() const { return c_.shared.F > 0 ? n_tiles_ : 0; }
   __device__ __forceinline__ float* sums(int tile) const {
     return sums_ + (tile - first_tile_) * tile_floats(c_.K);
   }
@@ -93,51 +110,115 @@ class DownOne {
   float* const sums_;
   std::byte* const x_;
   std::byte* const x_shared_;
-  int first_tile_, n_tiles_;
-  int expert_;
+  const int first_tile_, n_tiles_;
+  const int expert_;
 };
+
+// Stages the rows of all experts, by all multiplying warps. What runs once in a launch comes from
+// the L2 line by line: so these are two short loops, a copy as it is and then what becomes of it,
+// each thread its own chunks.
+template <typename W>
+__device__ __forceinline__ void stage_hidden(const ExpertsCall& c, std::byte* x_shared,
+                                             std::byte* x) {
+  // A thread has two chunks of 16 bytes of a block, half of a block apart.
+  constexpr unsigned kLanes = StagedRows<W>::kChunks / 2, kStepChunks = W::kStepColumns / 8;
+  const unsigned n_blocks = staged_blocks(c.down.n_steps);
+  const unsigned n_shared = c.shared.F > 0 ? staged_blocks(c.shared.down.n_steps) : 0;
+  const unsigned n = (n_shared + c.K * n_blocks) * kLanes;
+  const unsigned pitch = StagedRows<W>::pitch(static_cast<int>(n_blocks));
+  const unsigned x_at = static_cast<unsigned>(x - x_shared);
+  const unsigned reciprocal = 0xffffffffu / n_blocks + 1;
+  // A block: of which row of the chosen experts, if it is none of the shared ones', and where.
+  struct Place {
+    bool shared;
+    unsigned row, block, at;  // at: bytes behind x_shared, of the thread's first chunk
+  };
+  const auto place = [&](unsigned i) {
+    Place p;
+    const unsigned block = i / kLanes, chosen = block - n_shared;
+    p.shared = block < n_shared;
+    p.row = n_blocks == 1 ? chosen : __umulhi(chosen, reciprocal);
+    p.block = p.shared ? block : chosen - p.row * n_blocks;
+    p.at = (p.shared ? 0 : x_at + p.row * pitch) + p.block * StagedRows<W>::kBlockBytes +
+           i % kLanes * 16;
+    return p;
+  };
+#pragma unroll 1
+  for (unsigned i = threadIdx.x; i < n; i += kConsumers) {
+    const Place p = place(i);
+    const unsigned chunk = p.block * StagedRows<W>::kChunks + i % kLanes;
+    const unsigned n_chunks = (p.shared ? c.shared.down.n_steps : c.down.n_steps) * kStepChunks;
+    const bf16* const from = (p.shared ? c.shared.hidden : c.hidden + p.row * c.F) + chunk * 8;
+#pragma unroll
+    for (unsigned k = 0; k < 2; ++k)
+      copy_async_16(x_shared + p.at + k * kLanes * 16, from + k * kLanes * 8,
+                    chunk + k * kLanes < n_chunks);
+  }
+  commit_copies();
+  wait_for_copies<0>();
+  if constexpr (W::kScaled) {
+    float* const shared_units = StagedRows<W>::units(x_shared, 1, static_cast<int>(n_shared));
+    float* const units = StagedRows<W>::units(x, c.K, static_cast<int>(n_blocks));
+#pragma unroll 1
+    for (unsigned i = threadIdx.x; i / 32 * 32 < n; i += kConsumers) {
+      const Place p = place(min(i, n - 1));
+      auto* const first = reinterpret_cast<uint4*>(x_shared + p.at);
+      uint4* const second = first + kLanes;
+      uint4 v[2] = {};
+      if (i < n) v[0] = *first, v[1] = *second;
+      auto* const pairs = reinterpret_cast<uint32_t*>(v);
+      uint32_t largest[2] = {};
+#pragma unroll
+      for (int j = 0; j < 8; ++j) largest[j % 2] = HalfUnit::larger(largest[j % 2], pairs[j]);
+      const HalfUnit unit = HalfUnit::of<kLanes>(__vmaxu2(largest[0], largest[1]));
+#pragma unroll
+      for (int j = 0; j < 8; ++j) pairs[j] = unit.quotients(pairs[j]);
+      if (i >= n) break;
+      *first = v[0];
+      *second = v[1];
+      if (i % kLanes == 0)
+        (p.shared ? shared_units : units)[i / kLanes - (p.shared ? 0 : n_shared)] = unit.value();
+    }
+  }
+}
 #endif
 
 template <typename W>
 __global__ __launch_bounds__(kStreamThreads,
-                             1) void down_kernel(const __grid_constant__ ExpertsCall c,
+                             2) void down_kernel(const __grid_constant__ ExpertsCall c,
                                                  const __grid_constant__ KeptPlan plan,
-                                                 int most_tiles) {
+                                                 const __grid_constant__ Shares tiles) {
 #if __CUDA_ARCH__ >= 900
   extern __shared__ uint4 shared[];
   auto* const ring_memory = reinterpret_cast<Ring<kDownStages>*>(shared);
   const RingView ring = ring_memory->view();
   auto* const kept = reinterpret_cast<float*>(ring_memory + 1);
-  std::byte* const x_shared = behind_kept<W>(kept, plan);
+  std::byte* const x_shared = behind_kept(kept, plan);
   std::byte* const x = x_shared + staged_shared_bytes<W>(c);
   auto* const weights = reinterpret_cast<float*>(x + StagedRows<W>::bytes(c.K, c.down.n_steps));
   float* const sums = weights + c.K;
   init_ring(ring, W::kScaled, c.down.ue8m0);
   using Job = DownOne<W>;
-  Job job(c, sums, x, x_shared);
+  Job job(c, tiles, sums, x, x_shared);
   if (threadIdx.x >= kConsumers) {
+    keep_registers<kFetchRegisters>();
     StreamProducer<W, Job> producer(job, ring);
     producer.go_to(job.first());
     producer.run(job.n_units(), 1 << 30);
+    if constexpr (W::kScaled) start_next_kernel();
     return;
   }
+  take_registers<kMultiplyRegisters>();
   const auto k = static_cast<int>(threadIdx.x);
   if (k < c.K) weights[k] = __ldcg(c.chosen + k);
-  wait_for_previous_kernel();
-  Stager<W, 8> stager(staged_in<W>(x, c.K, c.down.n_steps),
-                      reinterpret_cast<const std::byte*>(c.hidden), int64_t{c.F} * 2,
-                      c.down.n_steps);
-  if (c.shared.F > 0) {  // the loads of both are on their way together
-    Stager<W, 2> shared_stager(staged_in<W>(x_shared, 1, c.shared.down.n_steps),
-                               reinterpret_cast<const std::byte*>(c.shared.hidden),
-                               /*x_stride_bytes=*/0, c.shared.down.n_steps);
-    shared_stager.load();
-    stager.load();
-    shared_stager.store();
-    stager.store();
-    stage_x_by(shared_stager);
-  }
-  stage_x_by(stager);
+  // The next kernels start when all FP8 weights have been called for: else theirs come first, and
+  // what code this kernel goes through for the first time waits beside them. With bf16, whose
+  // weights take twice as long, it was slower.
+  if constexpr (W::kScaled)
+    wait_and_hold_next_kernel();
+  else
+    wait_for_previous_kernel();
+  stage_hidden<W>(c, x_shared, x);
   consumers_barrier();
   multiply_one_token<W>(job, ring, kept, plan, /*rehearsal=*/false);
   job.store_all(weights);
@@ -160,7 +241,7 @@ DownShape shape_of(const ExpertsCall& c, int n_sms) {
 }
 template <typename W>
 int64_t shared_bytes(const ExpertsCall& c, const KeptPlan& plan, int most_tiles) {
-  return int64_t{sizeof(Ring<kDownStages>)} + kept_bytes<W>(plan) + staged_shared_bytes<W>(c) +
+  return int64_t{sizeof(Ring<kDownStages>)} + kept_bytes(plan) + staged_shared_bytes<W>(c) +
          StagedRows<W>::bytes(c.K, c.down.n_steps) +
          (c.K + int64_t{most_tiles} * tile_floats(c.K)) * 4;
 }
@@ -172,22 +253,19 @@ void run(Exec& exec, const ExpertsCall& c) {
          {.grid = dim3(static_cast<unsigned>(s.blocks)),
           .threads = kStreamThreads,
           .shared_bytes = shared_bytes<W>(c, s.kept, s.most_tiles)},
-         down_kernel<W>, c, s.kept, s.most_tiles);
+         down_kernel<W>, c, s.kept, Shares::of((c.D + 15) / 16, s.blocks));
 }
 
-constexpr int kMostTiles = 32;  // of a block: D up to 512 times the SMs
-
 template <typename W>
-bool fits(const ExpertsCall& c) {
-  const int n_unit = std::max(staged_blocks(c.down.n_steps),
-                              c.shared.F > 0 ? staged_blocks(c.shared.down.n_steps) : 0);
-  return c.K <= kMostChosen && shared_bytes<W>(c, largest_kept(n_unit), kMostTiles) <= kSmBytes;
+bool fits(const ExpertsCall& c, int n_sms) {
+  const DownShape s = shape_of(c, n_sms);
+  return c.K <= kMostChosen && shared_bytes<W>(c, s.kept, s.most_tiles) <= kSmBytes;
 }
 
 }  // namespace
 
-bool stream_down_fits(const ExpertsCall& c) {
-  return c.down.fp8 ? fits<Fp8Weight>(c) : fits<Bf16Weight>(c);
+bool stream_down_fits(const ExpertsCall& c, int n_sms) {
+  return c.down.fp8 ? fits<Fp8Weight>(c, n_sms) : fits<Bf16Weight>(c, n_sms);
 }
 
 void stream_down(Exec& exec, const ExpertsCall& c) {

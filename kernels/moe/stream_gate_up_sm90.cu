@@ -15,6 +15,7 @@ namespace {
 struct GateUpPlan {
   int n_stages;  // of the ring
   KeptPlan kept;
+  Shares shared, routed;  // units
 };
 constexpr int64_t ring_bytes(int n_stages) {
   return n_stages * (int64_t{sizeof(StreamStage)} + 2 * sizeof(uint64_t));
@@ -28,18 +29,16 @@ class GateUpOne {
   struct Unit {
     int k, row;
   };
-  __device__ GateUpOne(const ExpertsCall& c, std::byte* x) : c_(c), x_(x) {
-    const int64_t n = (c.shared.F + 7) / 8, b = blockIdx.x;
-    const auto first = static_cast<int>(b * n / gridDim.x);
-    n_shared_ = static_cast<int>((b + 1) * n / gridDim.x) - first;
+  __device__ GateUpOne(const ExpertsCall& c, const GateUpPlan& plan, std::byte* x) : c_(c), x_(x) {
+    const auto b = static_cast<int>(blockIdx.x), per_expert = (c.F + 7) / 8;
+    n_shared_ = plan.shared.n(b);
     // The blocks with more shared units are not those with more routed ones.
-    const int per_expert = (c.F + 7) / 8;
-    const int64_t n_routed = int64_t{c.K} * per_expert, r = gridDim.x - 1 - b;
-    const auto first_routed = static_cast<int>(r * n_routed / gridDim.x);
-    n_units_ = n_shared_ + static_cast<int>((r + 1) * n_routed / gridDim.x) - first_routed;
+    const int r = static_cast<int>(gridDim.x) - 1 - b, first_routed = plan.routed.first(r);
+    n_units_ = n_shared_ + plan.routed.n(r);
     first_routed_ = {first_routed / per_expert, first_routed % per_expert * 8};
-    first_ = n_shared_ > 0 ? Unit{-1, first * 8} : first_routed_;
-    shared_end_ = (first + n_shared_) * 8;
+    first_shared_ = plan.shared.first(b) * 8;
+    first_ = n_shared_ > 0 ? Unit{-1, first_shared_} : first_routed_;
+    shared_end_ = first_shared_ + n_shared_ * 8;
   }
   __device__ __forceinline__ void choose() { expert_ = chosen_expert(c_); }
 
@@ -51,19 +50,29 @@ class GateUpOne {
     if (unit.k < 0 && unit.row >= shared_end_) unit = first_routed_;
     if (unit.k >= 0 && unit.row >= c_.F) unit = {unit.k + 1, 0};
   }
+  __device__ __forceinline__ Unit unit(int i) const {
+    if (i < n_shared_) return {-1, first_shared_ + i * 8};
+    Unit out = {first_routed_.k, first_routed_.row + (i - n_shared_) * 8};
+    for (const int per_expert = (c_.F + 7) / 8 * 8; out.row >= per_expert; ++out.k)
+      out.row -= per_expert;
+    return out;
+  }
+  __device__ __forceinline__ int blocks_before(int i) const {
+    return i * staged_blocks(c_.gate_up.n_steps);
+  }
   __device__ __forceinline__ const DenseLayout& layout(const Unit&) const { return c_.gate_up; }
+  __device__ __forceinline__ int n_steps(const Unit&) const { return c_.gate_up.n_steps; }
+  __device__ __forceinline__ bool ue8m0() const { return c_.gate_up.ue8m0; }
   __device__ __forceinline__ RowPair rows(const Unit& unit, int lane) const {
     if (unit.k < 0)
       return row_pair(c_.gate_up, c_.shared.gate, c_.shared.up, unit.row, unit.row, c_.shared.F - 1,
                       lane);
     return gate_up_rows(c_, __shfl_sync(0xffffffffu, expert_, unit.k), unit.row / 8, lane);
   }
-  __device__ __forceinline__ StagedRow x(const Unit&) const {
-    return staged_row<W>(x_, 1, 0, c_.gate_up.n_steps);
+  __device__ __forceinline__ StagedRow x(const Unit&, int n_blocks) const {
+    return staged_row<W>(x_, 1, 0, n_blocks);
   }
-  __device__ __forceinline__ int n_slices(const Unit& unit) const {
-    return unit.k < 0 ? kStreamWarps : 1;
-  }
+  __device__ __forceinline__ bool is_sliced(const Unit& unit) const { return unit.k < 0; }
   __device__ __forceinline__ void finish(const Unit& unit, int row, float total, bool there) const {
     const float up = __shfl_down_sync(0xffffffffu, total, 8, 16);
     const int F = unit.k < 0 ? c_.shared.F : c_.F;
@@ -76,7 +85,7 @@ class GateUpOne {
   const ExpertsCall& c_;
   std::byte* const x_;
   Unit first_, first_routed_;
-  int n_shared_, n_units_, shared_end_;
+  int n_shared_, n_units_, first_shared_, shared_end_;
   int expert_ = 0;
 };
 #endif
@@ -91,11 +100,12 @@ __global__ __launch_bounds__(kStreamThreads,
   auto* const barriers = reinterpret_cast<uint64_t*>(stages + plan.n_stages);
   const RingView ring = {stages, barriers, barriers + plan.n_stages, plan.n_stages};
   auto* const kept = reinterpret_cast<float*>(barriers + 2 * plan.n_stages);
-  std::byte* const x = behind_kept<W>(kept, plan.kept);
+  std::byte* const x = behind_kept(kept, plan.kept);
   init_ring(ring, W::kScaled, c.gate_up.ue8m0);
   using Job = GateUpOne<W>;
-  Job job(c, x);
+  Job job(c, plan, x);
   if (threadIdx.x >= kConsumers) {
+    keep_registers<kFetchRegisters>();
     StreamProducer<W, Job> producer(job, ring);
     producer.go_to(job.first());
     producer.run(job.n_shared(), plan.n_stages);
@@ -104,6 +114,7 @@ __global__ __launch_bounds__(kStreamThreads,
     producer.run(job.n_units(), 1 << 30);
     return;
   }
+  take_registers<kMultiplyRegisters>();
 #pragma unroll 1
   for (int pass = 0; pass < 2; ++pass) {  // what runs once is fetched by a rehearsal
     const bool rehearsal = pass == 0;
@@ -117,17 +128,15 @@ __global__ __launch_bounds__(kStreamThreads,
 }
 
 template <typename W>
-int64_t shared_bytes(const ExpertsCall& c, const GateUpPlan& plan) {
-  return ring_bytes(plan.n_stages) + kept_bytes<W>(plan.kept) +
-         StagedRows<W>::bytes(1, c.gate_up.n_steps);
+int64_t shared_bytes(const ExpertsCall& c, int n_stages, const KeptPlan& kept) {
+  return ring_bytes(n_stages) + kept_bytes(kept) + StagedRows<W>::bytes(1, c.gate_up.n_steps);
 }
 // FP8: the shared experts' units are fewer stages. With one more than these, what the router
 // chooses finds some free.
 template <typename W>
-GateUpPlan plan_of(const ExpertsCall& c, const KeptPlan& kept) {
-  const GateUpPlan longer = {kStreamStages + 1, kept};
-  return W::kScaled && shared_bytes<W>(c, longer) <= kHalfSmBytes ? longer
-                                                                  : GateUpPlan{kStreamStages, kept};
+int stages_beside(const ExpertsCall& c, const KeptPlan& kept) {
+  const bool longer = W::kScaled && shared_bytes<W>(c, kStreamStages + 1, kept) <= kHalfSmBytes;
+  return longer ? kStreamStages + 1 : kStreamStages;
 }
 
 template <typename W>
@@ -137,18 +146,20 @@ void run(Exec& exec, const ExpertsCall& c) {
   const auto most = [&](int64_t n) { return (n + blocks - 1) / blocks; };
   const int64_t n_units = most(n_shared) + most(n_routed);
   const int n_unit = staged_blocks(c.gate_up.n_steps);
-  const GateUpPlan plan = plan_of<W>(c, plan_kept(n_units, n_units * n_unit, n_unit));
+  const KeptPlan kept = plan_kept(n_units, n_units * n_unit, n_unit);
+  const GateUpPlan plan = {stages_beside<W>(c, kept), kept, Shares::of(n_shared, blocks),
+                           Shares::of(n_routed, blocks)};
   launch(exec, "moe_experts",
          {.grid = dim3(static_cast<unsigned>(blocks)),
           .threads = kStreamThreads,
-          .shared_bytes = shared_bytes<W>(c, plan)},
+          .shared_bytes = shared_bytes<W>(c, plan.n_stages, kept)},
          gate_up_kernel<W>, c, plan);
 }
 
 template <typename W>
 bool fits(const ExpertsCall& c) {
   const KeptPlan kept = largest_kept(staged_blocks(c.gate_up.n_steps));
-  return shared_bytes<W>(c, plan_of<W>(c, kept)) <= kHalfSmBytes;
+  return shared_bytes<W>(c, stages_beside<W>(c, kept), kept) <= kHalfSmBytes;
 }
 
 }  // namespace

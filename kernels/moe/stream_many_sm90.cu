@@ -164,10 +164,10 @@ bool many_fit(const ExpertsCall& c, const DenseLayout& l) {
 
 }  // namespace
 
-bool stream_takes(ExpertsCall c) {
+bool stream_takes(ExpertsCall c, int n_sms) {
   c.T = kMaxDecodeTokens;  // the answer is the same for any number of tokens
   return many_fit(c, c.gate_up) && many_fit(c, c.down) && stream_gate_up_fits(c) &&
-         stream_down_fits(c);
+         stream_down_fits(c, n_sms);
 }
 
 void stream_many(Exec& exec, const ExpertsCall& c) {
@@ -176,7 +176,7 @@ void stream_many(Exec& exec, const ExpertsCall& c) {
   combine(exec, c);
 }
 
-bool stream_few_takes(const ExpertsCall& c, const SharedProducts& s) {
+bool stream_few_takes(const ExpertsCall& c, const SharedProducts& s, int n_sms) {
   const auto alike = [](const DenseLayout& a, const DenseLayout& b) {
     return a.fp8 == b.fp8 && a.ue8m0 == b.ue8m0;
   };
@@ -186,7 +186,7 @@ bool stream_few_takes(const ExpertsCall& c, const SharedProducts& s) {
     return memory_with_shared<W, false>(c, up).n_slots >= kLeastFewSlots &&
            memory_with_shared<W, true>(c, down).n_slots >= kLeastFewSlots;
   };
-  return c.T >= 2 && c.T <= 8 && stream_takes(c) && alike(c.gate_up, c.down) &&
+  return c.T >= 2 && c.T <= 8 && stream_takes(c, n_sms) && alike(c.gate_up, c.down) &&
          alike(c.gate_up, s.gate_up.w.layout) && alike(c.gate_up, s.down.w.layout) &&
          (c.gate_up.fp8 ? fits(Fp8Weight{}) : fits(Bf16Weight{}));
 }

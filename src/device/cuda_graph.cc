@@ -31,11 +31,12 @@ CudaGraphs::~CudaGraphs() {
     if (graph != nullptr) cudaGraphExecDestroy(graph);
 }
 
-void CudaGraphs::run(CudaContext& context, int64_t key, const std::function<void()>& work) {
+void CudaGraphs::run(CudaContext& context, const DecodeShape& key,
+                     const std::function<void()>& work) {
   const auto [entry, is_new] = graphs_.try_emplace(key, nullptr);
   if (is_new) return work();
   if (entry->second == nullptr) entry->second = record(context.stream(), work);
-  CUDA_CHECK(cudaGraphLaunch(entry->second, context.stream()), "a decode step of ", key,
+  CUDA_CHECK(cudaGraphLaunch(entry->second, context.stream()), "a decode step of ", key.n_seqs,
              " sequences");
 }
 

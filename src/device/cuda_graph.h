@@ -1,6 +1,7 @@
 // Work on a GPU that is recorded once and replayed.
 #pragma once
 
+#include <compare>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -10,6 +11,12 @@
 struct CUgraphExec_st;  // cudaGraphExec_t is a pointer to it
 
 namespace dsr {
+
+// What kernels of a decode step are launched with.
+struct DecodeShape {
+  int64_t n_seqs, table_width;
+  auto operator<=>(const DecodeShape&) const = default;
+};
 
 // Work that launches the same kernels with the same arguments whenever it has the same key; what
 // the arguments point to may change. The first run of a key does the work (and lets CUDA load its
@@ -22,10 +29,10 @@ class CudaGraphs {
   ~CudaGraphs();
 
   // `work` launches on the context's stream only and waits for nothing.
-  void run(CudaContext& context, int64_t key, const std::function<void()>& work);
+  void run(CudaContext& context, const DecodeShape& key, const std::function<void()>& work);
 
  private:
-  std::map<int64_t, CUgraphExec_st*> graphs_;  // null: ran once
+  std::map<DecodeShape, CUgraphExec_st*> graphs_;  // null: ran once
 };
 
 }  // namespace dsr

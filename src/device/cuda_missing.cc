@@ -36,6 +36,8 @@ void StreamMark::set() { fail_missing(); }
 void StreamMark::wait() { fail_missing(); }
 
 CudaGraphs::~CudaGraphs() = default;
-void CudaGraphs::run(CudaContext&, int64_t, const std::function<void()>&) { fail_missing(); }
+void CudaGraphs::run(CudaContext&, const DecodeShape&, const std::function<void()>&) {
+  fail_missing();
+}
 
 }  // namespace dsr

@@ -1,6 +1,7 @@
 #include "engine/batch_builder.h"
 
 #include <algorithm>
+#include <bit>
 
 #include "base/error.h"
 #include "engine/scheduler.h"
@@ -73,10 +74,20 @@ void append_slice(HostBatch& b, const BatchSlice& s) {
   }
 }
 
+int64_t table_width(int64_t n_seqs, int64_t most_blocks, int64_t max_blocks) {
+  constexpr uint64_t kNarrow = 132, kMostSeqs = 8;  // a page for each SM of an H100
+  const auto n = static_cast<uint64_t>(n_seqs);
+  const auto narrow = n <= kMostSeqs ? static_cast<int64_t>(kNarrow / std::bit_ceil(n)) : 0;
+  return most_blocks <= narrow ? std::min(narrow, max_blocks) : max_blocks;
+}
+
 HostBatch build_batch(const StepPlan& plan, int64_t max_blocks) {
+  int64_t most_blocks = 0;
+  for (const Slice& s : plan.slices)
+    most_blocks = std::max(most_blocks, std::ssize(s.request->sequence->blocks()));
   HostBatch b;
-  b.max_blocks = max_blocks;
-  b.block_table.reserve(plan.slices.size() * static_cast<size_t>(max_blocks));
+  b.max_blocks = table_width(std::ssize(plan.slices), most_blocks, max_blocks);
+  b.block_table.reserve(plan.slices.size() * static_cast<size_t>(b.max_blocks));
   for (const Slice& s : plan.slices) {
     BatchSlice slice{*s.request->sequence, s.first, s.count, {}, s.drawn_by};
     if (s.wants_logits) {

@@ -194,7 +194,7 @@ void Runner::run(const HostBatch& h, const std::function<void()>& work) {
                       n <= kGraphSeqs && h.log_prob_rows.empty();
   const bool recorded = options_.decode_graphs && !options_.debug_nan && decode;
   if (on_gpu() && recorded)
-    graphs_.run(exec_.cuda(), n, work);
+    graphs_.run(exec_.cuda(), {n, h.max_blocks}, work);
   else
     work();
 }

@@ -123,7 +123,7 @@ class Runner {
   std::array<Started, kMaxStarted> started_;
   int64_t n_started_ = 0, n_finished_ = 0;
   BatchBuffers batch_;
-  CudaGraphs graphs_;  // by the number of sequences
+  CudaGraphs graphs_;
 };
 
 }  // namespace dsr

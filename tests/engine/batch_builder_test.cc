@@ -35,5 +35,17 @@ TEST(BatchBuilder, PromptsAreTheSequencesFromTheFirstOfSeveralTokensOn) {
   EXPECT_EQ(mixed.prompts.n_pairs, 5 * 67 + 1 * 11 + 64 * 128);
 }
 
+TEST(BatchBuilder, FewPagesHaveANarrowTable) {
+  EXPECT_EQ(table_width(1, 1, 512), 132);
+  EXPECT_EQ(table_width(1, 132, 512), 132);
+  EXPECT_EQ(table_width(1, 133, 512), 512);
+  EXPECT_EQ(table_width(2, 66, 512), 66);
+  EXPECT_EQ(table_width(3, 33, 512), 33);
+  EXPECT_EQ(table_width(3, 34, 512), 512);
+  EXPECT_EQ(table_width(8, 16, 512), 16);
+  EXPECT_EQ(table_width(9, 1, 512), 512);
+  EXPECT_EQ(table_width(1, 3, 4), 4);  // the context is shorter
+}
+
 }  // namespace
 }  // namespace dsr::test

@@ -2,6 +2,7 @@
 // src/ops is used here: these are what it is checked against.
 #pragma once
 
+#include <array>
 #include <cmath>
 #include <vector>
 
@@ -45,14 +46,19 @@ inline double block_scale(const WeightSegment& s, const QuantScheme& q, int64_t 
 // A weight as numbers; the product of code and scale is a float32.
 inline Matrix dense(const Weight& w) {
   Matrix out(w.rows(), w.columns());
+  std::array<double, 256> numbers{};  // of all codes: millions of them are looked up
+  for (size_t code = 0; code < numbers.size(); ++code)
+    numbers[code] = e4m3(static_cast<uint8_t>(code));
   int64_t n = 0;
   for (const WeightSegment& s : w.segments) {
     const bool fp8 = s.data.dtype == DType::kF8E4M3;
     const std::vector<double> plain = fp8 ? std::vector<double>{} : values_of(s.data);
     for (int64_t i = 0; i < s.data.shape[0]; ++i, ++n) {
+      double scale = 1;
       for (int64_t j = 0; j < out.columns; ++j) {
-        out(n, j) = fp8 ? static_cast<double>(static_cast<float>(
-                              e4m3(*(s.data.ptr<uint8_t>(i) + j)) * block_scale(s, w.quant, i, j)))
+        if (fp8 && j % w.quant.block_columns == 0) scale = block_scale(s, w.quant, i, j);
+        out(n, j) = fp8 ? static_cast<double>(
+                              static_cast<float>(numbers[*(s.data.ptr<uint8_t>(i) + j)] * scale))
                         : plain[static_cast<size_t>(i * out.columns + j)];
       }
     }

@@ -19,10 +19,12 @@ struct Written {
 
 class MlaWriteKvTest : public MlaTest {
  protected:
-  // Rows for T tokens at positions 60, 61, ... in slots scattered over two pages.
-  Written inputs(const Sizes& s, int64_t T) {
+  // Rows for T tokens at positions 60, 61, ... in slots scattered over two pages; `aligned`: that
+  // can be read in pieces of 16 bytes.
+  Written inputs(const Sizes& s, int64_t T, bool aligned = false) {
     Written w;
-    w.kv_a = make.strided(random_activation({T, s.C + s.rope + 5}), 2, s.C + s.rope);
+    w.kv_a = aligned ? make.strided(random_activation({T, s.C + s.rope + 16}), 8, s.C + s.rope)
+                     : make.strided(random_activation({T, s.C + s.rope + 5}), 2, s.C + s.rope);
     w.weight = make.normal(DType::kF32, {s.C}, 0.2f, 1);
     w.rope = rope_table(60 + T, s.rope);
     std::vector<int32_t> positions;
@@ -76,8 +78,8 @@ TEST_P(MlaWriteKvTest, AFloat32RowIsTheFormula) {
 // The quantised caches hold, byte for byte, what the float32 row becomes in their format; and
 // nothing else is written.
 TEST_P(MlaWriteKvTest, OtherTypesAreItsEncodingAndNothingElseIsTouched) {
-  for (const Sizes& s : {kReal, kRagged}) {
-    Written w = inputs(s, 33);
+  for (const auto& [s, aligned] : {std::pair{kReal, false}, {kReal, true}, {kRagged, false}}) {
+    Written w = inputs(s, 33, aligned);
     write(w, CacheType::kF32, s);
     const MlaCacheView plain = w.cache;
     for (const CacheType type : {CacheType::kF32, CacheType::kBF16, CacheType::kFP8}) {
@@ -88,7 +90,7 @@ TEST_P(MlaWriteKvTest, OtherTypesAreItsEncodingAndNothingElseIsTouched) {
         const std::vector<float> values(row.begin(), row.end());
         want.format.encode(values.data(), values.data() + s.C, row_of(want, slot));
       }
-      EXPECT_TRUE(same_bits(w.cache.pages, want.pages)) << name(type);
+      EXPECT_TRUE(same_bits(w.cache.pages, want.pages)) << name(type) << " " << aligned;
     }
   }
 }

@@ -1,118 +1,12 @@
 #include "ops/moe.h"
 
-#include <algorithm>
-
-#include "ops/formulas.h"
-#include "support/backends_under_test.h"
+#include "ops/moe_fixture.h"
 #include "support/expect_error.h"
 
 namespace dsr::test {
 namespace {
 
-struct Experts {
-  int64_t T, D, F, E, K;
-  DType dtype;
-  QuantScheme quant = {128, 128};
-  DType scales = DType::kF32;
-};
-
-class MoeExpertsTest : public OpTest {
- protected:
-  void set_up(const Experts& c) {
-    const float by_d = 1 / std::sqrt(static_cast<float>(c.D));
-    const float by_f = 1 / std::sqrt(static_cast<float>(c.F));
-    gate_up = make.weight(c.dtype, std::vector<int64_t>(static_cast<size_t>(2 * c.E), c.F), c.D,
-                          by_d, c.quant, c.scales);
-    down = make.weight(c.dtype, std::vector<int64_t>(static_cast<size_t>(c.E), c.D), c.F, by_f,
-                       c.quant, c.scales);
-    x = random_activation({c.T, c.D});
-    choose(c);
-  }
-
-  // K different experts for every token, ascending.
-  void choose(const Experts& c) {
-    std::vector<int32_t> chosen;
-    for (int64_t t = 0; t < c.T; ++t) {
-      std::vector<int32_t> row;
-      while (static_cast<int64_t>(row.size()) < c.K) {
-        const int32_t e = make.below(c.E);
-        if (std::find(row.begin(), row.end(), e) == row.end()) row.push_back(e);
-      }
-      std::sort(row.begin(), row.end());
-      chosen.insert(chosen.end(), row.begin(), row.end());
-    }
-    ids = make.i32({c.T, c.K}, chosen);
-    weights = make.fill(DType::kF32, {c.T, c.K}, [&] { return make.random().next_uniform(); });
-  }
-
-  MoeExpertsArgs args(const Tensor& out, const Tensor& addend = {}) const {
-    return {.out = out,
-            .x = x,
-            .expert_ids = ids,
-            .expert_weights = weights,
-            .gate_up = gate_up,
-            .down = down,
-            .addend = addend};
-  }
-
-  struct Result {
-    Matrix out;
-    // By how much an element may be off because a product lies so near to the edge between two bf16
-    // values that it may be stored as either.
-    Matrix edges;
-  };
-  Result formula() const {
-    const Matrix xs(x), gu = dense(gate_up), dn = dense(down), w(weights);
-    const int64_t D = xs.columns, F = dn.columns;
-    Result r{Matrix(xs.rows, D), Matrix(xs.rows, D)};
-    for (int64_t t = 0; t < xs.rows; ++t) {
-      for (int64_t k = 0; k < w.columns; ++k) {
-        const int64_t e = ids.ptr<int32_t>(t)[k];
-        for (int64_t f = 0; f < F; ++f) {
-          double g = 0, u = 0;
-          for (int64_t d = 0; d < D; ++d) {
-            g += xs(t, d) * gu(2 * e * F + f, d);
-            u += xs(t, d) * gu((2 * e + 1) * F + f, d);
-          }
-          const double h = silu(g) * u;
-          // What both sums err by, their totals being of the order of 4, and the product for it.
-          const double sums = sum_of(D, DType::kF32, 4).abs;
-          const double error = 2 * sums * (1 + std::abs(g)) * (1 + std::abs(u));
-          const double by = activation() == DType::kBF16
-                                ? stored(DType::kBF16, h + error) - stored(DType::kBF16, h - error)
-                                : 0;
-          const double kept = stored(activation(), h);
-          for (int64_t d = 0; d < D; ++d) r.out(t, d) += w(t, k) * kept * dn(e * D + d, f);
-          if (by == 0) continue;
-          for (int64_t d = 0; d < D; ++d)
-            r.edges(t, d) += std::abs(w(t, k) * by * dn(e * D + d, f));
-        }
-      }
-    }
-    return r;
-  }
-
-  // Sums over D and F; per expert three roundings (the product, its weighing, the addition) of
-  // values below 16.
-  Tolerance tolerance(const Experts& c, DType out) const {
-    Tolerance tol = sum_of(c.D + c.F, out, 16);
-    tol.abs += static_cast<double>(c.K) * 3 * 16 * 0x1p-24;
-    return tol;
-  }
-  void expect_close(const Tensor& got, const Result& want, const Experts& c) const {
-    const std::vector<double> values = values_of(got);
-    std::vector<double> nearest = want.out.values;
-    for (size_t i = 0; i < nearest.size(); ++i) {
-      const double by = want.edges.values[i];
-      if (std::isfinite(values[i])) nearest[i] += std::clamp(values[i] - nearest[i], -by, by);
-    }
-    EXPECT_TRUE(close(got, nearest, tolerance(c, got.dtype)))
-        << "T=" << c.T << " D=" << c.D << " E=" << c.E;
-  }
-
-  Weight gate_up, down;
-  Tensor x, ids, weights;
-};
+class MoeExpertsTest : public MoeTest {};
 
 TEST_P(MoeExpertsTest, MatchesTheFormula) {
   std::vector<Experts> cases = {{2, 256, 1408, 4, 2, DType::kBF16},  // V2-Lite's expert width
@@ -155,8 +49,7 @@ TEST_P(MoeExpertsTest, MatchesTheFormula) {
   }
 }
 
-// V3's width, and as many experts as it has or a kernel knows. Five stand for all of them: what is
-// tested is who gets which, not gigabytes of numbers.
+// V3's width, and as many experts as it has or a kernel knows; five stand for all of them.
 TEST_P(MoeExpertsTest, ManyExpertsMatchTheFormula) {
   constexpr int64_t kDifferent = 5, kMostTokens = 64;
   // Real widths are for kernels; the definition takes seconds there.
@@ -173,13 +66,9 @@ TEST_P(MoeExpertsTest, ManyExpertsMatchTheFormula) {
     by_expert.push_back(formula());
   }
   for (const auto& [E, K] : {std::pair<int64_t, int64_t>{256, 8}, {1024, 16}}) {
-    gate_up.segments.clear();
-    down.segments.clear();
-    for (size_t e = 0; e < static_cast<size_t>(E); ++e) {
-      gate_up.segments.push_back(few_gate_up.segments[2 * (e % kDifferent)]);
-      gate_up.segments.push_back(few_gate_up.segments[2 * (e % kDifferent) + 1]);
-      down.segments.push_back(few_down.segments[e % kDifferent]);
-    }
+    gate_up = few_gate_up;
+    down = few_down;
+    let_stand_for(E);
     for (const int64_t T : {1, 2, 9, 64}) {
       const Experts c{T, D, F, E, K, DType::kF8E4M3};
       x = rows(all_x, 0, T);

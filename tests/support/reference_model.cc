@@ -182,9 +182,9 @@ std::vector<float> ReferenceModel::replay(const std::vector<SequencePart>& parts
   SelfCommunicator comm;
   Rank rank{exec_, comm};
   const Arena::Scope scope(exec_.scratch());
-  Tensor& logits = replayed_logits_[batch.n_tokens()];
-  graphs_.run(exec_.cuda(), batch.n_tokens(),
-              [&] { logits = forward(rank, model_, batch, kv_).logits; });
+  const DecodeShape shape = {batch.n_tokens(), batch.block_table.shape[1]};
+  Tensor& logits = replayed_logits_[shape];
+  graphs_.run(exec_.cuda(), shape, [&] { logits = forward(rank, model_, batch, kv_).logits; });
   return values_of(exec_, logits);
 }
 

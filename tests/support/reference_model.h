@@ -77,7 +77,7 @@ class ReferenceModel {
   KvCache kv_, dry_kv_;
   Buffer fixed_;  // where a batch stands that is replayed
   CudaGraphs graphs_;
-  std::map<int64_t, Tensor> replayed_logits_;  // by the number of tokens
+  std::map<DecodeShape, Tensor> replayed_logits_;
 };
 
 }  // namespace dsr::test
