@@ -67,7 +67,8 @@ typename V::Reg load_part(const void* p, int64_t n) {
 
 // How far ahead of a row's place its bytes are asked for, into the first- and the second-level
 // cache: measured as the best with four streams of FP8 and of bf16 (README.md).
-constexpr int64_t kNearBytes = 1024, kFarBytes = 3072;
+constexpr int64_t kNearBytes = 1024, kFarBytes = 2048;
+constexpr int64_t kLineBytes = 64;
 
 // One row of each stream.
 struct DotStep {
@@ -109,9 +110,24 @@ struct Sums {
       for (auto& v : of_token) v = V::zero();
   }
 
-  void step(int64_t k) {
+  // Float32 rows are keys, which mostly lie in the cache: other heads have just read them. To ask
+  // for their eight lines costs as much there as the products (README.md).
+  static constexpr bool kAsks = W::kBytes < 4;
+  // Whether a line begins `i` columns behind one that begins a line.
+  static constexpr bool begins_line(int64_t i) { return kAsks && i * W::kBytes % kLineBytes == 0; }
+  // Row by row and not for all at once, so that less waits for a place among the requests on their
+  // way (README.md).
+  void ask(int r, int64_t k) const {
+    __builtin_prefetch(at<W>(s.near[row + r], k), 0, 3);
+    __builtin_prefetch(at<W>(s.far[row + r], k), 0, 2);
+  }
+
+  void step(int64_t k, bool asks = false) {
     typename V::Reg w[R];
-    for (int r = 0; r < R; ++r) w[r] = W::load(at<W>(s.row[row + r], k));
+    for (int r = 0; r < R; ++r) {
+      if (asks) ask(r, k);
+      w[r] = W::load(at<W>(s.row[row + r], k));
+    }
     for (int t = 0; t < T; ++t) {
       const typename V::Reg x = V::load(a.x[token + t] + k);
       for (int r = 0; r < R; ++r) sum[t][r] = V::fma(w[r], x, sum[t][r]);
@@ -120,12 +136,15 @@ struct Sums {
 
   // W::kRun steps at once, of N rows at a time: 32 codes cost fewer instructions than twice 16.
   template <int N>
-  void step_run(int64_t k) {
+  void step_run(int64_t k, bool asks) {
 #pragma GCC unroll 4
     for (int r0 = 0; r0 < R; r0 += N) {
       typename V::Reg w[N][W::kRun];
 #pragma GCC unroll 4
-      for (int r = 0; r < N; ++r) W::load_run(at<W>(s.row[row + r0 + r], k), w[r]);
+      for (int r = 0; r < N; ++r) {
+        if (asks) ask(r0 + r, k);
+        W::load_run(at<W>(s.row[row + r0 + r], k), w[r]);
+      }
 #pragma GCC unroll 4
       for (int i = 0; i < W::kRun; ++i)
 #pragma GCC unroll 8
@@ -149,20 +168,14 @@ struct Sums {
   void run() {
     constexpr int kRun = W::kRun * kLanes;
     constexpr bool kTogether = R * T + W::kRun * R + 2 <= V::kRegs;
-    // Float32 rows are keys, which mostly lie in the cache: other heads have just read them. To ask
-    // for their eight lines costs as much there as the products (README.md).
-    constexpr bool kAsks = W::kBytes < 4;
     int64_t k = 0;
     for (; k + 64 <= a.columns; k += 64) {
-      for (int r = 0; kAsks && r < R; ++r)
-        for (int64_t line = 0; line < W::kBytes; ++line) {
-          __builtin_prefetch(at<W>(s.near[row + r], k) + 64 * line, 0, 3);
-          __builtin_prefetch(at<W>(s.far[row + r], k) + 64 * line, 0, 2);
-        }
       if constexpr (kTogether || W::kRun == 4) {
-        for (int64_t i = 0; i < 64; i += kRun) step_run<kTogether ? R : 1>(k + i);
+#pragma GCC unroll 4
+        for (int64_t i = 0; i < 64; i += kRun) step_run<kTogether ? R : 1>(k + i, begins_line(i));
       } else {
-        for (int64_t i = 0; i < 64; i += kLanes) step(k + i);
+#pragma GCC unroll 4
+        for (int64_t i = 0; i < 64; i += kLanes) step(k + i, begins_line(i));
       }
     }
     for (; k + kLanes <= a.columns; k += kLanes) step(k);
