@@ -84,6 +84,21 @@ inline DotStep dot_step(const DotArgs& a, int64_t step) {
   return s;
 }
 
+// Whether weights are asked for, and begin a line of the cache, `i` columns behind some that do.
+// Float32 rows are keys, which mostly lie in the cache: other heads have just read them. To ask for
+// their eight lines costs as much there as the products (README.md).
+template <class W>
+constexpr bool begins_line(int64_t i) {
+  return W::kBytes < 4 && i * W::kBytes % kLineBytes == 0;
+}
+// Of one stream, just before its row is read there: where the lines of all four are asked for at
+// once, they wait for places among the requests that are on their way (README.md).
+template <class W>
+void ask(const DotStep& s, int row, int64_t k) {
+  __builtin_prefetch(at<W>(s.near[row], k), 0, 3);
+  __builtin_prefetch(at<W>(s.far[row], k), 0, 2);
+}
+
 // The sums of R rows and T tokens, from the streams `row` and tokens `token` of a step on.
 template <class V, class W, int R, int T>
 struct Sums {
@@ -98,22 +113,10 @@ struct Sums {
       for (auto& v : of_token) v = V::zero();
   }
 
-  // Float32 rows are keys, which mostly lie in the cache: other heads have just read them. To ask
-  // for their eight lines costs as much there as the products (README.md).
-  static constexpr bool kAsks = W::kBytes < 4;
-  // Whether a line begins `i` columns behind one that begins a line.
-  static constexpr bool begins_line(int64_t i) { return kAsks && i * W::kBytes % kLineBytes == 0; }
-  // Row by row and not for all at once, so that less waits for a place among the requests on their
-  // way (README.md).
-  void ask(int r, int64_t k) const {
-    __builtin_prefetch(at<W>(s.near[row + r], k), 0, 3);
-    __builtin_prefetch(at<W>(s.far[row + r], k), 0, 2);
-  }
-
   void step(int64_t k, bool asks = false) {
     typename V::Reg w[R];
     for (int r = 0; r < R; ++r) {
-      if (asks) ask(r, k);
+      if (asks) ask<W>(s, row + r, k);
       w[r] = W::load(at<W>(s.row[row + r], k));
     }
     for (int t = 0; t < T; ++t) {
@@ -130,7 +133,7 @@ struct Sums {
       typename V::Reg w[N][W::kRun];
 #pragma GCC unroll 4
       for (int r = 0; r < N; ++r) {
-        if (asks) ask(r0 + r, k);
+        if (asks) ask<W>(s, row + r0 + r, k);
         W::load_run(at<W>(s.row[row + r0 + r], k), w[r]);
       }
 #pragma GCC unroll 4
@@ -160,10 +163,11 @@ struct Sums {
     for (; k + 64 <= a.columns; k += 64) {
       if constexpr (kTogether || W::kRun == 4) {
 #pragma GCC unroll 4
-        for (int64_t i = 0; i < 64; i += kRun) step_run<kTogether ? R : 1>(k + i, begins_line(i));
+        for (int64_t i = 0; i < 64; i += kRun)
+          step_run<kTogether ? R : 1>(k + i, begins_line<W>(i));
       } else {
 #pragma GCC unroll 4
-        for (int64_t i = 0; i < 64; i += kLanes) step(k + i, begins_line(i));
+        for (int64_t i = 0; i < 64; i += kLanes) step(k + i, begins_line<W>(i));
       }
     }
     for (; k + kLanes <= a.columns; k += kLanes) step(k);
@@ -193,10 +197,98 @@ void dots_of_step(const DotArgs& a, int64_t step, const DotStep& s, int token, i
   }
 }
 
+// The rows of a step as float32, some of their columns at a time, and the lanes of their sums so
+// far: for more tokens than have their sums in registers at once, which would decode the rows again
+// and again.
+struct DecodedStep {
+  static constexpr int64_t kColumns = 512;  // 8 KB
+  alignas(64) float w[kDotRows][kColumns];
+  alignas(64) float lanes[kDotTokens][kDotRows][kLanes];
+};
+
+// Columns [k, k + n), whole registers of codes.
+template <class V, class W>
+void decode_columns(const DotStep& s, int64_t k, int64_t n, DecodedStep& d) {
+  constexpr int kRun = W::kRun * kLanes;
+  for (int64_t c = 0; c < n; c += kRun)
+#pragma GCC unroll 4
+    for (int r = 0; r < kDotRows; ++r) {
+      if (begins_line<W>(c)) ask<W>(s, r, k + c);
+      typename V::Reg w[W::kRun];
+      W::load_run(at<W>(s.row[r], k + c), w);
+#pragma GCC unroll 4
+      for (int i = 0; i < W::kRun; ++i) V::store(d.w[r] + c + i * kLanes, w[i]);
+    }
+}
+
+// Adds the products of columns [k, k + n) and T tokens from `token` on.
+template <class V, int T>
+void add_decoded(const DotArgs& a, int64_t k, int64_t n, int token, DecodedStep& d) {
+  typename V::Reg sum[T][kDotRows];
+#pragma GCC unroll 8
+  for (int t = 0; t < T; ++t)
+#pragma GCC unroll 4
+    for (int r = 0; r < kDotRows; ++r)
+      sum[t][r] = k == 0 ? V::zero() : V::load(d.lanes[token + t][r]);
+  for (int64_t i = 0; i < n; i += kLanes) {
+    typename V::Reg w[kDotRows];
+#pragma GCC unroll 4
+    for (int r = 0; r < kDotRows; ++r) w[r] = V::load(d.w[r] + i);
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t) {
+      const typename V::Reg x = V::load(a.x[token + t] + k + i);
+#pragma GCC unroll 4
+      for (int r = 0; r < kDotRows; ++r) sum[t][r] = V::fma(w[r], x, sum[t][r]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int t = 0; t < T; ++t)
+#pragma GCC unroll 4
+    for (int r = 0; r < kDotRows; ++r) V::store(d.lanes[token + t][r], sum[t][r]);
+}
+
+// At most T.
+template <class V, int T>
+void add_decoded_tokens(const DotArgs& a, int64_t k, int64_t n, int token, int tokens,
+                        DecodedStep& d) {
+  if constexpr (T > 1)
+    if (tokens < T) return add_decoded_tokens<V, T - 1>(a, k, n, token, tokens, d);
+  add_decoded<V, T>(a, k, n, token, d);
+}
+
+// A step with all tokens, in so many parts.
+template <class V, class W>
+void dots_of_decoded(const DotArgs& a, int64_t step, int parts) {
+  const auto tokens = static_cast<int>(a.tokens);
+  const DotStep s = dot_step(a, step);
+  DecodedStep d;
+  for (int64_t k = 0; k < a.columns; k += DecodedStep::kColumns) {
+    const int64_t left = a.columns - k, n = left < d.kColumns ? left : d.kColumns;
+    decode_columns<V, W>(s, k, n, d);
+    for (int i = 0; i < parts; ++i) {
+      const int first = tokens * i / parts;
+      add_decoded_tokens<V, V::kTokens>(a, k, n, first, tokens * (i + 1) / parts - first, d);
+    }
+  }
+  for (int t = 0; t < tokens; ++t) {
+    typename V::Reg lanes[kDotRows];
+    for (int r = 0; r < kDotRows; ++r) lanes[r] = V::load(d.lanes[t][r]);
+    float sums[kDotRows];
+    V::template sum_rows<kDotRows>(lanes, sums);
+    for (int r = 0; r < kDotRows; ++r) a.out[r][step * a.row_stride + t * a.token_stride] = sums[r];
+  }
+}
+
 template <class V, class W>
 void dots(const DotArgs& a) {
   const auto tokens = static_cast<int>(a.tokens);
   const int parts = (tokens + V::kTokens - 1) / V::kTokens;  // of about the same size
+  // Fewer registers hold too few sums of four rows; float32 need not be decoded.
+  if constexpr (V::kRegs >= 32 && W::kBytes < 4)
+    if (parts > 1 && a.columns % 64 == 0) {
+      for (int64_t step = a.begin; step < a.end; ++step) dots_of_decoded<V, W>(a, step, parts);
+      return;
+    }
   for (int64_t step = a.begin; step < a.end; ++step) {
     const DotStep s = dot_step(a, step);
     for (int i = 0; i < parts; ++i) {
