@@ -283,8 +283,9 @@ template <class V, class W>
 void dots(const DotArgs& a) {
   const auto tokens = static_cast<int>(a.tokens);
   const int parts = (tokens + V::kTokens - 1) / V::kTokens;  // of about the same size
-  // Fewer registers hold too few sums of four rows; float32 need not be decoded.
-  if constexpr (V::kRegs >= 32 && W::kBytes < 4)
+  // Fewer registers hold too few sums of four rows; what bf16 takes to decode again is less than to
+  // keep it (README.md).
+  if constexpr (V::kRegs >= 32 && W::kBytes == 1)
     if (parts > 1 && a.columns % 64 == 0) {
       for (int64_t step = a.begin; step < a.end; ++step) dots_of_decoded<V, W>(a, step, parts);
       return;
