@@ -176,36 +176,48 @@ float dot_of_codes(const uint8_t* codes, const float* x, int64_t n) {
   return lanes[0];
 }
 
-TEST(CpuLoops, DotsOfCodesAreTheirDefinitionBitForBit) {
-  constexpr int64_t kColumns = 3 * 64 + 2 * kLanes + 5, kSteps = 2, kRows = kSteps * cpu::kDotRows;
-  const std::vector<float> x = some_floats(cpu::kDotTokens * kColumns);
-  for (const int64_t every : {3, 100}) {
-    const std::vector<uint8_t> codes = some_codes(kRows, kColumns, every);
-    for (const CpuLevel level : kCpuLevels) {
-      if (level > best_cpu_level()) continue;
-      for (int64_t tokens = 1; tokens <= cpu::kDotTokens; ++tokens) {
-        std::vector<float> out(static_cast<size_t>(kRows * tokens));
-        cpu::DotArgs a{};
-        for (int64_t r = 0; r < cpu::kDotRows; ++r) {
-          a.rows[r] = a.next[r] = codes.data() + r * kSteps * kColumns;
-          a.out[r] = out.data() + r * kSteps * tokens;
-        }
-        a.row_bytes = kColumns;
-        a.steps = a.end = kSteps;
-        a.tokens = tokens;
-        a.columns = kColumns;
-        a.row_stride = tokens;
-        a.token_stride = 1;
-        for (int64_t t = 0; t < tokens; ++t) a.x[t] = x.data() + t * kColumns;
-        cpu::inner_loops(level).dots_e4m3(a);
-        for (int64_t r = 0; r < kRows; ++r)
-          for (int64_t t = 0; t < tokens; ++t)
-            ASSERT_EQ(out[static_cast<size_t>(r * tokens + t)],
-                      dot_of_codes(codes.data() + r * kColumns, a.x[t], kColumns))
-                << "row " << r << " token " << t << " of " << tokens << " " << name(level);
+// Of `columns` columns with 1, 2, ... tokens, at all levels.
+void expect_dots(int64_t columns, int64_t every, bool e4m3) {
+  constexpr int64_t kSteps = 2, kRows = kSteps * cpu::kDotRows;
+  const std::vector<float> x = some_floats(cpu::kDotTokens * columns);
+  const std::vector<uint8_t> codes = some_codes(kRows, columns, every);
+  std::vector<uint16_t> numbers;
+  for (const uint8_t code : codes) numbers.push_back(f32_to_bf16(e4m3_to_f32(code) * 0x1p-8f));
+  for (const CpuLevel level : kCpuLevels) {
+    if (level > best_cpu_level()) continue;
+    for (int64_t tokens = 1; tokens <= cpu::kDotTokens; ++tokens) {
+      std::vector<float> out(static_cast<size_t>(kRows * tokens));
+      cpu::DotArgs a{};
+      a.row_bytes = e4m3 ? columns : 2 * columns;
+      const auto* rows = e4m3 ? codes.data() : reinterpret_cast<const uint8_t*>(numbers.data());
+      for (int64_t r = 0; r < cpu::kDotRows; ++r) {
+        a.rows[r] = a.next[r] = rows + r * kSteps * a.row_bytes;
+        a.out[r] = out.data() + r * kSteps * tokens;
       }
+      a.steps = a.end = kSteps;
+      a.tokens = tokens;
+      a.columns = columns;
+      a.row_stride = tokens;
+      a.token_stride = 1;
+      for (int64_t t = 0; t < tokens; ++t) a.x[t] = x.data() + t * columns;
+      const InnerLoops& loops = cpu::inner_loops(level);
+      (e4m3 ? loops.dots_e4m3 : loops.dots_bf16)(a);
+      for (int64_t r = 0; r < kRows; ++r)
+        for (int64_t t = 0; t < tokens; ++t)
+          ASSERT_EQ(out[static_cast<size_t>(r * tokens + t)],
+                    dot_of_codes(codes.data() + r * columns, a.x[t], columns))
+              << "row " << r << " token " << t << " of " << tokens << ", " << columns
+              << " columns, " << name(level) << (e4m3 ? " e4m3" : " bf16");
     }
   }
+}
+
+TEST(CpuLoops, DotsOfCodesAndNumbersAreTheirDefinitionBitForBit) {
+  // A last register that is not full; some and several parts of what is decoded at once.
+  for (const int64_t columns :
+       {3 * 64 + 2 * int64_t{kLanes} + 5, int64_t{64}, int64_t{2 * 512 + 64}})
+    for (const bool e4m3 : {true, false})
+      for (const int64_t every : {3, 100}) expect_dots(columns, every, e4m3);
 }
 
 TEST(CpuLoops, SumsOfStoredRowsAreTheirDefinitionBitForBit) {
