@@ -74,7 +74,7 @@ if command -v compute-sanitizer >/dev/null; then
   small='*Attention*cuda*:*WriteKv*cuda*:*Rows*cuda*:*Linear*cuda*:*Moe*cuda*:*Swiglu*cuda*'
   small+=':*Projection*cuda*:*Norm*cuda*'
   races='*Attention*Matches*cuda*:*Moe*Neigh*cuda*:*Linear*Matches*cuda*:*Rms*Matches*cuda*'
-  races+=':*Write*Float32*cuda*'
+  races+=':*Write*Float32*cuda*:*OneToken*Small*cuda*'
   draws='*LogProbs*cuda*:*Penalties*cuda*:*Greedy*cuda*:*Masked*cuda*:*Large*cuda*'
   part memcheck 240 compute-sanitizer --tool memcheck --error-exitcode 9 "$ops" \
     --gtest_brief=1 "--gtest_filter=$small"
