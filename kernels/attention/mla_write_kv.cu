@@ -1,8 +1,7 @@
 // mla_write_kv on CUDA. Definition and shapes: ops/mla.h.
 //
 // Mapping   a warp per token for the rows of released models as bf16, else a block, the row in
-// shared
-//           memory as float32 (mla_write_row.cuh).
+//           shared memory as float32 (mla_write_row.cuh).
 // Needs     rows of at most kMlaMaxWidth.
 // Traffic   T rows of 2 (kv_lora_rank + rope) bytes read, and as many stored.
 #include "attention/mla_write_row.cuh"

@@ -35,7 +35,7 @@ __device__ __forceinline__ void wait_then_start_next_kernel() {
 #endif
 }
 
-// The same, but the next kernel starts only when every block of this one has ended, or some thread
+// Waits, and the next kernel starts only when every block of this one has ended, or some thread
 // of it has called start_next_kernel().
 __device__ __forceinline__ void wait_and_hold_next_kernel() {
 #if __CUDA_ARCH__ >= 900
@@ -65,6 +65,7 @@ __device__ __forceinline__ uint32_t load_shared_4(uint32_t at) {
 __device__ __forceinline__ void store_shared_4(uint32_t at, float v) {
   asm volatile("st.shared.f32 [%0], %1;" ::"r"(at), "f"(v) : "memory");
 }
+
 // 16 bytes, both sides aligned to 16; zeros where `valid` is false.
 __device__ __forceinline__ void copy_async_16(void* shared, const void* global, bool valid = true) {
   const int bytes = valid ? 16 : 0;
@@ -191,6 +192,7 @@ template <int kBarrier, int kThreads>
 __device__ __forceinline__ void arrive_at_threads() {
   asm volatile("bar.arrive %0, %1;" ::"n"(kBarrier), "n"(kThreads) : "memory");
 }
+
 // --- registers, by whole warpgroups of 128 threads (sm_90) ---------------------------------------
 
 // So many each from here on. Who takes some waits until others of the block have given up theirs.

@@ -21,10 +21,7 @@ std::optional<GateCall> gate_call(Exec& exec, const MoeGateArgs& a) {
   if (!gate || gate->layout.fp8 || n_taken != std::ssize(a.gate.segments) || gate->n_units < 2 ||
       gate->n_units > kMaxGateUnits)
     return std::nullopt;
-  return GateCall{.norm = norm_params(a.norm),
-                  .gate = *gate,
-                  .route = route_params(a.route, E),
-                  .out_is_x = a.norm.out.data == a.norm.x.data};
+  return GateCall{.norm = norm_params(a.norm), .gate = *gate, .route = route_params(a.route, E)};
 }
 
 }  // namespace

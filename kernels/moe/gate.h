@@ -15,7 +15,6 @@ struct GateCall {
   NormParams norm;
   DenseWeight gate;
   RouteParams route;
-  bool out_is_x;  // or they have nothing in common
 };
 
 // 1..64 tokens on sm_90, a bf16 router of 2 to 4 units, rows in chunks of 16 bytes.

@@ -5,9 +5,8 @@
 //           as rms_norm.cu does, and multiplies it by its rows of the router: a warp has the same
 //           columns of both (norm_row.cuh), so the row stays in registers, where it is the operand.
 //           The warps' sums meet as in stream.cuh, the logits travel to block 0, where one warp
-//           chooses the experts (route.cuh). The residual is stored when all logits are there: then
-//           every block that has experts has read what it replaces. So is the normed row, if it
-//           replaces x; else the last block stores it at once.
+//           chooses the experts (route.cuh). The rows are stored when all logits are there: then
+//           every block that has experts has read what they replace.
 // Registers as few as let a block start beside those of the kernel before: the router comes then.
 // Needs     D <= 2048, 2 to 4 units of router rows, E <= 64, rows in 16-byte chunks.
 // Traffic   the router once per token, E * D * 2 bytes, into registers while the kernel before
@@ -102,9 +101,7 @@ __global__ __launch_bounds__(kThreads, 4) void gate_kernel(const __grid_constant
 #if __CUDA_ARCH__ >= 900
   __shared__ GateShared shared;
   const auto half_unit = static_cast<int>(rank_in_cluster());
-  // Known to be the same in a warp.
-  const int warp = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x / 32), 0);
-  const auto e = static_cast<int>(threadIdx.x);
+  const int warp = static_cast<int>(threadIdx.x / 32), e = static_cast<int>(threadIdx.x);
   const bool first = half_unit == 0;
   const int64_t t = blockIdx.x / (2 * c.gate.n_units);
   if (e == 0) {
@@ -115,38 +112,25 @@ __global__ __launch_bounds__(kThreads, 4) void gate_kernel(const __grid_constant
   const RouterRows router(c.gate, half_unit);
   Row row;
   row.fetch_weights(c.norm);
-  row.find(c.norm, t);
   if (first && c.route.bias != nullptr && e < c.route.E) shared.bias[e] = c.route.bias[e];
   const UnitPlace place = place_of(c.gate, half_unit / 2);
   const int first_row = place.first_row + half_unit % 2 * kRows;
-  // Which logit is this thread's, or none.
-  const int mine =
-      e < min(kRows, place.segment.rows - first_row) ? place.segment.column + first_row + e : -1;
+  const bool has_logit = e < min(kRows, place.segment.rows - first_row);
+  float* const my_logit = &shared.logits[place.segment.column + first_row + e];
   wait_for_cluster();  // block 0 is there, and its barrier
   wait_for_previous_kernel();
 
-  const float squares = sum_of_squares(row.load_found(c.norm), shared.partial_squares);
+  const float squares = sum_of_squares(row.load(c.norm, t), shared.partial_squares);
   if (e == 0) arrive_expecting(&shared.arrived, static_cast<uint32_t>(c.route.E) * 4);
   const Row::Chunk x = row.normed(c.norm, row.scale(c.norm, squares), 0);
   router.multiply(x, shared.sums[warp]);
   __syncthreads();
-  if (mine >= 0) send(/*rank=*/0, &shared.logits[mine], logit(shared.sums, e), &shared.arrived);
-  bf16* const out = c.norm.out + t * c.norm.out_stride;
-  if (!c.out_is_x && half_unit + 1 == 2 * c.gate.n_units) row.store(c.norm, x, 0, out);
+  if (has_logit) send(/*rank=*/0, my_logit, logit(shared.sums, e), &shared.arrived);
   if (!first) return;
-  const auto store_rows = [&] {
-    row.store(c.norm, row.sum(0), 0, c.norm.residual + t * c.norm.residual_stride);
-    if (c.out_is_x) row.store(c.norm, x, 0, out);
-  };
-  TokenRoute<kExpertsPerLane> token(c.route, t);
   wait_barrier(&shared.arrived, 0);
-  if (warp > 0) {
-    store_rows();
-    return;
-  }
-  // The next kernel waits for the choice, so it comes before this warp's part of the row.
-  token.choose(c.route, shared.logits, shared.bias, shared.route);
-  store_rows();
+  row.store(c.norm, row.sum(0), 0, c.norm.residual + t * c.norm.residual_stride);
+  row.store(c.norm, x, 0, c.norm.out + t * c.norm.out_stride);
+  if (warp == 0) route_token<kExpertsPerLane>(c.route, t, shared.logits, shared.bias, shared.route);
 #endif
 }
 

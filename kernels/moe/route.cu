@@ -19,7 +19,7 @@ __global__ __launch_bounds__(kThreads) void route_kernel(const RouteParams p) {
   wait_for_previous_kernel();
   const int64_t t = int64_t{blockIdx.x} * kWarps + warp;
   if (t >= p.T) return;
-  TokenRoute<kPerLane>(p, t).choose(p, p.logits + t * p.logits_stride, p.bias, shared + warp * p.E);
+  route_token<kPerLane>(p, t, p.logits + t * p.logits_stride, p.bias, shared + warp * p.E);
 }
 
 }  // namespace

@@ -199,70 +199,53 @@ __device__ __forceinline__ void drop_groups(float (&c)[kPerLane], const RoutePar
     if ((kept >> ((32 * i + lane) / n * n_lanes % 32) & 1u) == 0) c[i] = -INFINITY;
 }
 
-// A token by one warp; kPerLane experts or fewer in every lane.
+// Token t by one warp; kPerLane experts or fewer in every lane. bias: [E], p.bias or a copy of what
+// it points to; shared: [E], in shared memory.
 template <int kPerLane>
-class TokenRoute {
- public:
+__device__ __forceinline__ void route_token(const RouteParams& p, int64_t t, const float* logits,
+                                            const float* bias, float* shared) {
   static_assert(kPerLane <= 32, "a bit for each");
-
-  // What need not wait for logits.
-  __device__ __forceinline__ TokenRoute(const RouteParams& p, int64_t t)
-      : lane_(static_cast<int>(threadIdx.x % 32)),
-        ids_at_(t * p.ids_stride),
-        weights_at_(t * p.weights_stride) {
-    // Made here, not where it is used.
-    asm volatile("" : "+r"(lane_), "+l"(ids_at_), "+l"(weights_at_));
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  float s[kPerLane], c[kPerLane];
+#pragma unroll
+  for (int i = 0; i < kPerLane; ++i) {
+    const int e = 32 * i + lane;
+    s[i] = e < p.E ? logits[e] : -INFINITY;
+    c[i] = e < p.E && p.bias != nullptr ? bias[e] : 0;
   }
+  score(s, p.sigmoid);
+#pragma unroll
+  for (int i = 0; i < kPerLane; ++i) c[i] = p.bias != nullptr ? s[i] + c[i] : s[i];
+  if (p.n_group > 1) drop_groups(c, p, shared, lane);
+  uint32_t keys[kPerLane];
+#pragma unroll
+  for (int i = 0; i < kPerLane; ++i) keys[i] = 32 * i + lane < p.E ? key_of(c[i]) : kTaken;
+  const uint32_t chosen = largest(keys, p.K, lane);  // bit i: expert 32 i + lane
 
-  // bias: [E], p.bias or a copy of what it points to; shared: [E], in shared memory.
-  __device__ __forceinline__ void choose(const RouteParams& p, const float* logits,
-                                         const float* bias, float* shared) const {
-    const int lane = lane_;
-    float s[kPerLane], c[kPerLane];
+  // Every choice to its place in ascending order; the sum in that order.
+  __syncwarp();
+  int* ids = p.expert_ids + t * p.ids_stride;
+  float* weights = p.expert_weights + t * p.weights_stride;
+  int n = 0;
 #pragma unroll
-    for (int i = 0; i < kPerLane; ++i) {
-      const int e = 32 * i + lane;
-      s[i] = e < p.E ? logits[e] : -INFINITY;
-      c[i] = e < p.E && p.bias != nullptr ? bias[e] : 0;
-    }
-    score(s, p.sigmoid);
-#pragma unroll
-    for (int i = 0; i < kPerLane; ++i) c[i] = p.bias != nullptr ? s[i] + c[i] : s[i];
-    if (p.n_group > 1) drop_groups(c, p, shared, lane);
-    uint32_t keys[kPerLane];
-#pragma unroll
-    for (int i = 0; i < kPerLane; ++i) keys[i] = 32 * i + lane < p.E ? key_of(c[i]) : kTaken;
-    const uint32_t chosen = largest(keys, p.K, lane);  // bit i: expert 32 i + lane
-
-    // Every choice to its place in ascending order; the sum in that order.
-    __syncwarp();
-    int* const ids = p.expert_ids + ids_at_;
-    float* const weights = p.expert_weights + weights_at_;
-    int n = 0;
-#pragma unroll
-    for (int i = 0; i < kPerLane; ++i) {
-      const bool is_chosen = (chosen >> i & 1u) != 0;
-      const unsigned who = __ballot_sync(kAllLanes, is_chosen);
-      const int place = n + __popc(who & ((1u << lane) - 1));
-      n += __popc(who);
-      if (!is_chosen) continue;
-      ids[place] = 32 * i + lane;
-      if (p.norm)
-        shared[place] = s[i];
-      else
-        weights[place] = s[i] * p.factor;
-    }
-    if (!p.norm) return;
-    __syncwarp();
-    double sum = 1e-20;
+  for (int i = 0; i < kPerLane; ++i) {
+    const bool is_chosen = (chosen >> i & 1u) != 0;
+    const unsigned who = __ballot_sync(kAllLanes, is_chosen);
+    const int place = n + __popc(who & ((1u << lane) - 1));
+    n += __popc(who);
+    if (!is_chosen) continue;
+    ids[place] = 32 * i + lane;
+    if (p.norm)
+      shared[place] = s[i];
+    else
+      weights[place] = s[i] * p.factor;
+  }
+  if (!p.norm) return;
+  __syncwarp();
+  double sum = 1e-20;
 #pragma unroll 1
-    for (int k = 0; k < p.K; ++k) sum += static_cast<double>(shared[k]);
-    if (lane < p.K) weights[lane] = quotient(shared[lane], static_cast<float>(sum)) * p.factor;
-  }
-
- private:
-  int lane_;
-  int64_t ids_at_, weights_at_;
-};
+  for (int k = 0; k < p.K; ++k) sum += static_cast<double>(shared[k]);
+  if (lane < p.K) weights[lane] = quotient(shared[lane], static_cast<float>(sum)) * p.factor;
+}
 
 }  // namespace dsr::cuda

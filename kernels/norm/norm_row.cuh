@@ -61,23 +61,6 @@ class NormRow {
           weight_[c][j] = place(c) < p.D ? p.weight[place(c) + j] : 0;
     }
   }
-  // Where this thread's part of row t lies, found before the kernel before has ended: so that
-  // nothing but the loads is left for after it. Of one chunk of 8.
-  __device__ __forceinline__ void find(const NormParams& p, int64_t t) {
-    static_assert(kWidth == 8 && kChunks == 1);
-    x_ = p.x + t * p.x_stride + place(0);
-    residual_ = p.residual + t * p.residual_stride + place(0);
-    asm volatile("" : "+l"(x_), "+l"(residual_));  // or it is found where it is used
-  }
-  // Reads it, with the residual added, which there is; this thread's sum of squares.
-  __device__ __forceinline__ float load_found(const NormParams& p) {
-    Chunk x[1] = {}, r[1] = {};
-    if (place(0) < p.D) {
-      x[0] = load_global(x_);
-      r[0] = load_global(residual_);
-    }
-    return add(x, r);
-  }
   // Reads row t, with the residual added; this thread's sum of squares.
   __device__ __forceinline__ float load(const NormParams& p, int64_t t) {
     // All loads are on their way before the first is used.
@@ -89,7 +72,19 @@ class NormRow {
       if (valid && p.residual != nullptr)
         r[c] = load_chunk(p.residual + t * p.residual_stride + place(c));
     }
-    return add(x, r);
+    float squares[2] = {};
+#pragma unroll
+    for (int c = 0; c < kChunks; ++c) {
+#pragma unroll
+      for (int j = 0; j < kPairs; ++j) {
+        const uint32_t sum = pack_bf16(low_bf16(x[c].pairs[j]) + low_bf16(r[c].pairs[j]),
+                                       high_bf16(x[c].pairs[j]) + high_bf16(r[c].pairs[j]));
+        sum_[c].pairs[j] = sum;
+        squares[0] = fmaf(low_bf16(sum), low_bf16(sum), squares[0]);
+        squares[1] = fmaf(high_bf16(sum), high_bf16(sum), squares[1]);
+      }
+    }
+    return squares[0] + squares[1];
   }
   // What the residual is now.
   __device__ __forceinline__ const Chunk& sum(int c) const { return sum_[c]; }
@@ -120,22 +115,6 @@ class NormRow {
   }
 
  private:
-  // Adds the two; the sum of squares.
-  __device__ __forceinline__ float add(const Chunk (&x)[kChunks], const Chunk (&r)[kChunks]) {
-    float squares[2] = {};
-#pragma unroll
-    for (int c = 0; c < kChunks; ++c) {
-#pragma unroll
-      for (int j = 0; j < kPairs; ++j) {
-        const uint32_t sum = pack_bf16(low_bf16(x[c].pairs[j]) + low_bf16(r[c].pairs[j]),
-                                       high_bf16(x[c].pairs[j]) + high_bf16(r[c].pairs[j]));
-        sum_[c].pairs[j] = sum;
-        squares[0] = fmaf(low_bf16(sum), low_bf16(sum), squares[0]);
-        squares[1] = fmaf(high_bf16(sum), high_bf16(sum), squares[1]);
-      }
-    }
-    return squares[0] + squares[1];
-  }
   // Where chunk c of this thread begins.
   __device__ __forceinline__ static int place(int c) {
     const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -153,22 +132,12 @@ class NormRow {
       return {{*reinterpret_cast<const uint16_t*>(p)}};
     }
   }
-  // Of a pointer that the compiler does not know to be global.
-  __device__ __forceinline__ static Chunk load_global(const bf16* p) {
-    Chunk v;
-    asm volatile("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(v.pairs[0]), "=r"(v.pairs[1]), "=r"(v.pairs[2]), "=r"(v.pairs[3])
-                 : "l"(p)
-                 : "memory");
-    return v;
-  }
   // Of value j of a chunk.
   __device__ __forceinline__ float weight(const NormParams& p, int c, int j) const {
     if constexpr (kEarlyWeights) return weight_[c][j];
     return place(c) < p.D ? p.weight[place(c) + j] : 0;
   }
 
-  const bf16 *x_, *residual_;  // of find()
   Chunk sum_[kChunks];
   float weight_[kEarlyWeights ? kChunks : 1][kWidth];
 };

@@ -75,7 +75,8 @@ void append_slice(HostBatch& b, const BatchSlice& s) {
 }
 
 int64_t table_width(int64_t n_seqs, int64_t most_blocks, int64_t max_blocks) {
-  constexpr uint64_t kNarrow = 132, kMostSeqs = 8;  // a page for each SM of an H100
+  // What attention/mla_page.cuh takes with 132 SMs; with fewer it is a smaller grid, no more.
+  constexpr uint64_t kNarrow = 132, kMostSeqs = 8;
   const auto n = static_cast<uint64_t>(n_seqs);
   const auto narrow = n <= kMostSeqs ? static_cast<int64_t>(kNarrow / std::bit_ceil(n)) : 0;
   return most_blocks <= narrow ? std::min(narrow, max_blocks) : max_blocks;
