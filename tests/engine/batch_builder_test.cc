@@ -4,6 +4,8 @@
 
 #include <memory>
 
+#include "engine/scheduler.h"
+
 namespace dsr::test {
 namespace {
 
@@ -45,6 +47,26 @@ TEST(BatchBuilder, FewPagesHaveANarrowTable) {
   EXPECT_EQ(table_width(8, 16, 512), 16);
   EXPECT_EQ(table_width(9, 1, 512), 512);
   EXPECT_EQ(table_width(1, 3, 4), 4);  // the context is shorter
+}
+
+TEST(BatchBuilder, TheLongestSequenceDecidesTheTablesWidth) {
+  BlockPool pool(80);
+  const auto width_for = [&](const std::vector<int64_t>& n_tokens) {
+    std::vector<std::unique_ptr<RunningRequest>> requests;
+    StepPlan plan;
+    for (const int64_t n : n_tokens) {
+      RunningRequest& r = *requests.emplace_back(std::make_unique<RunningRequest>());
+      r.sequence = std::make_shared<Sequence>(pool);
+      for (int64_t i = 0; i < n; ++i) r.sequence->append(7);
+      EXPECT_TRUE(r.sequence->reserve(n));
+      plan.slices.push_back({&r, n - 1, 1, /*wants_logits=*/false});
+    }
+    const HostBatch batch = build_batch(plan, /*max_blocks=*/512);
+    EXPECT_EQ(std::ssize(batch.block_table), std::ssize(n_tokens) * batch.max_blocks);
+    return batch.max_blocks;
+  };
+  EXPECT_EQ(width_for({5, 66 * 64}), 66);
+  EXPECT_EQ(width_for({5, 66 * 64 + 1}), 512);
 }
 
 }  // namespace
