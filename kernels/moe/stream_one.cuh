@@ -18,7 +18,7 @@
 namespace dsr::cuda {
 
 // Of 80 a thread at launch, which leave room for another block on the SM: two blocks of K at a time
-// need more.
+// need more. scripts/check_registers.py looks whether the 80 are there.
 inline constexpr int kFetchRegisters = 48, kMultiplyRegisters = 96;
 static_assert(kFetchWarps * 32 * kFetchRegisters + kConsumers * kMultiplyRegisters ==
               kStreamThreads * 80);
