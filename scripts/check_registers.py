@@ -13,6 +13,9 @@ import re
 import subprocess
 import sys
 
+import check_arrivals
+
+HANDOVER = re.compile(r"USETMAXREG\.(DEALLOC|TRY_ALLOC)\S*.* 0x([0-9a-f]+) ;")
 TAKERS = 2  # warpgroups, beside one that gives
 
 
@@ -28,16 +31,12 @@ def usages(listing):
 
 def handovers(listing):
     """{kernel: (registers kept, registers taken)}, of cuobjdump --dump-sass."""
-    out, kernel = {}, None
-    for line in listing.splitlines():
-        begin = re.search(r"Function : (\S+)", line)
-        if begin:
-            kernel = begin.group(1)
-        change = re.search(r"USETMAXREG\.(DEALLOC|TRY_ALLOC)\S*.* 0x([0-9a-f]+) ;", line)
-        if change:
-            kept, taken = out.get(kernel, (0, 0))
-            n = int(change.group(2), 16)
-            out[kernel] = (n, taken) if change.group(1) == "DEALLOC" else (kept, n)
+    out = {}
+    for kernel, found in check_arrivals.instructions(listing):
+        changes = [HANDOVER.search(text) for _, text, _ in found]
+        n = {change.group(1): int(change.group(2), 16) for change in changes if change}
+        if n:
+            out[kernel] = (n.get("DEALLOC", 0), n.get("TRY_ALLOC", 0))
     return out
 
 
