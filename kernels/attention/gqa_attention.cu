@@ -64,9 +64,7 @@ void gqa_attention(Exec& exec, const GqaAttentionArgs& a) {
   const int64_t T = a.q.shape[0], H = a.q.shape[1], S = a.block_table.shape[0];
   const Arena::Scope scope(exec.scratch());
   const Partials partials = take_partials(exec, S, a.block_table.shape[1], H, f.head_dim);
-  const PagedBatch batch = {a.positions.ptr<int32_t>(), a.cu_seqlens_q.ptr<int32_t>(),
-                            a.block_table.ptr<int32_t>(), a.block_table.strides[0]};
-  const float scale_log2 = a.softmax_scale * 1.44269504088896341f;
+  const PagedBatch batch = paged_batch(a);
   if (is_tiled(a)) {
     const bool apart = H == f.n_kv_heads;
     const TiledParams p = {.out = a.out.ptr<bf16>(),
@@ -82,7 +80,7 @@ void gqa_attention(Exec& exec, const GqaAttentionArgs& a) {
                            .batch = batch,
                            .partials = partials,
                            .heads_per_kv_head = narrow(H / f.n_kv_heads),
-                           .scale_log2 = scale_log2,
+                           .scale_log2 = scale_log2(a),
                            .prefill_only = apart};
     if (apart) mha_decode(exec, "gqa_attention", p, S, H);
     // No more tokens than sequences: one each, as the engine gives no sequence without a token.
@@ -103,7 +101,7 @@ void gqa_attention(Exec& exec, const GqaAttentionArgs& a) {
          .heads_per_kv_head = narrow(H / f.n_kv_heads),
          .key_width = narrow(f.head_dim),
          .value_width = narrow(f.head_dim),
-         .scale_log2 = scale_log2},
+         .scale_log2 = scale_log2(a)},
         GqaRows{f.type,
                 narrow(f.n_kv_heads),
                 narrow(f.head_dim),

@@ -31,9 +31,7 @@ void mla_attention(Exec& exec, const MlaAttentionArgs& a) {
   const Partials partials = own_decode
                                 ? Partials{nullptr, nullptr, 1, narrow(H), narrow(f.kv_lora_rank)}
                                 : take_partials(exec, S, a.block_table.shape[1], H, f.kv_lora_rank);
-  const PagedBatch batch = {a.positions.ptr<int32_t>(), a.cu_seqlens_q.ptr<int32_t>(),
-                            a.block_table.ptr<int32_t>(), a.block_table.strides[0]};
-  const float scale_log2 = a.softmax_scale * 1.44269504088896341f;
+  const PagedBatch batch = paged_batch(a);
   if (is_tiled(a)) {
     tiled_attention<MlaShape>(exec, "mla_attention",
                               {.out = a.out.ptr<bf16>(),
@@ -49,7 +47,7 @@ void mla_attention(Exec& exec, const MlaAttentionArgs& a) {
                                .batch = batch,
                                .partials = partials,
                                .heads_per_kv_head = narrow(H),
-                               .scale_log2 = scale_log2,
+                               .scale_log2 = scale_log2(a),
                                .prefill_only = own_decode},
                               T, S, 1);
   } else {
@@ -68,7 +66,7 @@ void mla_attention(Exec& exec, const MlaAttentionArgs& a) {
          .heads_per_kv_head = narrow(H),
          .key_width = narrow(f.kv_lora_rank + f.qk_rope_head_dim),
          .value_width = narrow(f.kv_lora_rank),
-         .scale_log2 = scale_log2},
+         .scale_log2 = scale_log2(a)},
         MlaRows{f.type, narrow(f.kv_lora_rank), narrow(f.qk_rope_head_dim), narrow(f.row_bytes())},
         T, S, H);
   }

@@ -345,8 +345,7 @@ Stored launch_decode(Exec& exec, const MlaAttentionArgs& a) {
   const int64_t n_rows = std::min(T, S);
   const int64_t n_blocks =
       std::min(std::max<int64_t>(exec.cuda().n_sms() / head_groups, 1), n_rows * max_pages);
-  const DecodeRows rows = {.batch = {a.positions.ptr<int32_t>(), a.cu_seqlens_q.ptr<int32_t>(),
-                                     a.block_table.ptr<int32_t>(), a.block_table.strides[0]},
+  const DecodeRows rows = {.batch = paged_batch(a),
                            .n_rows = narrow(n_rows),
                            .tokens = T <= S,
                            .n_blocks = narrow(n_blocks),
@@ -363,7 +362,7 @@ Stored launch_decode(Exec& exec, const MlaAttentionArgs& a) {
                        .pages = a.cache.pages.ptr<std::byte>(),
                        .rows = rows,
                        .parts = parts,
-                       .scale_log2 = a.softmax_scale * 1.44269504088896341f};
+                       .scale_log2 = scale_log2(a)};
   if (fits_pages(rows)) {
     launch(exec, "mla_attention: pages",
            {.grid = dim3(static_cast<unsigned>(head_groups), static_cast<unsigned>(max_pages),

@@ -112,8 +112,7 @@ void mla_expanded_attention(Exec& exec, const MlaExpandedArgs& a) {
   const bool parts = n_rows > at_once;
   const Tensor state = arena.tensor(DType::kF32, {parts ? T : 0, H, kExpandedValue});
   const Tensor stats = arena.tensor(DType::kF32, {parts ? T : 0, H, 2});
-  const PagedBatch batch = {a.positions.ptr<int32_t>(), a.cu_seqlens_q.ptr<int32_t>(),
-                            a.block_table.ptr<int32_t>(), a.block_table.strides[0]};
+  const PagedBatch batch = paged_batch(a);
   for (int64_t first = 0; first < n_rows; first += at_once) {
     const int64_t n = std::min(at_once, n_rows - first);
     launch(exec, "mla_expanded_attention: gather",
@@ -152,7 +151,7 @@ void mla_expanded_attention(Exec& exec, const MlaExpandedArgs& a) {
                           .H = narrow(H),
                           .first_row = narrow(first),
                           .n_rows = narrow(n),
-                          .scale_log2 = a.softmax_scale * 1.44269504088896341f});
+                          .scale_log2 = scale_log2(a)});
   }
 }
 

@@ -17,6 +17,17 @@ struct PagedBatch {
   const int32_t* block_table;   // [S, max_blocks]
   int64_t block_table_stride;
 };
+// Of an attention op's arguments.
+template <typename Args>
+PagedBatch paged_batch(const Args& a) {
+  return {a.positions.template ptr<int32_t>(), a.cu_seqlens_q.template ptr<int32_t>(),
+          a.block_table.template ptr<int32_t>(), a.block_table.strides[0]};
+}
+// What logits are multiplied by for exp2 instead of exp.
+template <typename Args>
+float scale_log2(const Args& a) {
+  return a.softmax_scale * 1.44269504088896341f;
+}
 
 // A token that is alone in its sequence's part of the batch (decode) is split over blocks, others
 // (prefill) are not. Where the splits lie depends on how many tokens n it sees, on nothing else.
