@@ -149,6 +149,48 @@ TEST_P(MlaDecodeTest, ARowAmongMuchWorkIsTheRowAlone) {
   }
 }
 
+// A block table with room for more pages: another grid, and where all pages of the narrow one are
+// a block's each (mla_page.cuh, as many as a GPU of 132 SMs takes), another kernel.
+TEST_P(MlaDecodeTest, TheRoomForPagesChangesNoBit) {
+  struct Case {
+    Sizes s;
+    std::vector<int64_t> lengths;
+  };
+  std::vector<Case> cases = {{kReal, {130, 1}}};
+  if (on_cuda()) {
+    const Sizes lite{.H = 16, .C = 512, .rope = 64, .nope = 128, .v = 128};
+    const Sizes some_heads{.H = 10, .C = 512, .rope = 64, .nope = 128, .v = 128};
+    const int64_t p = kPageTokens;
+    cases = {{lite, {132 * p}},
+             {lite, {132 * p - 63}},
+             {lite, {131 * p}},
+             {some_heads, {9 * p + 5}},
+             {lite, {66 * p, 3}},
+             {lite, {33 * p, 33 * p - 1, 9 * p}},
+             {lite, {33 * p, 1, 20 * p + 7, 33 * p - 63}},
+             {lite, {16 * p, 1, 2, p, p + 1, 15 * p, 15 * p + 1, 700}}};
+  }
+  for (const Case& c : cases) {
+    const Batch narrow = batch(CacheType::kBF16, c.s, c.lengths);
+    const int64_t S = std::ssize(c.lengths), pages = narrow.table.shape[1];
+    const Tensor q = random_activation({narrow.T, c.s.H, c.s.C + c.s.rope});
+    const Tensor want = empty_activation({narrow.T, c.s.H, c.s.C});
+    ops::mla_attention(exec, args(narrow, want, q));
+    for (const int64_t more : {1, 100}) {
+      std::vector<int32_t> table(static_cast<size_t>(S * (pages + more)), -1);
+      for (int64_t r = 0; r < S; ++r)
+        std::copy_n(narrow.table.ptr<int32_t>(r), pages, table.begin() + r * (pages + more));
+      Batch wide = narrow;
+      wide.table = make.i32({S, pages + more}, table);
+      const Tensor out = empty_activation({narrow.T, c.s.H, c.s.C});
+      ops::mla_attention(exec, args(wide, out, q));
+      EXPECT_TRUE(same_bits(out, want))
+          << "H=" << c.s.H << " T=" << narrow.T << " " << c.lengths.front() << " tokens, " << pages
+          << " pages and " << more;
+    }
+  }
+}
+
 // Where the sum of the parts and W_UV are one kernel, which is where rows are few, and where not.
 TEST_P(MlaDecodeTest, AttentionAndValueIsBoth) {
   struct Case {
