@@ -20,12 +20,34 @@ __device__ __forceinline__ void bf16_from_e4m3(uint32_t codes, uint32_t& low, ui
   high = bf16_from_shifted(__byte_perm(codes, 0, 0x3424));
 }
 
-// Whether one of four codes is NaN.
-__device__ __forceinline__ bool has_nan_code(uint32_t codes) {
-  return (((codes & 0x7f7f7f7fu) + 0x01010101u) & 0x80808080u) != 0;
+// floats_from_e4m3: codes of a cache's row, NaN included.
+#if __CUDA_ARCH__ >= 890
+// Four codes, the first in the lowest byte, as two pairs of f16. NaN codes become NaN.
+__device__ __forceinline__ void f16_from_e4m3(uint32_t codes, uint32_t& low, uint32_t& high) {
+  asm("{\n"
+      ".reg .b16 low, high;\n"
+      "mov.b32 {low, high}, %2;\n"
+      "cvt.rn.f16x2.e4m3x2 %0, low;\n"
+      "cvt.rn.f16x2.e4m3x2 %1, high;\n"
+      "}"
+      : "=r"(low), "=r"(high)
+      : "r"(codes));
 }
-
-// Codes of a cache's row, NaN included.
+template <int kWords>
+__device__ __forceinline__ void floats_from_e4m3(const uint32_t (&codes)[kWords],
+                                                 float (&out)[4 * kWords]) {
+#pragma unroll
+  for (int i = 0; i < kWords; ++i) {
+    uint32_t pairs[2];
+    f16_from_e4m3(codes[i], pairs[0], pairs[1]);
+#pragma unroll
+    for (int k = 0; k < 2; ++k) {
+      const float2 v = __half22float2(*reinterpret_cast<const __half2*>(&pairs[k]));
+      out[4 * i + 2 * k] = v.x, out[4 * i + 2 * k + 1] = v.y;
+    }
+  }
+}
+#else
 template <int kWords>
 __device__ __forceinline__ void floats_from_e4m3(const uint32_t (&codes)[kWords],
                                                  float (&out)[4 * kWords]) {
@@ -36,13 +58,14 @@ __device__ __forceinline__ void floats_from_e4m3(const uint32_t (&codes)[kWords]
     bf16_from_e4m3(codes[i], low, high);
     out[4 * i] = low_bf16(low), out[4 * i + 1] = high_bf16(low);
     out[4 * i + 2] = low_bf16(high), out[4 * i + 3] = high_bf16(high);
-    nan |= has_nan_code(codes[i]);
+    nan |= (((codes[i] & 0x7f7f7f7fu) + 0x01010101u) & 0x80808080u) != 0;
   }
   if (!nan) return;
 #pragma unroll
   for (int i = 0; i < 4 * kWords; ++i)
     if ((codes[i / 4] >> (i % 4 * 8) & 0x7f) == 0x7f) out[i] = NAN;
 }
+#endif
 
 // 16 codes times a scale, rounded to bf16.
 __device__ __forceinline__ void bf16_from_e4m3(const uint4& codes, float scale, uint4 (&out)[2]) {
