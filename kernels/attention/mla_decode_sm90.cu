@@ -3,7 +3,7 @@
 //
 // Mapping   grid (groups of 16 heads, blocks that share the work), a block per SM. One of its warps
 //           fetches, sixteen multiply. A tile is a page (mla_tile.cuh). Rows with no more pages
-//           than there are blocks: mla_page.cuh, as bf16.
+//           than there are blocks: mla_page.cuh.
 // Memory    187 KB: two tiles, of which one is on its way while the other is multiplied; as fp8 two
 //           pages of codes and the one tile that they become, 197 KB. By the memory's speed a page
 //           takes an SM 5,400 cycles on an H100, as fp8 3,100.
@@ -14,7 +14,6 @@
 #include "attention/mla_page.cuh"
 #include "attention/mla_split.cuh"
 #include "attention/mla_tile.cuh"
-#include "attention/tile_codes.cuh"
 
 namespace dsr::cuda {
 namespace {
@@ -47,12 +46,7 @@ struct Bf16Pages {
 };
 struct Fp8Pages {
   static constexpr int kRowBytes = MlaCodes::kRowBytes;
-  struct alignas(128) Page {
-    std::byte rows[kTile * kRowBytes];
-
-    __device__ __forceinline__ std::byte* row(int token) { return rows + token * kRowBytes; }
-  };
-  Page stages[kStages];
+  MlaCodePage stages[kStages];
   MlaTile tile;
 };
 
@@ -179,32 +173,6 @@ class Fetcher {
 
 // --- the warps that multiply --------------------------------------------------------------------
 
-// A page of codes as a tile, by all of them; zeros for the values past its end.
-__device__ __forceinline__ void expand(Fp8Pages::Page& page, int n_tokens, MlaTile& tile, int warp,
-                                       int lane) {
-#pragma unroll
-  for (int i = 0; i < kTile / kWarps; ++i) {
-    const int token = warp + i * kWarps;
-    uint4 v[2] = {};
-    if (token < n_tokens) {
-      const std::byte* row = page.row(token);
-      const float scale = *reinterpret_cast<const float*>(row + MlaCodes::kScalesAt + lane / 8 * 4);
-      bf16_from_e4m3(*reinterpret_cast<const uint4*>(row + lane * 16), scale, v);
-    }
-    // Eight lanes at a time write to different banks.
-    auto* to = reinterpret_cast<uint4*>(tile.row(token) + lane * 32);
-    const int first = lane / 4 % 2;
-    to[first] = first == 0 ? v[0] : v[1];
-    to[1 - first] = first == 0 ? v[1] : v[0];
-  }
-  static_assert(kTile * MlaCodes::kRopePieces == kConsumerThreads);
-  const int i = warp * 32 + lane, token = i / MlaCodes::kRopePieces;
-  const int at = i % MlaCodes::kRopePieces * 16;
-  if (token < n_tokens)
-    *reinterpret_cast<uint4*>(tile.row(token) + kValueWidth * 2 + at) =
-        *reinterpret_cast<const uint4*>(page.row(token) + MlaCodes::kRopeAt + at);
-}
-
 template <typename Pages>
 class Multiplier {
  public:
@@ -233,10 +201,12 @@ class Multiplier {
       }
       if constexpr (std::is_same_v<Pages, Fp8Pages>) {
         if (i > 0) meet_consumers();  // nobody adds the tile before any more
-        expand(memory_.pages.stages[stage], info.n_tokens, memory_.pages.tile, warp_, lane_);
+        MlaTile& tile = memory_.pages.tile;
+        expand_codes(memory_.pages.stages[stage], 0, info.n_tokens, tile, warp_, lane_);
+        clear_values(tile, info.n_tokens + warp_, kWarps, lane_);
         give_back(stage);
         meet_consumers();
-        multiply(info, memory_.pages.tile);
+        multiply(info, tile);
       } else {
         multiply(info, memory_.pages.stages[stage]);
         give_back(stage);
@@ -409,6 +379,13 @@ void launch_blocks(Exec& exec, dim3 grid, const MlaDecode& p) {
          mla_decode_kernel<Pages>, p);
 }
 
+template <bool kFp8>
+void launch_pages(Exec& exec, dim3 grid, const MlaDecode& p) {
+  launch(exec, "mla_attention: pages",
+         {.grid = grid, .threads = kMlaTileThreads, .shared_bytes = kPageSharedBytes<kFp8>},
+         mla_page_kernel<kFp8>, p);
+}
+
 // What is left to add up.
 struct Stored {
   DecodeRows rows;
@@ -439,13 +416,13 @@ Stored launch_decode(Exec& exec, const MlaAttentionArgs& a) {
                        .parts = parts,
                        .scale_log2 = scale_log2(a)};
   const bool fp8 = a.cache.format.type == CacheType::kFP8;
-  if (!fp8 && fits_pages(rows)) {
-    launch(exec, "mla_attention: pages",
-           {.grid = dim3(static_cast<unsigned>(head_groups), static_cast<unsigned>(max_pages),
-                         static_cast<unsigned>(n_rows)),
-            .threads = kMlaTileThreads,
-            .shared_bytes = kPageSharedBytes},
-           mla_page_kernel, p);
+  if (fits_pages(rows)) {
+    const dim3 grid(static_cast<unsigned>(head_groups), static_cast<unsigned>(max_pages),
+                    static_cast<unsigned>(n_rows));
+    if (fp8)
+      launch_pages<true>(exec, grid, p);
+    else
+      launch_pages<false>(exec, grid, p);
     return {rows, parts};
   }
   const dim3 grid(static_cast<unsigned>(head_groups), static_cast<unsigned>(n_blocks));

@@ -2,6 +2,7 @@
 // registers while the tile before is multiplied, then as bf16 in shared memory.
 #pragma once
 
+#include "attention/mla_codes.cuh"
 #include "attention/tiled_shape.cuh"
 #include "common/e4m3.cuh"
 
@@ -10,15 +11,6 @@ namespace dsr::cuda {
 // Where bf16: nothing.
 template <typename Shape, bool = Shape::kFp8>
 struct TileCodes {};
-
-// A row of MLA: 32 pieces of 16 codes, of which a warp takes one row's; four scales; 8 pieces of
-// the key's rotated part.
-struct MlaCodes {
-  static constexpr int kScalesAt = MlaShape::kValueWidth, kRopeAt = kScalesAt + 16;
-  static constexpr int kRopePieces = (MlaShape::kKeyWidth - MlaShape::kValueWidth) / 8;
-  static constexpr int kRowBytes = kRopeAt + kRopePieces * 16;
-  static_assert(MlaShape::kValueWidth == 32 * 16 && MlaRowFormat::kGroup == 8 * 16);
-};
 
 template <typename Shape>
 struct TileCodes<Shape, true> {
