@@ -175,6 +175,11 @@ TEST_P(MlaDecodeTest, AttentionAndValueIsBoth) {
       cases.push_back({large, weights, CacheType::kBF16, {1500, 700, 300, 2000, 64, 129, 2500}});
     }
     cases.push_back({lite, kFp8, CacheType::kBF16, std::vector<int64_t>(64, 300)});
+  } else {
+    const Sizes many{.H = 14, .C = 64, .rope = 8, .nope = 16, .v = 24};  // heads for all threads
+    cases.push_back({many, kFp8, CacheType::kBF16, {130}});
+    cases.push_back({many, kBf16, CacheType::kF32, {1}});
+    cases.push_back({many, kFp8, CacheType::kBF16, {5, 70}});
   }
   for (const Case& c : cases) {
     const Batch b = batch(c.cache, c.s, c.lengths);
