@@ -225,6 +225,11 @@ TEST_P(MlaDecodeTest, AttentionAndValueIsBoth) {
     cases.push_back({lite, kFp8, CacheType::kBF16, std::vector<int64_t>(64, 300)});
     cases.push_back({lite, kFp8, CacheType::kFP8, {8300}});
     cases.push_back({lite, kFp8, CacheType::kFP8, {9000, 64, 700, 1, 65, 513, 128, 2049}});
+  } else {
+    const Sizes many{.H = 14, .C = 64, .rope = 8, .nope = 16, .v = 24};  // heads for all threads
+    cases.push_back({many, kFp8, CacheType::kBF16, {130}});
+    cases.push_back({many, kBf16, CacheType::kF32, {1}});
+    cases.push_back({many, kFp8, CacheType::kBF16, {5, 70}});
   }
   for (const Case& c : cases) {
     const Batch b = batch(c.cache, c.s, c.lengths);
