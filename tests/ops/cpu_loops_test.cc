@@ -17,10 +17,9 @@ namespace {
 using cpu::FastTile;
 using cpu::FastTileArgs;
 using cpu::InnerLoops;
-using cpu::kBlockTokens;
+using cpu::kGroupColumns;
+using cpu::kGroupRows;
 using cpu::kLanes;
-using cpu::kTileColumns;
-using cpu::kTileRowRound;
 using cpu::kTileRows;
 
 // Every bf16 tile that this machine can run, the emulated ones first.
@@ -262,52 +261,52 @@ TEST(CpuLoops, SumsOfStoredRowsAreTheirDefinitionBitForBit) {
 // Products of numbers that bf16 holds exactly, of a few bits, so that every order and every
 // rounding of the sums gives the same: lanes 2 j and 2 j + 1 of each 32 columns, and nothing else.
 void expect_pairs_of_columns(const FastTile& tile, int64_t tokens) {
-  constexpr int64_t kColumns = 96, kRows = 2 * kTileRowRound;
-  std::vector<uint16_t> w(kRows * kTileColumns), x(kBlockTokens * kTileColumns);
+  constexpr int64_t kColumns = 96, kStride = 112;
+  std::vector<uint16_t> w(kGroupRows * kGroupColumns), x(static_cast<size_t>(tokens * kStride));
   std::vector<int> wi(w.size()), xi(x.size());
   for (size_t i = 0; i < w.size(); ++i)
     w[i] = f32_to_bf16(static_cast<float>(wi[i] = static_cast<int>(i * 7 % 31) - 15));
   for (size_t i = 0; i < x.size(); ++i)
     x[i] = f32_to_bf16(static_cast<float>(xi[i] = static_cast<int>(i * 5 % 29) - 14));
-  std::vector<float> lanes(kRows * kBlockTokens * kLanes, 1000.0f);
-  std::vector<float> sums(kBlockTokens * kTileRows, 7.0f);
+  std::vector<float> lanes(static_cast<size_t>(tokens * kGroupRows * kLanes), 1000.0f);
+  std::vector<float> sums(static_cast<size_t>((tokens + 1) * kTileRows), 7.0f);
   FastTileArgs a = {.w = w.data(),
                     .x = x.data(),
-                    .rows = kRows,
+                    .x_stride = kStride,
                     .tokens = tokens,
                     .columns = kColumns,
                     .begin = true,
                     .lanes = lanes.data(),
                     .sums = nullptr,
-                    .next = {w.data(), kTileColumns, kRows, 2 * kColumns}};
+                    .next = {w.data(), kGroupColumns, kGroupRows, 2 * kColumns}};
   tile(a);
   a.begin = false;  // the same once more
   tile(a);
   a.sums = sums.data();  // and a third time, for their sums
   tile(a);
-  for (int64_t r = 0; r < kRows; ++r)
+  for (int64_t r = 0; r < kGroupRows; ++r)
     for (int64_t t = 0; t < tokens; ++t) {
       float sum = 0;  // exact in any order
       for (int64_t lane = 0; lane < kLanes; ++lane) {
         int want = 0;
         for (int64_t k = 2 * lane; k < kColumns; k += 2 * kLanes)
           for (const int64_t i : {k, k + 1})
-            want += 2 * wi[static_cast<size_t>(r * kTileColumns + i)] *
-                    xi[static_cast<size_t>(t * kTileColumns + i)];
-        const auto at = static_cast<size_t>((r * kBlockTokens + t) * kLanes + lane);
+            want += 2 * wi[static_cast<size_t>(r * kGroupColumns + i)] *
+                    xi[static_cast<size_t>(t * kStride + i)];
+        const auto at = static_cast<size_t>((t * kGroupRows + r) * kLanes + lane);
         ASSERT_EQ(lanes[at], static_cast<float>(want)) << r << " " << t << " " << lane;
         sum += 1.5f * lanes[at];
       }
-      ASSERT_EQ(sums[static_cast<size_t>(t * kTileRows + r)], sum) << r << " " << t;
+      float& got = sums[static_cast<size_t>(t * kTileRows + r)];
+      ASSERT_EQ(got, sum) << r << " " << t;
+      got = 7;
     }
-  for (size_t i = static_cast<size_t>(tokens * kTileRows); i < sums.size(); ++i)
-    ASSERT_EQ(sums[i], 7) << "written behind the last token";
+  for (const float s : sums) ASSERT_EQ(s, 7) << "written elsewhere";
 }
 
 TEST(CpuLoops, FastTileAddsPairsOfColumns) {
   for (const FastTile tile : fast_tiles())
-    for (int64_t tokens = 1; tokens <= kBlockTokens; ++tokens)
-      expect_pairs_of_columns(tile, tokens);
+    for (int64_t tokens = 1; tokens <= 8; ++tokens) expect_pairs_of_columns(tile, tokens);
 }
 
 Exec fast_exec(CpuLevel level) {

@@ -8,16 +8,17 @@ namespace dsr::cpu {
 namespace {
 
 struct Avx512Bf16 {
-  static constexpr int kTileR = 4, kTileT = 6;  // 24 of 32 registers are sums
+  static constexpr int kTileR = 8, kTileT = 3;  // 24 of 32 registers are sums
   using Reg = __m512;
   using Pairs = __m512i;
 
   static Reg zero() { return _mm512_setzero_ps(); }
   static Reg load(const float* p) { return _mm512_loadu_ps(p); }
   static void store(float* p, Reg v) { _mm512_storeu_ps(p, v); }
+  static void hold(Pairs& v) { asm("" : "+v"(v)); }
   template <int R>
   static void sum_rows(const Reg (&v)[R], float* out) {
-    sum_four(v, out);
+    sum_eight(v, out);
   }
   static Pairs load_pairs(const uint16_t* p) { return _mm512_loadu_si512(p); }
   static Reg dot_pairs(Reg sum, Pairs w, Pairs x) {

@@ -167,8 +167,9 @@ void add_weighted_block(const InnerLoops::Weighted& a, int64_t q0, int64_t c0) {
 
 template <class V, int C>
 void add_weighted_columns(const InnerLoops::Weighted& a, int64_t c0) {
+  constexpr int Q = V::kRegs >= 32 ? 4 : V::kTileR;
   int64_t q = 0;
-  for (; q + V::kTileR <= a.queries; q += V::kTileR) add_weighted_block<V, V::kTileR, C>(a, q, c0);
+  for (; q + Q <= a.queries; q += Q) add_weighted_block<V, Q, C>(a, q, c0);
   for (; q < a.queries; ++q) add_weighted_block<V, 1, C>(a, q, c0);
 }
 
@@ -234,8 +235,7 @@ void add_stored_rows(const InnerLoops::StoredRows& a) {
 template <class V>
 constexpr InnerLoops table() {
   static_assert(kDotRows % V::rows_for(1) == 0 && kDotRows % V::rows_for(V::kTokens) == 0);
-  static_assert(kTileRows % kTileRowRound == 0 && kTileTokens % kBlockTokens == 0);
-  static_assert(kTileRowRound % V::kTileR == 0 && kBlockTokens % V::kTileT == 0);
+  static_assert(kTileRows % kGroupRows == 0 && kGroupRows % V::kTileR == 0);
   return {.dots_e4m3 = dots<V, E4M3<V>>,
           .dots_bf16 = dots<V, Bf16<V>>,
           .dots_f32 = dots<V, F32<V>>,

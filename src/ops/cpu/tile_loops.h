@@ -1,8 +1,9 @@
 // The inner loops of tiles, written once over V like the others: see loops.h.
 //
-// V has: Reg; kTileR x kTileT, sums of a tile that fit the registers (dividing kTileRowRound and
-// kBlockTokens); zero, load, store, fma, sum_rows, of R registers by the tree of inner_loops.h;
-// Pairs, 32 bf16, load_pairs and dot_pairs(sum, w, x): the odd products first.
+// V has: Reg; kTileR x kTileT, sums of a tile that fit the registers, kTileR dividing kGroupRows;
+// zero, load, store, fma, sum_rows, of R registers by the tree of inner_loops.h; Pairs, 32 bf16,
+// load_pairs and dot_pairs(sum, w, x): the odd products first; hold(v), where v would otherwise be
+// read again for each product.
 #pragma once
 
 #include "ops/cpu/inner_loops.h"
@@ -38,7 +39,7 @@ class Asking {
   }
   void step() {
     for (int64_t i = 0; i < at_once_ && rows_ < next_.rows; ++i) {
-      __builtin_prefetch(row_ + byte_, 0, 2);
+      __builtin_prefetch(row_ + byte_, 0, 3);
       byte_ += kLine;
       if (byte_ < next_.bytes) continue;
       byte_ = 0;
@@ -62,7 +63,7 @@ struct TileBlock {
   static constexpr int R = V::kTileR;
   typename V::Reg sum[T][R];
 
-  static int64_t lanes_at(int64_t r, int64_t t) { return (r * kBlockTokens + t) * kLanes; }
+  static int64_t lanes_at(int64_t r, int64_t t) { return (t * kGroupRows + r) * kLanes; }
 
   template <class Args>
   void begin(const Args& a, int64_t r0, int64_t t0) {
@@ -81,20 +82,21 @@ struct TileBlock {
 
   template <class P, class Args>
   void run(const Args& a, int64_t r0, int64_t t0) {
-    const auto* wr = a.w + r0 * kTileColumns;
-    const auto* xt = a.x + t0 * kTileColumns;
-    // The sums of the next rows are on their way from the second-level cache meanwhile.
-    const float* next = a.lanes + lanes_at(r0 + R, t0);
+    const auto* wr = a.w + r0 * kGroupColumns;
+    const auto* xt = a.x + t0 * a.x_stride;
+    // The sums of the next tokens are on their way from the second-level cache meanwhile.
+    const float* next = a.lanes + lanes_at(r0, t0 + T);
     for (int64_t k = 0; k < a.columns; k += P::kColumns, next += kLanes) {
       __builtin_prefetch(next, 1, 3);
-      typename P::Values wk[R];
+      typename P::Values xk[T];
 #pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) wk[r] = P::load(wr + r * kTileColumns + k);
+      for (int t = 0; t < T; ++t) xk[t] = P::load(xt + t * a.x_stride + k);
 #pragma GCC unroll 8
-      for (int t = 0; t < T; ++t) {
-        const typename P::Values xk = P::load(xt + t * kTileColumns + k);
+      for (int r = 0; r < R; ++r) {
+        typename P::Values wk = P::load(wr + r * kGroupColumns + k);
+        V::hold(wk);
 #pragma GCC unroll 8
-        for (int r = 0; r < R; ++r) sum[t][r] = P::add(sum[t][r], wk[r], xk);
+        for (int t = 0; t < T; ++t) sum[t][r] = P::add(sum[t][r], wk, xk[t]);
       }
     }
   }
@@ -116,11 +118,10 @@ struct TileBlock {
 
 // Tokens from t0 on, at most T.
 template <class V, class P, int T, class Args>
-void tile_tokens(const Args& a, int64_t t0, Asking& asking) {
+void tile_tokens(const Args& a, int64_t t0) {
   if constexpr (T > 1)
-    if (a.tokens - t0 < T) return tile_tokens<V, P, T - 1>(a, t0, asking);
-  for (int64_t r0 = 0; r0 < a.rows; r0 += V::kTileR) {
-    asking.step();
+    if (a.tokens - t0 < T) return tile_tokens<V, P, T - 1>(a, t0);
+  for (int64_t r0 = 0; r0 < kGroupRows; r0 += V::kTileR) {
     TileBlock<V, T> block;
     block.begin(a, r0, t0);
     block.template run<P>(a, r0, t0);
@@ -130,8 +131,11 @@ void tile_tokens(const Args& a, int64_t t0, Asking& asking) {
 
 template <class V, class P>
 void tile(const TileArgsOf<typename P::Value>& a) {
-  Asking asking(a.next, a.rows / V::kTileR);
-  for (int64_t t0 = 0; t0 < a.tokens; t0 += V::kTileT) tile_tokens<V, P, V::kTileT>(a, t0, asking);
+  Asking asking(a.next, (a.tokens + V::kTileT - 1) / V::kTileT);
+  for (int64_t t0 = 0; t0 < a.tokens; t0 += V::kTileT) {
+    asking.step();
+    tile_tokens<V, P, V::kTileT>(a, t0);
+  }
 }
 
 template <class V>
