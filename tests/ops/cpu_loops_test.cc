@@ -14,7 +14,7 @@
 namespace dsr::test {
 namespace {
 
-using cpu::FastTile;
+using cpu::FastLoops;
 using cpu::FastTileArgs;
 using cpu::InnerLoops;
 using cpu::kGroupColumns;
@@ -22,29 +22,52 @@ using cpu::kGroupRows;
 using cpu::kLanes;
 using cpu::kTileRows;
 
-// Every bf16 tile that this machine can run, the emulated ones first.
-std::vector<FastTile> fast_tiles() {
-  std::vector<FastTile> out;
+// Those that this machine can run, the emulated ones first.
+std::vector<FastLoops> fast_loops() {
+  std::vector<FastLoops> out;
   for (const CpuLevel level : kCpuLevels)
-    if (level <= best_cpu_level()) out.push_back(cpu::inner_loops(level).fast_tile);
-  if (has_bf16_dots()) out.push_back(cpu::fast_tile_avx512bf16);
+    if (level <= best_cpu_level()) out.push_back(cpu::inner_loops(level).fast);
+  if (has_bf16_dots()) out.push_back(cpu::fast_loops_avx512bf16());
   return out;
 }
 
+// The instruction that is made for it takes subnormal numbers for 0.
 TEST(CpuLoops, RoundBf16IsThatOfTheTypes) {
   std::vector<float> values;
   for (uint32_t high = 0; high < 0x10000; high += 7)
     for (const uint32_t low : {0x0u, 0x1u, 0x7fffu, 0x8000u, 0x8001u, 0xffffu})
       values.push_back(std::bit_cast<float>(high << 16 | low));
+  for (const FastLoops& loops : fast_loops()) {
+    const bool has_subnormals = loops.round_bf16 != cpu::fast_loops_avx512bf16().round_bf16;
+    std::vector<uint16_t> out(values.size() + 1, 7);
+    loops.round_bf16(values.data(), std::ssize(values), out.data());
+    ASSERT_EQ(out.back(), 7);
+    for (size_t i = 0; i < values.size(); ++i) {
+      const float v = values[i];
+      if (std::isnan(v))
+        ASSERT_TRUE(std::isnan(bf16_to_f32(out[i]))) << i;
+      else if (has_subnormals || std::fpclassify(v) != FP_SUBNORMAL)
+        ASSERT_EQ(out[i], f32_to_bf16(v)) << v;
+      else
+        ASSERT_EQ(out[i], f32_to_bf16(std::copysign(0.0f, v))) << v;
+    }
+  }
+}
+
+// Every code that is a number, where lanes, registers and none are full.
+TEST(CpuLoops, DecodedE4M3IsTheSameAsBf16) {
+  std::vector<uint8_t> codes;
+  for (int i = 0; i < 700; ++i)
+    if (const auto code = static_cast<uint8_t>(i * 37); (code & 0x7f) != 0x7f)
+      codes.push_back(code);
   for (const CpuLevel level : kCpuLevels) {
     if (level > best_cpu_level()) continue;
-    std::vector<uint16_t> out(values.size());
-    cpu::inner_loops(level).round_bf16(values.data(), std::ssize(values), out.data());
-    for (size_t i = 0; i < values.size(); ++i) {
-      if (std::isnan(values[i]))
-        ASSERT_TRUE(std::isnan(bf16_to_f32(out[i]))) << i;
-      else
-        ASSERT_EQ(out[i], f32_to_bf16(values[i])) << values[i];
+    for (const int64_t n : {std::ssize(codes), int64_t{64}, int64_t{5}}) {
+      std::vector<uint16_t> out(static_cast<size_t>(n) + 1, 7);
+      cpu::inner_loops(level).decode_e4m3_as_bf16(codes.data(), n, out.data());
+      ASSERT_EQ(out.back(), 7);
+      for (size_t i = 0; i + 1 < out.size(); ++i)
+        ASSERT_EQ(out[i], f32_to_bf16(e4m3_to_f32(codes[i]) * 0x1p-8f)) << name(level) << " " << i;
     }
   }
 }
@@ -260,7 +283,7 @@ TEST(CpuLoops, SumsOfStoredRowsAreTheirDefinitionBitForBit) {
 
 // Products of numbers that bf16 holds exactly, of a few bits, so that every order and every
 // rounding of the sums gives the same: lanes 2 j and 2 j + 1 of each 32 columns, and nothing else.
-void expect_pairs_of_columns(const FastTile& tile, int64_t tokens) {
+void expect_pairs_of_columns(const FastLoops& loops, int64_t tokens) {
   constexpr int64_t kColumns = 96, kStride = 112;
   std::vector<uint16_t> w(kGroupRows * kGroupColumns), x(static_cast<size_t>(tokens * kStride));
   std::vector<int> wi(w.size()), xi(x.size());
@@ -279,11 +302,11 @@ void expect_pairs_of_columns(const FastTile& tile, int64_t tokens) {
                     .lanes = lanes.data(),
                     .sums = nullptr,
                     .next = {w.data(), kGroupColumns, kGroupRows, 2 * kColumns}};
-  tile(a);
+  loops.tile(a);
   a.begin = false;  // the same once more
-  tile(a);
+  loops.tile(a);
   a.sums = sums.data();  // and a third time, for their sums
-  tile(a);
+  loops.tile(a);
   for (int64_t r = 0; r < kGroupRows; ++r)
     for (int64_t t = 0; t < tokens; ++t) {
       float sum = 0;  // exact in any order
@@ -305,8 +328,8 @@ void expect_pairs_of_columns(const FastTile& tile, int64_t tokens) {
 }
 
 TEST(CpuLoops, FastTileAddsPairsOfColumns) {
-  for (const FastTile tile : fast_tiles())
-    for (int64_t tokens = 1; tokens <= 8; ++tokens) expect_pairs_of_columns(tile, tokens);
+  for (const FastLoops& loops : fast_loops())
+    for (int64_t tokens = 1; tokens <= 8; ++tokens) expect_pairs_of_columns(loops, tokens);
 }
 
 Exec fast_exec(CpuLevel level) {

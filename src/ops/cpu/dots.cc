@@ -127,7 +127,7 @@ class TileProduct {
   TileProduct(CpuContext& cpu, const Dots& d, const float* scales, Tile& tile)
       : loops_(inner_loops(cpu.level())), d_(d), scales_(scales), tile_(tile) {
     if (cpu.math() == CpuMath::kExact) return;
-    fast_ = cpu.level() >= CpuLevel::kAvx512 ? fast_tile_avx512bf16 : loops_.fast_tile;
+    fast_ = cpu.level() >= CpuLevel::kAvx512 ? &fast_loops_avx512bf16() : &loops_.fast;
   }
 
   void run(int64_t t0, int64_t n) {
@@ -180,15 +180,15 @@ class TileProduct {
 
   void multiply(const TileArgs& a) {
     if (fast_ == nullptr) return loops_.tile(a);
-    fast_({.w = as_bf16(tile_.w),
-           .x = as_bf16(tile_.x) + (a.x - tile_.x),
-           .x_stride = a.x_stride,
-           .tokens = a.tokens,
-           .columns = a.columns,
-           .begin = a.begin,
-           .lanes = a.lanes,
-           .sums = a.sums,
-           .next = a.next});
+    fast_->tile({.w = as_bf16(tile_.w),
+                 .x = as_bf16(tile_.x) + (a.x - tile_.x),
+                 .x_stride = a.x_stride,
+                 .tokens = a.tokens,
+                 .columns = a.columns,
+                 .begin = a.begin,
+                 .lanes = a.lanes,
+                 .sums = a.sums,
+                 .next = a.next});
   }
 
   // The sums of all columns.
@@ -213,7 +213,7 @@ class TileProduct {
     float* out = fast_ == nullptr ? to + at : values;
     fill(out);
     std::fill(out + n, out + round_up(n, kPad), 0.0f);
-    if (fast_ != nullptr) loops_.round_bf16(out, round_up(n, kPad), as_bf16(to) + at);
+    if (fast_ != nullptr) fast_->round_bf16(out, round_up(n, kPad), as_bf16(to) + at);
   }
 
   // Columns [k, k + n) of the group of rows from r on. Rows that only fill the group are computed
@@ -223,8 +223,14 @@ class TileProduct {
     const int64_t rows = std::min(kGroupRows, d_.rows - r);
     for (int64_t i = 0; i < rows; ++i) {
       const int64_t row = d_.first_row + r + i, at = i * kGroupColumns;
-      put(n, tile_.w, at,
-          [&](float* out) { decode_unscaled(loops_, s, d_.quant, row, k, n, out); });
+      if (fast_ != nullptr && s.data.dtype == DType::kF8E4M3 && s.no_nan) {
+        uint16_t* out = as_bf16(tile_.w) + at;
+        loops_.decode_e4m3_as_bf16(reinterpret_cast<const uint8_t*>(row_at(s, row)) + k, n, out);
+        std::fill(out + n, out + round_up(n, kPad), uint16_t{0});
+      } else {
+        put(n, tile_.w, at,
+            [&](float* out) { decode_unscaled(loops_, s, d_.quant, row, k, n, out); });
+      }
     }
     std::fill(tile_.w + rows * kGroupColumns, std::end(tile_.w), 0.0f);
   }
@@ -245,7 +251,7 @@ class TileProduct {
   }
 
   const InnerLoops& loops_;
-  FastTile fast_ = nullptr;  // with fast math
+  const FastLoops* fast_ = nullptr;  // with fast math
   const Dots& d_;
   const float* scales_;
   Tile& tile_;

@@ -72,7 +72,12 @@ using FastTileArgs = TileArgsOf<uint16_t>;
 
 inline constexpr int64_t kAddColumns = 64;  // add_*_rows: what they take at once
 
-using FastTile = void (*)(const FastTileArgs&);
+// Of fast math.
+struct FastLoops {
+  void (*tile)(const FastTileArgs& a);
+  // To the nearest bf16, even on a tie.
+  void (*round_bf16)(const float* x, int64_t n, uint16_t* out);
+};
 
 struct InnerLoops {
   // out = row . x for weights read once as they are stored; of e4m3 the 2^-8 of their values. A NaN
@@ -87,14 +92,14 @@ struct InnerLoops {
   // Weights as float32; of e4m3 the 2^-8 of them.
   void (*decode_e4m3)(const uint8_t* codes, int64_t n, float* out);
   void (*decode_bf16)(const uint16_t* row, int64_t n, float* out);
+  // The same as bf16, which is exact.
+  void (*decode_e4m3_as_bf16)(const uint8_t* codes, int64_t n, uint16_t* out);
   bool (*has_e4m3_nan)(const uint8_t* codes, int64_t n);
 
   // Adds the products of a group to the 16 lanes of every (row, token). Where it has all columns
   // the lanes stay in registers.
   void (*tile)(const TileArgs& a);
-  FastTile fast_tile;  // with float32 instructions
-  // To the nearest bf16, even on a tie.
-  void (*round_bf16)(const float* x, int64_t n, uint16_t* out);
+  FastLoops fast;  // with float32 instructions
 
   // out[i] = e^(x[i] - minus); `out` may be x.
   void (*exp_minus)(const float* x, float minus, int64_t n, float* out);
@@ -134,7 +139,7 @@ const InnerLoops& inner_loops_avx2();
 const InnerLoops& inner_loops_avx512();
 const InnerLoops& inner_loops_avx512vbmi();
 const InnerLoops& inner_loops(CpuLevel level);
-// fast_tile with the instructions that are made for it. Where has_bf16_dots() only.
-void fast_tile_avx512bf16(const FastTileArgs& a);
+// With the instructions that are made for it. Where has_bf16_dots() only.
+const FastLoops& fast_loops_avx512bf16();
 
 }  // namespace dsr::cpu

@@ -66,6 +66,22 @@ void decode_e4m3(const uint8_t* codes, int64_t n, float* out) {
 }
 
 template <class V>
+void decode_e4m3_as_bf16(const uint8_t* codes, int64_t n, uint16_t* out) {
+  int64_t k = 0;
+  if constexpr (requires { V::kBf16Run; })
+    for (; k + V::kBf16Run <= n; k += V::kBf16Run) V::e4m3_as_bf16(codes + k, out + k);
+  for (int64_t left; k < n; k += left) {
+    constexpr int64_t kAtOnce = 16 * kLanes;
+    left = n - k < kAtOnce ? n - k : kAtOnce;
+    alignas(64) float values[kAtOnce];
+    decode_e4m3<V>(codes + k, left, values);
+    uint32_t bits[kAtOnce];
+    __builtin_memcpy(bits, values, sizeof bits);
+    for (int64_t i = 0; i < left; ++i) out[k + i] = static_cast<uint16_t>(bits[i] >> 16);
+  }
+}
+
+template <class V>
 void decode_bf16(const uint16_t* row, int64_t n, float* out) {
   int64_t k = 0;
   for (; k + kLanes <= n; k += kLanes) V::store(out + k, V::bf16(row + k));
@@ -242,10 +258,10 @@ constexpr InnerLoops table() {
           .scale = scale<V>,
           .decode_e4m3 = decode_e4m3<V>,
           .decode_bf16 = decode_bf16<V>,
+          .decode_e4m3_as_bf16 = decode_e4m3_as_bf16<V>,
           .has_e4m3_nan = has_e4m3_nan<V>,
           .tile = tile<V, Floats<V>>,
-          .fast_tile = tile<V, Bf16Pairs<V>>,
-          .round_bf16 = round_bf16<V>,
+          .fast = {.tile = tile<V, Bf16Pairs<V>>, .round_bf16 = round_bf16<V>},
           .exp_minus = exp_minus<V>,
           .silu_times = silu_times<V>,
           .add_weighted_rows = add_weighted_rows<V>,
