@@ -110,6 +110,7 @@ void tile(benchmark::State& state, const InnerLoops& loops) {
       loops.tile({.w = w.data(),
                   .x = x.data() + (begin ? 0 : kGroupColumns),
                   .x_stride = kColumns,
+                  .raw = {},
                   .tokens = kTokens,
                   .columns = kGroupColumns,
                   .begin = begin,

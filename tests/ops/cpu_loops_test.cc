@@ -296,6 +296,7 @@ void expect_pairs_of_columns(const FastLoops& loops, int64_t tokens) {
   FastTileArgs a = {.w = w.data(),
                     .x = x.data(),
                     .x_stride = kStride,
+                    .raw = {},
                     .tokens = tokens,
                     .columns = kColumns,
                     .begin = true,
@@ -330,6 +331,46 @@ void expect_pairs_of_columns(const FastLoops& loops, int64_t tokens) {
 TEST(CpuLoops, FastTileAddsPairsOfColumns) {
   for (const FastLoops& loops : fast_loops())
     for (int64_t tokens = 1; tokens <= 8; ++tokens) expect_pairs_of_columns(loops, tokens);
+}
+
+// What scale() gives, left there and multiplied by all rows, where blocks begin before the columns
+// and end within and behind them.
+TEST(CpuLoops, TileScalesRawActivations) {
+  constexpr int64_t kColumns = 96, kStride = 112, kFirst = 80, kTokens = 8;
+  const std::vector<float> w = some_floats(kGroupRows * kGroupColumns), scales = some_floats(8);
+  const std::vector<float> raw = some_floats(kTokens * (kFirst + kColumns));
+  const float* x[kTokens];
+  for (int64_t t = 0; t < kTokens; ++t) x[t] = raw.data() + t * (kFirst + kColumns);
+  for (const CpuLevel level : kCpuLevels) {
+    if (level > best_cpu_level()) continue;
+    const InnerLoops& loops = cpu::inner_loops(level);
+    for (int64_t tokens = 1; tokens <= kTokens; ++tokens)
+      for (const int64_t block : {32, 64, 256}) {
+        const auto sums_of = [&](std::vector<float>& scaled, const cpu::RawActivations& from) {
+          std::vector<float> lanes(static_cast<size_t>(tokens * kGroupRows * kLanes));
+          std::vector<float> sums(static_cast<size_t>(tokens * kTileRows));
+          loops.tile({.w = w.data(),
+                      .x = scaled.data(),
+                      .x_stride = kStride,
+                      .raw = from,
+                      .tokens = tokens,
+                      .columns = kColumns,
+                      .begin = true,
+                      .lanes = lanes.data(),
+                      .sums = sums.data(),
+                      .next = {}});
+          return sums;
+        };
+        std::vector<float> want(static_cast<size_t>(kTokens * kStride)), got = want;
+        for (int64_t t = 0; t < tokens; ++t)
+          loops.scale(x[t] + kFirst, scales.data(), block, kFirst, kColumns,
+                      want.data() + t * kStride);
+        const std::vector<float> want_sums = sums_of(want, {});
+        EXPECT_EQ(sums_of(got, {x, scales.data(), block, kFirst}), want_sums)
+            << name(level) << " " << tokens << " " << block;
+        EXPECT_EQ(got, want) << name(level) << " " << tokens << " " << block;
+      }
+  }
 }
 
 Exec fast_exec(CpuLevel level) {

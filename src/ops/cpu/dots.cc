@@ -143,7 +143,10 @@ class TileProduct {
   void add(int64_t begin, int64_t end, int64_t t0, int64_t n) {
     const int64_t K = d_.segment.data.shape[1];
     stride_ = round_up(end - begin, kPad) + kApart;
-    fill_x(t0, n, begin, end - begin);
+    // Whole registers of one scale each are scaled where they are multiplied.
+    const bool is_raw = fast_ == nullptr && scales_ != nullptr && K % kPad == 0 &&
+                        d_.quant.block_columns % kLanes == 0;
+    if (!is_raw) fill_x(t0, n, begin, end - begin);
     for (int64_t r = 0; r < d_.rows; r += kGroupRows) {
       for (int64_t k = begin; k < end; k += kGroupColumns) {
         const int64_t columns = std::min(kGroupColumns, end - k);
@@ -151,6 +154,10 @@ class TileProduct {
         multiply({.w = tile_.w,
                   .x = tile_.x + (k - begin),
                   .x_stride = stride_,
+                  .raw = {.x = is_raw && r == 0 ? d_.x + t0 : nullptr,
+                          .scales = scales_,
+                          .block_columns = d_.quant.block_columns,
+                          .first = k},
                   .tokens = n,
                   .columns = round_up(columns, kPad),
                   .begin = k == 0,
@@ -183,6 +190,7 @@ class TileProduct {
     fast_->tile({.w = as_bf16(tile_.w),
                  .x = as_bf16(tile_.x) + (a.x - tile_.x),
                  .x_stride = a.x_stride,
+                 .raw = {},
                  .tokens = a.tokens,
                  .columns = a.columns,
                  .begin = a.begin,

@@ -53,13 +53,23 @@ struct NextRows {
   int64_t bytes;  // that are wanted of each
 };
 
+// Activations that a tile scales itself as InnerLoops::scale does, with the first rows of a group:
+// while it multiplies it waits less for what it reads and writes.
+struct RawActivations {
+  const float* const* x;  // [tokens]; nullptr: they are there
+  const float* scales;
+  int64_t block_columns;  // a multiple of 16
+  int64_t first;          // of x, the first column to take
+};
+
 // A group of rows with the tokens of a tile. Value: float, a lane taking every 16th column; or
 // bf16, a lane taking two columns at a time, 2 j and 2 j + 1 of 32.
 template <typename Value>
 struct TileArgsOf {
-  const Value* w;    // [kGroupRows][kGroupColumns]
-  const Value* x;    // [tokens], each x_stride from the one before
-  int64_t x_stride;  // in values
+  const Value* w;      // [kGroupRows][kGroupColumns]
+  Value* x;            // [tokens], each x_stride from the one before
+  int64_t x_stride;    // in values
+  RawActivations raw;  // of float only: they are multiplied and left in x
   int64_t tokens;
   int64_t columns;  // a multiple of 16, or of 32
   bool begin;       // the lanes are 0 so far, whatever they hold

@@ -17,8 +17,6 @@
 
 namespace dsr::cpu::loops {
 
-constexpr int64_t kE4M3Unit = 256;  // V::e4m3 gives 2^-8 of the value
-
 // --- many tokens: what tiles are made of --------------------------------------------------------
 
 // out = x * factor, all of it read before the first is written: a load that follows a store to the

@@ -10,12 +10,15 @@
 
 namespace dsr::cpu::loops {
 
+constexpr int64_t kE4M3Unit = 256;  // V::e4m3 gives 2^-8 of the value
+
 // What a tile multiplies, and how: kColumns of them in one step.
 template <class V>
 struct Floats {
   using Value = float;
   using Values = typename V::Reg;
   static constexpr int64_t kColumns = kLanes;
+  static constexpr bool kScales = true;
   static Values load(const float* p) { return V::load(p); }
   static typename V::Reg add(typename V::Reg sum, Values w, Values x) { return V::fma(w, x, sum); }
 };
@@ -24,6 +27,7 @@ struct Bf16Pairs {
   using Value = uint16_t;
   using Values = typename V::Pairs;
   static constexpr int64_t kColumns = 2 * kLanes;
+  static constexpr bool kScales = false;
   static Values load(const uint16_t* p) { return V::load_pairs(p); }
   static typename V::Reg add(typename V::Reg sum, Values w, Values x) {
     return V::dot_pairs(sum, w, x);
@@ -59,46 +63,30 @@ class Asking {
 // memory around the products where these loops are not unrolled by force, or where one of them
 // chooses what to load: a tenth of the time.
 template <class V, int T>
-struct TileBlock {
-  static constexpr int R = V::kTileR;
-  typename V::Reg sum[T][R];
-
-  static int64_t lanes_at(int64_t r, int64_t t) { return (t * kGroupRows + r) * kLanes; }
-
+class TileBlock {
+ public:
   template <class Args>
   void begin(const Args& a, int64_t r0, int64_t t0) {
     if (a.begin) {
 #pragma GCC unroll 8
       for (int t = 0; t < T; ++t)
 #pragma GCC unroll 8
-        for (int r = 0; r < R; ++r) sum[t][r] = V::zero();
+        for (int r = 0; r < R; ++r) sum_[t][r] = V::zero();
     } else {
 #pragma GCC unroll 8
       for (int t = 0; t < T; ++t)
 #pragma GCC unroll 8
-        for (int r = 0; r < R; ++r) sum[t][r] = V::load(a.lanes + lanes_at(r0 + r, t0 + t));
+        for (int r = 0; r < R; ++r) sum_[t][r] = V::load(a.lanes + lanes_at(r0 + r, t0 + t));
     }
   }
 
   template <class P, class Args>
   void run(const Args& a, int64_t r0, int64_t t0) {
-    const auto* wr = a.w + r0 * kGroupColumns;
+    if constexpr (P::kScales)
+      if (r0 == 0 && a.raw.x != nullptr) return run_raw<P>(a, t0);
     const auto* xt = a.x + t0 * a.x_stride;
-    // The sums of the next tokens are on their way from the second-level cache meanwhile.
-    const float* next = a.lanes + lanes_at(r0, t0 + T);
-    for (int64_t k = 0; k < a.columns; k += P::kColumns, next += kLanes) {
-      __builtin_prefetch(next, 1, 3);
-      typename P::Values xk[T];
-#pragma GCC unroll 8
-      for (int t = 0; t < T; ++t) xk[t] = P::load(xt + t * a.x_stride + k);
-#pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) {
-        typename P::Values wk = P::load(wr + r * kGroupColumns + k);
-        V::hold(wk);
-#pragma GCC unroll 8
-        for (int t = 0; t < T; ++t) sum[t][r] = P::add(sum[t][r], wk, xk[t]);
-      }
-    }
+    add<P>(a, r0, t0, 0, a.columns,
+           [&](int64_t t, int64_t k) { return P::load(xt + t * a.x_stride + k); });
   }
 
   template <class Args>
@@ -106,14 +94,62 @@ struct TileBlock {
     if (a.sums != nullptr) {
 #pragma GCC unroll 8
       for (int t = 0; t < T; ++t)
-        V::template sum_rows<R>(sum[t], a.sums + (t0 + t) * kTileRows + r0);
+        V::template sum_rows<R>(sum_[t], a.sums + (t0 + t) * kTileRows + r0);
     } else {
 #pragma GCC unroll 8
       for (int t = 0; t < T; ++t)
 #pragma GCC unroll 8
-        for (int r = 0; r < R; ++r) V::store(a.lanes + lanes_at(r0 + r, t0 + t), sum[t][r]);
+        for (int r = 0; r < R; ++r) V::store(a.lanes + lanes_at(r0 + r, t0 + t), sum_[t][r]);
     }
   }
+
+ private:
+  static int64_t lanes_at(int64_t r, int64_t t) { return (t * kGroupRows + r) * kLanes; }
+
+  template <class P, class Args>
+  void run_raw(const Args& a, int64_t t0) {
+    const RawActivations& raw = a.raw;
+    float* xt = a.x + t0 * a.x_stride;
+    const float* from[T];
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t) from[t] = raw.x[t0 + t] + raw.first;
+    int64_t k = 0;
+    for (int64_t b = raw.first / raw.block_columns; k < a.columns; ++b) {
+      const int64_t block_end = (b + 1) * raw.block_columns - raw.first;
+      const int64_t end = block_end < a.columns ? block_end : a.columns;
+      const typename V::Reg factor = V::broadcast(raw.scales[b] * static_cast<float>(kE4M3Unit));
+      add<P>(a, 0, t0, k, end, [&](int64_t t, int64_t i) {
+        const typename V::Reg x = V::mul(V::load(from[t] + i), factor);
+        V::store(xt + t * a.x_stride + i, x);
+        return x;
+      });
+      k = end;
+    }
+  }
+
+  // The products of columns [k, end) with the activations x(token, column).
+  template <class P, class Args, class X>
+  void add(const Args& a, int64_t r0, int64_t t0, int64_t k, int64_t end, const X& x) {
+    const auto* wr = a.w + r0 * kGroupColumns;
+    // The sums of the next tokens are on their way from the second-level cache meanwhile.
+    const float* next = a.lanes + lanes_at(r0, t0 + T) + k;
+    for (; k < end; k += P::kColumns, next += kLanes) {
+      __builtin_prefetch(next, 1, 3);
+      typename P::Values xk[T];
+#pragma GCC unroll 8
+      for (int t = 0; t < T; ++t) xk[t] = x(t, k);
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        typename P::Values wk = P::load(wr + r * kGroupColumns + k);
+        V::hold(wk);
+#pragma GCC unroll 8
+        for (int t = 0; t < T; ++t) sum_[t][r] = P::add(sum_[t][r], wk, xk[t]);
+      }
+    }
+  }
+
+  static constexpr int R = V::kTileR;
+  typename V::Reg sum_[T][R];
 };
 
 // Tokens from t0 on, at most T.
