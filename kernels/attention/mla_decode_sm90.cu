@@ -263,7 +263,7 @@ class Multiplier {
   // Of this warp's head, this lane's first 8 elements.
   __device__ __forceinline__ const bf16* query_of(int token) const {
     const int r = min(warp_, n_heads_ - 1);  // heads that there are not: the last one
-    return p_.q + token * p_.q_token_stride + (head_ + r) * p_.q_head_stride + lane_ * 8;
+    return p_.q.row(token, head_ + r) + lane_ * 8;
   }
   // All heads, each by its warp; everyone has come past the scores of the row before.
   __device__ __forceinline__ void take_query(const bf16* from) {
@@ -344,7 +344,7 @@ class Multiplier {
       const float sum = sums[kColumnTiles][2 * i];
       if (r < n_heads_ && info.item < 0) {
         const float scale = 1 / sum;
-        bf16* to = p_.out + info.token * p_.out_token_stride + (head_ + r) * p_.out_head_stride;
+        bf16* to = p_.out.row(info.token, head_ + r);
 #pragma unroll
         for (int n = 0; n < kColumnTiles; ++n)
           *reinterpret_cast<uint32_t*>(to + column + n * 8) =
@@ -428,12 +428,8 @@ Stored launch_decode(Exec& exec, const MlaAttentionArgs& a) {
   // As PageWalk computes it.
   DSR_CHECK(n_rows * max_pages * n_blocks < (int64_t{1} << 31), n_rows, max_pages, n_blocks);
   const MlaParts parts = take_parts(exec, max_mla_items(n_rows, max_pages, n_blocks), H);
-  const MlaDecode p = {.out = a.out.ptr<bf16>(),
-                       .out_token_stride = a.out.strides[0],
-                       .out_head_stride = a.out.strides[1],
-                       .q = a.q.ptr<bf16>(),
-                       .q_token_stride = a.q.strides[0],
-                       .q_head_stride = a.q.strides[1],
+  const MlaDecode p = {.out = head_rows(a.out),
+                       .q = head_rows(a.q),
                        .pages = a.cache.pages.ptr<std::byte>(),
                        .rows = rows,
                        .parts = parts,

@@ -155,8 +155,7 @@ __device__ __forceinline__ void store_result(const MlaDecode& p, const MlaSums& 
   for (int i = 0; i < 2; ++i) {
     if (head + 8 * i >= p.parts.H) return;
     const float scale = 1 / sums[kMlaColumnTiles][2 * i];
-    bf16* to = p.out + token * p.out_token_stride + (head + 8 * i) * p.out_head_stride +
-               warp * kMlaColumns + lane % 4 * 2;
+    bf16* to = p.out.row(token, head + 8 * i) + warp * kMlaColumns + lane % 4 * 2;
 #pragma unroll
     for (int n = 0; n < kMlaColumnTiles; ++n)
       *reinterpret_cast<uint32_t*>(to + n * 8) =
@@ -206,8 +205,7 @@ static __global__ __launch_bounds__(kMlaTileThreads,
   if (warp == 0) fetch_known(from, here.n_known, m, lane);
   clear_values(m.tile, here.n_tokens + warp, kMlaTileWarps, lane);
   const int head = min(static_cast<int>(blockIdx.x) * kMlaHeads + warp, p.parts.H - 1);
-  const LatePieces late(p.q + here.token * p.q_token_stride + head * p.q_head_stride, from, here, m,
-                        warp, lane);
+  const LatePieces late(p.q.row(here.token, head), from, here, m, warp, lane);
   const int item = pages_before(p.rows, r, lane) + page;
   __syncthreads();  // the barrier and the zeros are there
   wait_for_previous_kernel();

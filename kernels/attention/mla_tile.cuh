@@ -30,10 +30,8 @@ constexpr int kMlaColumns = kMlaValueWidth / kMlaTileWarps, kMlaColumnTiles = kM
 
 // What these kernels are given.
 struct MlaDecode {
-  bf16* out;  // [T, H, kMlaValueWidth]
-  int64_t out_token_stride, out_head_stride;
-  const bf16* q;  // [T, H, kMlaKeyWidth]
-  int64_t q_token_stride, q_head_stride;
+  HeadRows out;  // [T, H, kMlaValueWidth]
+  HeadRows q;    // [T, H, kMlaKeyWidth]
   const std::byte* pages;
   DecodeRows rows;
   MlaParts parts;
