@@ -162,13 +162,8 @@ class Fetcher {
   __device__ __forceinline__ void fetch(int stage, const Rows& rows) {
     const int from = max(rows.from, lane_ * kRun), to = min(rows.to, (lane_ + 1) * kRun);
     if (from >= to) return;
-    std::byte* place = memory_.pages.stages[stage].row(from);
-    const std::byte* source = rows.page + from * kRowBytes;
-    const auto bytes = static_cast<uint32_t>((to - from) * kRowBytes);
-    if (gridDim.x == 1)
-      copy_bulk_evict_first(place, source, bytes, &memory_.full[stage]);
-    else  // other groups of heads read the page as well
-      copy_bulk(place, source, bytes, &memory_.full[stage]);
+    copy_page_rows(memory_.pages.stages[stage].row(from), rows.page + from * kRowBytes,
+                   (to - from) * kRowBytes, &memory_.full[stage]);
   }
 
   const MlaDecode& p_;

@@ -82,10 +82,10 @@ class LatePieces {
     asm volatile("" : "+l"(query_), "+r"(place_), "+l"(row_), "+r"(row_place_));
   }
   __device__ __forceinline__ void fetch() const {
-    copy(place_, query_);
-    copy(place_ + 32 * 16, query_ + 32 * 16);
-    if (has_last_) copy(place_ + 64 * 16, query_ + 64 * 16);
-    if (has_row_) copy(row_place_, row_);
+    copy_async_16(place_, query_);
+    copy_async_16(place_ + 32 * 16, query_ + 32 * 16);
+    if (has_last_) copy_async_16(place_ + 64 * 16, query_ + 64 * 16);
+    if (has_row_) copy_async_16(row_place_, row_);
   }
   // Of more rows than kRows, which a sequence's several tokens can be.
   __device__ __forceinline__ void fetch_more(const std::byte* page, const RowPage& here,
@@ -93,13 +93,10 @@ class LatePieces {
     const int n = (here.n_tokens - here.n_known) * kPieces;
 #pragma unroll 1
     for (int i = static_cast<int>(threadIdx.x) + kMlaTileThreads; i < n; i += kMlaTileThreads)
-      copy(row_place(tile, here.n_known, i), row_piece(page, here.n_known, i));
+      copy_async_16(row_place(tile, here.n_known, i), row_piece(page, here.n_known, i));
   }
 
  private:
-  __device__ __forceinline__ static void copy(uint32_t to, const std::byte* from) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
-  }
   __device__ __forceinline__ static const std::byte* row_piece(const std::byte* page, int first,
                                                                int i) {
     return page + first * kMlaRowBytes + i * 16;
@@ -139,11 +136,7 @@ __device__ __forceinline__ void fetch_known(const std::byte* page, int n_known, 
   __syncwarp();
   const int from = lane * kMlaRun, n = min(n_known - from, kMlaRun);
   if (n <= 0) return;
-  const auto bytes = static_cast<uint32_t>(n * kMlaRowBytes);
-  if (gridDim.x == 1)
-    copy_bulk_evict_first(m.tile.row(from), page + from * kMlaRowBytes, bytes, &m.full);
-  else  // other groups of heads read the page as well
-    copy_bulk(m.tile.row(from), page + from * kMlaRowBytes, bytes, &m.full);
+  copy_page_rows(m.tile.row(from), page + from * kMlaRowBytes, n * kMlaRowBytes, &m.full);
 }
 
 // The part, or the result of a row that has no other one. A lane has sums of heads g and g + 8,

@@ -54,6 +54,15 @@ struct MlaTileWork {
 
 #if __CUDA_ARCH__ >= 900
 
+// Some rows of a page. What no other group of heads reads is the first to leave the L2.
+__device__ __forceinline__ void copy_page_rows(void* shared, const void* global, int n_bytes,
+                                               uint64_t* barrier) {
+  if (gridDim.x == 1)
+    copy_bulk_evict_first(shared, global, static_cast<uint32_t>(n_bytes), barrier);
+  else
+    copy_bulk(shared, global, static_cast<uint32_t>(n_bytes), barrier);
+}
+
 // By a warp: the values of tokens first, first + step, ... become zero, as their weights are.
 __device__ __forceinline__ void clear_values(MlaTile& tile, int first, int step, int lane) {
   static_assert(kMlaValueWidth * 2 == 2 * 32 * 16, "two pieces a lane");
