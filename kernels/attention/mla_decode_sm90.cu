@@ -345,12 +345,12 @@ class Multiplier {
           *reinterpret_cast<uint32_t*>(to + column + n * 8) =
               pack_bf16(sums[n][2 * i] * scale, sums[n][2 * i + 1] * scale);
       } else if (r < n_heads_) {
-        const int64_t at = p_.parts.at(info.item, head_ + r);
-        float* to = p_.parts.sums + at * kValueWidth + column;
+        float* to = p_.parts.sum(info.item, head_ + r) + column;
 #pragma unroll
         for (int n = 0; n < kColumnTiles; ++n)
           *reinterpret_cast<float2*>(to + n * 8) = make_float2(sums[n][2 * i], sums[n][2 * i + 1]);
-        if (column == 0) p_.parts.stats[at] = make_float2(memory_.item_max[r], sum);
+        if (column == 0)
+          *p_.parts.stat(info.item, head_ + r) = make_float2(memory_.item_max[r], sum);
       }
     }
   }

@@ -161,8 +161,7 @@ __device__ __forceinline__ void store_part(const MlaDecode& p, const MlaSums& su
                                            int lane) {
   const int head0 = static_cast<int>(blockIdx.x) * kMlaHeads, n_heads = p.parts.H - head0;
   const int g = lane / 4, t = lane % 4;
-  const int64_t at = p.parts.at(item, head0 + g);
-  float* to = p.parts.sums + at * kMlaValueWidth + warp * kMlaColumns + t % 2 * 8 + t / 2 * 4;
+  float* to = p.parts.sum(item, head0 + g) + warp * kMlaColumns + t % 2 * 8 + t / 2 * 4;
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
 #pragma unroll
@@ -178,7 +177,8 @@ __device__ __forceinline__ void store_part(const MlaDecode& p, const MlaSums& su
         *reinterpret_cast<float4*>(to + i * 8 * kMlaValueWidth + n * 8) = four;
     }
     if (g + 8 * i < n_heads && warp == 0 && t == 0)
-      p.parts.stats[at + i * 8] = make_float2(max[g + 8 * i], sums[kMlaColumnTiles][2 * i]);
+      *p.parts.stat(item, head0 + g + 8 * i) =
+          make_float2(max[g + 8 * i], sums[kMlaColumnTiles][2 * i]);
   }
 }
 
