@@ -74,12 +74,8 @@ void gqa_attention(Exec& exec, const GqaAttentionArgs& a) {
   const Partials partials = take_partials(exec, S, a.block_table.shape[1], H, f.head_dim);
   const PagedBatch batch = paged_batch(a);
   if (is_tiled(a)) {
-    const TiledParams p = {.out = a.out.ptr<bf16>(),
-                           .out_token_stride = a.out.strides[0],
-                           .out_head_stride = a.out.strides[1],
-                           .q = a.q.ptr<bf16>(),
-                           .q_token_stride = a.q.strides[0],
-                           .q_head_stride = a.q.strides[1],
+    const TiledParams p = {.out = head_rows(a.out),
+                           .q = head_rows(a.q),
                            .cos = a.rope.cos.ptr<float>(),
                            .sin = a.rope.sin.ptr<float>(),
                            .pages = a.cache.pages.ptr<std::byte>(),
@@ -97,12 +93,8 @@ void gqa_attention(Exec& exec, const GqaAttentionArgs& a) {
   } else {
     plain_attention(
         exec, "gqa_attention",
-        {.out = a.out.ptr<bf16>(),
-         .out_token_stride = a.out.strides[0],
-         .out_head_stride = a.out.strides[1],
-         .q = a.q.ptr<bf16>(),
-         .q_token_stride = a.q.strides[0],
-         .q_head_stride = a.q.strides[1],
+        {.out = head_rows(a.out),
+         .q = head_rows(a.q),
          .pages = a.cache.pages.ptr<std::byte>(),
          .page_bytes = f.page_bytes(),
          .batch = batch,

@@ -129,7 +129,7 @@ __global__ __launch_bounds__(kMhaThreads) void mha_decode_kernel(
   float q[8];
   {
     const int column = mha_column(), in_half = column % (kMhaWidth / 2);
-    const bf16* row = p.q + range.first * p.q_token_stride + head * p.q_head_stride;
+    const bf16* row = p.q.row(range.first, head);
     float other[8], c[8], sine[8];
     floats_of(*reinterpret_cast<const uint4*>(row + column), q);
     floats_of(*reinterpret_cast<const uint4*>(row + (column ^ (kMhaWidth / 2))), other);
@@ -208,8 +208,7 @@ __global__ __launch_bounds__(kMhaThreads) void mha_decode_kernel(
     all_sum = fmaf(weight, stats[w].y, all_sum);
   }
   if (n <= width) {
-    p.out[range.first * p.out_token_stride + head * p.out_head_stride + column] =
-        from_float<bf16>(total / all_sum);
+    p.out.row(range.first, head)[column] = from_float<bf16>(total / all_sum);
     return;
   }
   const int64_t row = p.partials.row(s, split, head);

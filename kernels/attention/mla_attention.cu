@@ -33,12 +33,8 @@ void mla_attention(Exec& exec, const MlaAttentionArgs& a) {
                                 : take_partials(exec, S, a.block_table.shape[1], H, f.kv_lora_rank);
   const PagedBatch batch = paged_batch(a);
   if (is_tiled(a)) {
-    const TiledParams p = {.out = a.out.ptr<bf16>(),
-                           .out_token_stride = a.out.strides[0],
-                           .out_head_stride = a.out.strides[1],
-                           .q = a.q.ptr<bf16>(),
-                           .q_token_stride = a.q.strides[0],
-                           .q_head_stride = a.q.strides[1],
+    const TiledParams p = {.out = head_rows(a.out),
+                           .q = head_rows(a.q),
                            .cos = nullptr,
                            .sin = nullptr,
                            .pages = a.cache.pages.ptr<std::byte>(),
@@ -55,12 +51,8 @@ void mla_attention(Exec& exec, const MlaAttentionArgs& a) {
   } else {
     plain_attention(
         exec, "mla_attention",
-        {.out = a.out.ptr<bf16>(),
-         .out_token_stride = a.out.strides[0],
-         .out_head_stride = a.out.strides[1],
-         .q = a.q.ptr<bf16>(),
-         .q_token_stride = a.q.strides[0],
-         .q_head_stride = a.q.strides[1],
+        {.out = head_rows(a.out),
+         .q = head_rows(a.q),
          .pages = a.cache.pages.ptr<std::byte>(),
          .page_bytes = f.page_bytes(),
          .batch = batch,

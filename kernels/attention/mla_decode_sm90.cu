@@ -156,13 +156,8 @@ class Fetcher {
   __device__ __forceinline__ void fetch(int stage, const Rows& rows) {
     const int from = max(rows.from, lane_ * kRun), to = min(rows.to, (lane_ + 1) * kRun);
     if (from >= to) return;
-    std::byte* place = memory_.pages.stages[stage].row(from);
-    const std::byte* source = rows.page + from * kRowBytes;
-    const auto bytes = static_cast<uint32_t>((to - from) * kRowBytes);
-    if (gridDim.x == 1)
-      copy_bulk_evict_first(place, source, bytes, &memory_.full[stage]);
-    else  // other groups of heads read the page as well
-      copy_bulk(place, source, bytes, &memory_.full[stage]);
+    copy_page_rows(memory_.pages.stages[stage].row(from), rows.page + from * kRowBytes,
+                   (to - from) * kRowBytes, &memory_.full[stage]);
   }
 
   const MlaDecode& p_;
@@ -233,7 +228,7 @@ class Multiplier {
   // Of this warp's head, this lane's first 8 elements.
   __device__ __forceinline__ const bf16* query_of(int token) const {
     const int r = min(warp_, n_heads_ - 1);  // heads that there are not: the last one
-    return p_.q + token * p_.q_token_stride + (head_ + r) * p_.q_head_stride + lane_ * 8;
+    return p_.q.row(token, head_ + r) + lane_ * 8;
   }
   // All heads, each by its warp; everyone has come past the scores of the row before.
   __device__ __forceinline__ void take_query(const bf16* from) {
@@ -314,18 +309,18 @@ class Multiplier {
       const float sum = sums[kColumnTiles][2 * i];
       if (r < n_heads_ && info.item < 0) {
         const float scale = 1 / sum;
-        bf16* to = p_.out + info.token * p_.out_token_stride + (head_ + r) * p_.out_head_stride;
+        bf16* to = p_.out.row(info.token, head_ + r);
 #pragma unroll
         for (int n = 0; n < kColumnTiles; ++n)
           *reinterpret_cast<uint32_t*>(to + column + n * 8) =
               pack_bf16(sums[n][2 * i] * scale, sums[n][2 * i + 1] * scale);
       } else if (r < n_heads_) {
-        const int64_t at = p_.parts.at(info.item, head_ + r);
-        float* to = p_.parts.sums + at * kValueWidth + column;
+        float* to = p_.parts.sum(info.item, head_ + r) + column;
 #pragma unroll
         for (int n = 0; n < kColumnTiles; ++n)
           *reinterpret_cast<float2*>(to + n * 8) = make_float2(sums[n][2 * i], sums[n][2 * i + 1]);
-        if (column == 0) p_.parts.stats[at] = make_float2(memory_.item_max[r], sum);
+        if (column == 0)
+          *p_.parts.stat(info.item, head_ + r) = make_float2(memory_.item_max[r], sum);
       }
     }
   }
@@ -405,12 +400,8 @@ Stored launch_decode(Exec& exec, const MlaAttentionArgs& a) {
   // As PageWalk computes it.
   DSR_CHECK(n_rows * max_pages * n_blocks < (int64_t{1} << 31), n_rows, max_pages, n_blocks);
   const MlaParts parts = take_parts(exec, max_mla_items(n_rows, max_pages, n_blocks), H);
-  const MlaDecode p = {.out = a.out.ptr<bf16>(),
-                       .out_token_stride = a.out.strides[0],
-                       .out_head_stride = a.out.strides[1],
-                       .q = a.q.ptr<bf16>(),
-                       .q_token_stride = a.q.strides[0],
-                       .q_head_stride = a.q.strides[1],
+  const MlaDecode p = {.out = head_rows(a.out),
+                       .q = head_rows(a.q),
                        .pages = a.cache.pages.ptr<std::byte>(),
                        .rows = rows,
                        .parts = parts,

@@ -98,10 +98,10 @@ class LatePieces {
     asm volatile("" : "+l"(query_), "+r"(place_), "+l"(row_), "+r"(row_place_));
   }
   __device__ __forceinline__ void fetch() const {
-    copy(place_, query_);
-    copy(place_ + 32 * 16, query_ + 32 * 16);
-    if (has_last_) copy(place_ + 64 * 16, query_ + 64 * 16);
-    if (has_row_) copy(row_place_, row_);
+    copy_async_16(place_, query_);
+    copy_async_16(place_ + 32 * 16, query_ + 32 * 16);
+    if (has_last_) copy_async_16(place_ + 64 * 16, query_ + 64 * 16);
+    if (has_row_) copy_async_16(row_place_, row_);
   }
   // Of more rows than kRows, which a sequence's several tokens can be.
   __device__ __forceinline__ void fetch_more(const std::byte* page, const RowPage& here,
@@ -109,13 +109,10 @@ class LatePieces {
     const int n = (here.n_tokens - here.n_known) * kPieces;
 #pragma unroll 1
     for (int i = static_cast<int>(threadIdx.x) + kMlaTileThreads; i < n; i += kMlaTileThreads)
-      copy(row_place(m, here.n_known, i), row_piece(page, here.n_known, i));
+      copy_async_16(row_place(m, here.n_known, i), row_piece(page, here.n_known, i));
   }
 
  private:
-  __device__ __forceinline__ static void copy(uint32_t to, const std::byte* from) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
-  }
   __device__ __forceinline__ static const std::byte* row_piece(const std::byte* page, int first,
                                                                int i) {
     return page + first * kPageRowBytes<kFp8> + i * 16;
@@ -157,11 +154,7 @@ __device__ __forceinline__ void fetch_known(const std::byte* page, int n_known, 
   __syncwarp();
   const int from = lane * kMlaRun, n = min(n_known - from, kMlaRun);
   if (n <= 0) return;
-  const auto bytes = static_cast<uint32_t>(n * kRowBytes);
-  if (gridDim.x == 1)
-    copy_bulk_evict_first(m.fetched().row(from), page + from * kRowBytes, bytes, &m.full);
-  else  // other groups of heads read the page as well
-    copy_bulk(m.fetched().row(from), page + from * kRowBytes, bytes, &m.full);
+  copy_page_rows(m.fetched().row(from), page + from * kRowBytes, n * kRowBytes, &m.full);
 }
 
 // The part, or the result of a row that has no other one. A lane has sums of heads g and g + 8,
@@ -173,8 +166,7 @@ __device__ __forceinline__ void store_result(const MlaDecode& p, const MlaSums& 
   for (int i = 0; i < 2; ++i) {
     if (head + 8 * i >= p.parts.H) return;
     const float scale = 1 / sums[kMlaColumnTiles][2 * i];
-    bf16* to = p.out + token * p.out_token_stride + (head + 8 * i) * p.out_head_stride +
-               warp * kMlaColumns + lane % 4 * 2;
+    bf16* to = p.out.row(token, head + 8 * i) + warp * kMlaColumns + lane % 4 * 2;
 #pragma unroll
     for (int n = 0; n < kMlaColumnTiles; ++n)
       *reinterpret_cast<uint32_t*>(to + n * 8) =
@@ -187,8 +179,7 @@ __device__ __forceinline__ void store_part(const MlaDecode& p, const MlaSums& su
                                            int lane) {
   const int head0 = static_cast<int>(blockIdx.x) * kMlaHeads, n_heads = p.parts.H - head0;
   const int g = lane / 4, t = lane % 4;
-  const int64_t at = p.parts.at(item, head0 + g);
-  float* to = p.parts.sums + at * kMlaValueWidth + warp * kMlaColumns + t % 2 * 8 + t / 2 * 4;
+  float* to = p.parts.sum(item, head0 + g) + warp * kMlaColumns + t % 2 * 8 + t / 2 * 4;
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
 #pragma unroll
@@ -204,7 +195,8 @@ __device__ __forceinline__ void store_part(const MlaDecode& p, const MlaSums& su
         *reinterpret_cast<float4*>(to + i * 8 * kMlaValueWidth + n * 8) = four;
     }
     if (g + 8 * i < n_heads && warp == 0 && t == 0)
-      p.parts.stats[at + i * 8] = make_float2(max[g + 8 * i], sums[kMlaColumnTiles][2 * i]);
+      *p.parts.stat(item, head0 + g + 8 * i) =
+          make_float2(max[g + 8 * i], sums[kMlaColumnTiles][2 * i]);
   }
 }
 
@@ -225,8 +217,7 @@ __global__ __launch_bounds__(kMlaTileThreads,
   if (warp == 0) fetch_known(from, here.n_known, m, lane);
   clear_values(m.tile, here.n_tokens + warp, kMlaTileWarps, lane);
   const int head = min(static_cast<int>(blockIdx.x) * kMlaHeads + warp, p.parts.H - 1);
-  const LatePieces<kFp8> late(p.q + here.token * p.q_token_stride + head * p.q_head_stride, from,
-                              here, m, warp, lane);
+  const LatePieces<kFp8> late(p.q.row(here.token, head), from, here, m, warp, lane);
   const int item = pages_before(p.rows, r, lane) + page;
   __syncthreads();  // the barrier and the zeros are there
   if constexpr (kFp8) {

@@ -32,10 +32,8 @@ constexpr int kMlaColumns = kMlaValueWidth / kMlaTileWarps, kMlaColumnTiles = kM
 
 // What these kernels are given.
 struct MlaDecode {
-  bf16* out;  // [T, H, kMlaValueWidth]
-  int64_t out_token_stride, out_head_stride;
-  const bf16* q;  // [T, H, kMlaKeyWidth]
-  int64_t q_token_stride, q_head_stride;
+  HeadRows out;  // [T, H, kMlaValueWidth]
+  HeadRows q;    // [T, H, kMlaKeyWidth]
   const std::byte* pages;
   DecodeRows rows;
   MlaParts parts;
@@ -65,6 +63,15 @@ struct MlaTileWork {
 };
 
 #if __CUDA_ARCH__ >= 900
+
+// Some rows of a page. What no other group of heads reads is the first to leave the L2.
+__device__ __forceinline__ void copy_page_rows(void* shared, const void* global, int n_bytes,
+                                               uint64_t* barrier) {
+  if (gridDim.x == 1)
+    copy_bulk_evict_first(shared, global, static_cast<uint32_t>(n_bytes), barrier);
+  else
+    copy_bulk(shared, global, static_cast<uint32_t>(n_bytes), barrier);
+}
 
 // By a warp: the values of tokens first, first + step, ... become zero, as their weights are.
 __device__ __forceinline__ void clear_values(MlaTile& tile, int first, int step, int lane) {

@@ -76,9 +76,7 @@ __device__ __forceinline__ void copy_query(const TiledParams& p, const TiledWork
     const int r = c / kChunks, column = c % kChunks * 8;
     const int token = r / heads_in_row, head = r % heads_in_row;
     const bool valid = token < w.n_tokens && head < w.n_heads;
-    const bf16* from = valid ? p.q + (w.first_token + token) * p.q_token_stride +
-                                   (w.head + head) * p.q_head_stride + column
-                             : p.q;
+    const bf16* from = valid ? p.q.row(w.first_token + token, w.head + head) + column : p.q.data;
     copy_async_16(to + r * Tiled<Shape>::kKeyStride + column, from, valid);
   }
 }
@@ -277,7 +275,7 @@ __device__ void attend(const TiledParams& p, const TiledWork& w, bf16* stages, f
     const int column = warp * T::kColumns + t2;
     if (w.split < 0) {
       const float scale = 1 / sum[r];
-      bf16* to = p.out + row_token[r] * p.out_token_stride + row_head[r] * p.out_head_stride;
+      bf16* to = p.out.row(row_token[r], row_head[r]);
 #pragma unroll
       for (int n = 0; n < kValueTiles; ++n)
         *reinterpret_cast<uint32_t*>(to + column + n * 8) =

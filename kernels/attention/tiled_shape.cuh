@@ -23,10 +23,8 @@ struct GqaFp8Shape : GqaShape {
 };
 
 struct TiledParams {
-  bf16* out;  // [T, H, kValueWidth]
-  int64_t out_token_stride, out_head_stride;
-  const bf16* q;  // [T, H, kKeyWidth]
-  int64_t q_token_stride, q_head_stride;
+  HeadRows out;      // [T, H, kValueWidth]
+  HeadRows q;        // [T, H, kKeyWidth]
   const float* cos;  // [P, kKeyWidth / 2], where the query is rotated here
   const float* sin;
   const std::byte* pages;
