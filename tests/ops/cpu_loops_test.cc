@@ -333,44 +333,69 @@ TEST(CpuLoops, FastTileAddsPairsOfColumns) {
     for (int64_t tokens = 1; tokens <= 8; ++tokens) expect_pairs_of_columns(loops, tokens);
 }
 
-// What scale() gives, left there and multiplied by all rows, where blocks begin before the columns
-// and end within and behind them.
-TEST(CpuLoops, TileScalesRawActivations) {
-  constexpr int64_t kColumns = 96, kStride = 112, kFirst = 80, kTokens = 8;
-  const std::vector<float> w = some_floats(kGroupRows * kGroupColumns), scales = some_floats(8);
+// What `make` writes for every token, and what it multiplies: the same as raw activations, left
+// there and multiplied by all rows, where blocks begin before the columns and end within and behind
+// them.
+template <typename Value, typename Tile, typename Make>
+void expect_raw_activations(const Tile& tile, const std::vector<Value>& w, const Make& make) {
+  constexpr int64_t kColumns = 96, kStride = 112, kFirst = 160, kTokens = 8;
+  const std::vector<float> scales = some_floats(8);
   const std::vector<float> raw = some_floats(kTokens * (kFirst + kColumns));
   const float* x[kTokens];
   for (int64_t t = 0; t < kTokens; ++t) x[t] = raw.data() + t * (kFirst + kColumns);
+  for (int64_t tokens = 1; tokens <= kTokens; ++tokens)
+    for (const int64_t block : {32, 64, 256}) {
+      const auto sums_of = [&](std::vector<Value>& there, const cpu::RawActivations& from) {
+        std::vector<float> lanes(static_cast<size_t>(tokens * kGroupRows * kLanes));
+        std::vector<float> sums(static_cast<size_t>(tokens * kTileRows));
+        tile({.w = w.data(),
+              .x = there.data(),
+              .x_stride = kStride,
+              .raw = from,
+              .tokens = tokens,
+              .columns = kColumns,
+              .begin = true,
+              .lanes = lanes.data(),
+              .sums = sums.data(),
+              .next = {}});
+        return sums;
+      };
+      std::vector<Value> want(static_cast<size_t>(kTokens * kStride)), got = want;
+      for (int64_t t = 0; t < tokens; ++t)
+        make(x[t] + kFirst, scales.data(), block, kFirst, kColumns, want.data() + t * kStride);
+      const std::vector<float> want_sums = sums_of(want, {});
+      EXPECT_EQ(sums_of(got, {x, scales.data(), block, kFirst}), want_sums)
+          << tokens << " " << block;
+      EXPECT_EQ(got, want) << tokens << " " << block;
+    }
+}
+
+TEST(CpuLoops, TileScalesRawActivations) {
+  const std::vector<float> w = some_floats(kGroupRows * kGroupColumns);
   for (const CpuLevel level : kCpuLevels) {
     if (level > best_cpu_level()) continue;
     const InnerLoops& loops = cpu::inner_loops(level);
-    for (int64_t tokens = 1; tokens <= kTokens; ++tokens)
-      for (const int64_t block : {32, 64, 256}) {
-        const auto sums_of = [&](std::vector<float>& scaled, const cpu::RawActivations& from) {
-          std::vector<float> lanes(static_cast<size_t>(tokens * kGroupRows * kLanes));
-          std::vector<float> sums(static_cast<size_t>(tokens * kTileRows));
-          loops.tile({.w = w.data(),
-                      .x = scaled.data(),
-                      .x_stride = kStride,
-                      .raw = from,
-                      .tokens = tokens,
-                      .columns = kColumns,
-                      .begin = true,
-                      .lanes = lanes.data(),
-                      .sums = sums.data(),
-                      .next = {}});
-          return sums;
-        };
-        std::vector<float> want(static_cast<size_t>(kTokens * kStride)), got = want;
-        for (int64_t t = 0; t < tokens; ++t)
-          loops.scale(x[t] + kFirst, scales.data(), block, kFirst, kColumns,
-                      want.data() + t * kStride);
-        const std::vector<float> want_sums = sums_of(want, {});
-        EXPECT_EQ(sums_of(got, {x, scales.data(), block, kFirst}), want_sums)
-            << name(level) << " " << tokens << " " << block;
-        EXPECT_EQ(got, want) << name(level) << " " << tokens << " " << block;
-      }
+    expect_raw_activations(loops.tile, w, loops.scale);
   }
+}
+
+TEST(CpuLoops, FastTileScalesAndRoundsRawActivations) {
+  const std::vector<float> values = some_floats(kGroupRows * kGroupColumns);
+  std::vector<uint16_t> w;
+  for (const float v : values) w.push_back(f32_to_bf16(v));
+  bool found = false;
+  for (const FastLoops& loops : fast_loops()) {
+    if (!loops.takes_raw) continue;
+    found = true;
+    const auto make = [&](const float* x, const float* scales, int64_t block, int64_t first,
+                          int64_t n, uint16_t* out) {
+      std::vector<float> scaled(static_cast<size_t>(n));
+      cpu::inner_loops(best_cpu_level()).scale(x, scales, block, first, n, scaled.data());
+      loops.round_bf16(scaled.data(), n, out);
+    };
+    expect_raw_activations(loops.tile, w, make);
+  }
+  if (!found) GTEST_SKIP() << "this machine has no avx512_bf16";
 }
 
 Exec fast_exec(CpuLevel level) {

@@ -144,8 +144,8 @@ class TileProduct {
     const int64_t K = d_.segment.data.shape[1];
     stride_ = round_up(end - begin, kPad) + kApart;
     // Whole registers of one scale each are scaled where they are multiplied.
-    const bool is_raw = fast_ == nullptr && scales_ != nullptr && K % kPad == 0 &&
-                        d_.quant.block_columns % kLanes == 0;
+    const bool is_raw = scales_ != nullptr && (fast_ == nullptr || fast_->takes_raw) &&
+                        K % kPad == 0 && d_.quant.block_columns % kPad == 0;
     if (!is_raw) fill_x(t0, n, begin, end - begin);
     for (int64_t r = 0; r < d_.rows; r += kGroupRows) {
       for (int64_t k = begin; k < end; k += kGroupColumns) {
@@ -190,7 +190,7 @@ class TileProduct {
     fast_->tile({.w = as_bf16(tile_.w),
                  .x = as_bf16(tile_.x) + (a.x - tile_.x),
                  .x_stride = a.x_stride,
-                 .raw = {},
+                 .raw = a.raw,
                  .tokens = a.tokens,
                  .columns = a.columns,
                  .begin = a.begin,

@@ -53,12 +53,12 @@ struct NextRows {
   int64_t bytes;  // that are wanted of each
 };
 
-// Activations that a tile scales itself as InnerLoops::scale does, with the first rows of a group:
-// while it multiplies it waits less for what it reads and writes.
+// Activations that a tile scales itself as InnerLoops::scale does, and rounds where it is of bf16,
+// with the first rows of a group: while it multiplies it waits less for what it reads and writes.
 struct RawActivations {
   const float* const* x;  // [tokens]; nullptr: they are there
   const float* scales;
-  int64_t block_columns;  // a multiple of 16
+  int64_t block_columns;  // a multiple of 16, or of 32
   int64_t first;          // of x, the first column to take
 };
 
@@ -69,7 +69,7 @@ struct TileArgsOf {
   const Value* w;      // [kGroupRows][kGroupColumns]
   Value* x;            // [tokens], each x_stride from the one before
   int64_t x_stride;    // in values
-  RawActivations raw;  // of float only: they are multiplied and left in x
+  RawActivations raw;  // they are multiplied and left in x; bf16: see FastLoops
   int64_t tokens;
   int64_t columns;  // a multiple of 16, or of 32
   bool begin;       // the lanes are 0 so far, whatever they hold
@@ -87,6 +87,7 @@ struct FastLoops {
   void (*tile)(const FastTileArgs& a);
   // To the nearest bf16, even on a tie.
   void (*round_bf16)(const float* x, int64_t n, uint16_t* out);
+  bool takes_raw;  // activations, in the tile
 };
 
 struct InnerLoops {

@@ -259,7 +259,7 @@ constexpr InnerLoops table() {
           .decode_e4m3_as_bf16 = decode_e4m3_as_bf16<V>,
           .has_e4m3_nan = has_e4m3_nan<V>,
           .tile = tile<V, Floats<V>>,
-          .fast = {.tile = tile<V, Bf16Pairs<V>>, .round_bf16 = round_bf16<V>},
+          .fast = {.tile = tile<V, Bf16Pairs<V>>, .round_bf16 = round_bf16<V>, .takes_raw = false},
           .exp_minus = exp_minus<V>,
           .silu_times = silu_times<V>,
           .add_weighted_rows = add_weighted_rows<V>,

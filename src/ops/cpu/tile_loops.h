@@ -2,8 +2,9 @@
 //
 // V has: Reg; kTileR x kTileT, sums of a tile that fit the registers, kTileR dividing kGroupRows;
 // zero, load, store, fma, sum_rows, of R registers by the tree of inner_loops.h; Pairs, 32 bf16,
-// load_pairs and dot_pairs(sum, w, x): the odd products first; hold(v), where v would otherwise be
-// read again for each product.
+// load_pairs and dot_pairs(sum, w, x): the odd products first; with kRoundsPairs, store_pairs and
+// round_pairs, of 32 floats in two registers; hold(v), where v would otherwise be read again for
+// each product.
 #pragma once
 
 #include "ops/cpu/inner_loops.h"
@@ -12,7 +13,8 @@ namespace dsr::cpu::loops {
 
 constexpr int64_t kE4M3Unit = 256;  // V::e4m3 gives 2^-8 of the value
 
-// What a tile multiplies, and how: kColumns of them in one step.
+// What a tile multiplies, and how: kColumns of them in one step. Where kScales, `scaled` makes them
+// of raw activations and leaves them at `to`.
 template <class V>
 struct Floats {
   using Value = float;
@@ -20,6 +22,11 @@ struct Floats {
   static constexpr int64_t kColumns = kLanes;
   static constexpr bool kScales = true;
   static Values load(const float* p) { return V::load(p); }
+  static Values scaled(const float* x, typename V::Reg factor, float* to) {
+    const Values v = V::mul(V::load(x), factor);
+    V::store(to, v);
+    return v;
+  }
   static typename V::Reg add(typename V::Reg sum, Values w, Values x) { return V::fma(w, x, sum); }
 };
 template <class V>
@@ -27,8 +34,14 @@ struct Bf16Pairs {
   using Value = uint16_t;
   using Values = typename V::Pairs;
   static constexpr int64_t kColumns = 2 * kLanes;
-  static constexpr bool kScales = false;
+  static constexpr bool kScales = requires { V::kRoundsPairs; };
   static Values load(const uint16_t* p) { return V::load_pairs(p); }
+  static Values scaled(const float* x, typename V::Reg factor, uint16_t* to) {
+    const Values v =
+        V::round_pairs(V::mul(V::load(x), factor), V::mul(V::load(x + kLanes), factor));
+    V::store_pairs(to, v);
+    return v;
+  }
   static typename V::Reg add(typename V::Reg sum, Values w, Values x) {
     return V::dot_pairs(sum, w, x);
   }
@@ -109,7 +122,7 @@ class TileBlock {
   template <class P, class Args>
   void run_raw(const Args& a, int64_t t0) {
     const RawActivations& raw = a.raw;
-    float* xt = a.x + t0 * a.x_stride;
+    auto* xt = a.x + t0 * a.x_stride;
     const float* from[T];
 #pragma GCC unroll 8
     for (int t = 0; t < T; ++t) from[t] = raw.x[t0 + t] + raw.first;
@@ -119,9 +132,7 @@ class TileBlock {
       const int64_t end = block_end < a.columns ? block_end : a.columns;
       const typename V::Reg factor = V::broadcast(raw.scales[b] * static_cast<float>(kE4M3Unit));
       add<P>(a, 0, t0, k, end, [&](int64_t t, int64_t i) {
-        const typename V::Reg x = V::mul(V::load(from[t] + i), factor);
-        V::store(xt + t * a.x_stride + i, x);
-        return x;
+        return P::scaled(from[t] + i, factor, xt + t * a.x_stride + i);
       });
       k = end;
     }
