@@ -278,7 +278,7 @@ class MultiplyOneToken {
         high[i] = load_shared_16(rows + kHigh + i * 64);
       }
       float steps[2];
-      multiply_four_steps<W>(low, high, chunk, lane_, steps);
+      multiply_steps<W>(low, high, chunk, lane_, steps);
       // What lies behind the row's end in a stage is of another one.
       if (2 * block + (lane_ & 3) >= n_steps) steps[0] = steps[1] = 0;
       const float blocks[2] = {block_of_steps(steps[0]), block_of_steps(steps[1])};

@@ -99,24 +99,27 @@ void dots(benchmark::State& state, void (*loop)(const DotArgs&), int64_t rows, i
   count(state, products * sizeof(T), 2 * products * static_cast<double>(tokens));
 }
 
+// As many tokens as an expert of V2-Lite has of a prompt of 512.
 void tile(benchmark::State& state, const InnerLoops& loops) {
-  Values<float> w = random_values<float>(kTileRows * kTileColumns);
-  Values<float> x = random_values<float>(kBlockTokens * kTileColumns);
-  Values<float> lanes(kTileRows * kBlockTokens * kLanes), sums(kBlockTokens * kTileRows);
+  constexpr int64_t kTokens = 48;
+  Values<float> w = random_values<float>(kGroupRows * kGroupColumns);
+  Values<float> x = random_values<float>(kTokens * kColumns);
+  Values<float> lanes(kTokens * kGroupRows * kLanes), sums(kTokens * kTileRows);
   for (auto _ : state) {
     for (const bool begin : {true, false})  // the first columns and the last ones
       loops.tile({.w = w.data(),
-                  .x = x.data(),
-                  .rows = kTileRows,
-                  .tokens = kBlockTokens,
-                  .columns = kTileColumns,
+                  .x = x.data() + (begin ? 0 : kGroupColumns),
+                  .x_stride = kColumns,
+                  .raw = {},
+                  .tokens = kTokens,
+                  .columns = kGroupColumns,
                   .begin = begin,
                   .lanes = lanes.data(),
                   .sums = begin ? nullptr : sums.data(),
                   .next = {}});
     benchmark::ClobberMemory();
   }
-  count(state, 0, 2 * 2.0 * kTileRows * kBlockTokens * kTileColumns);
+  count(state, 0, 2 * 2.0 * kGroupRows * kTokens * kGroupColumns);
 }
 
 void scale(benchmark::State& state, const InnerLoops& loops) {

@@ -14,38 +14,60 @@
 namespace dsr::test {
 namespace {
 
-using cpu::FastTile;
+using cpu::FastLoops;
 using cpu::FastTileArgs;
 using cpu::InnerLoops;
-using cpu::kBlockTokens;
+using cpu::kGroupColumns;
+using cpu::kGroupRows;
 using cpu::kLanes;
-using cpu::kTileColumns;
-using cpu::kTileRowRound;
 using cpu::kTileRows;
 
-// Every bf16 tile that this machine can run, the emulated ones first.
-std::vector<FastTile> fast_tiles() {
-  std::vector<FastTile> out;
+// Those that this machine can run, the emulated ones first.
+std::vector<FastLoops> fast_loops() {
+  std::vector<FastLoops> out;
   for (const CpuLevel level : kCpuLevels)
-    if (level <= best_cpu_level()) out.push_back(cpu::inner_loops(level).fast_tile);
-  if (has_bf16_dots()) out.push_back(cpu::fast_tile_avx512bf16);
+    if (level <= best_cpu_level()) out.push_back(cpu::inner_loops(level).fast);
+  if (has_bf16_dots()) out.push_back(cpu::fast_loops_avx512bf16());
   return out;
 }
 
+// The instruction that is made for it takes subnormal numbers for 0.
 TEST(CpuLoops, RoundBf16IsThatOfTheTypes) {
   std::vector<float> values;
   for (uint32_t high = 0; high < 0x10000; high += 7)
     for (const uint32_t low : {0x0u, 0x1u, 0x7fffu, 0x8000u, 0x8001u, 0xffffu})
       values.push_back(std::bit_cast<float>(high << 16 | low));
+  for (const FastLoops& loops : fast_loops()) {
+    const bool has_subnormals = loops.round_bf16 != cpu::fast_loops_avx512bf16().round_bf16;
+    std::vector<uint16_t> out(values.size() + 1, 7);
+    loops.round_bf16(values.data(), std::ssize(values), out.data());
+    ASSERT_EQ(out.back(), 7);
+    for (size_t i = 0; i < values.size(); ++i) {
+      const float v = values[i];
+      if (std::isnan(v))
+        ASSERT_TRUE(std::isnan(bf16_to_f32(out[i]))) << i;
+      else if (has_subnormals || std::fpclassify(v) != FP_SUBNORMAL)
+        ASSERT_EQ(out[i], f32_to_bf16(v)) << v;
+      else
+        ASSERT_EQ(out[i], f32_to_bf16(std::copysign(0.0f, v))) << v;
+    }
+  }
+}
+
+// Every code that is a number, where lanes, registers and none are full.
+TEST(CpuLoops, DecodedE4M3IsTheSameAsBf16) {
+  std::vector<uint8_t> codes;
+  for (int i = 0; i < 700; ++i)
+    if (const auto code = static_cast<uint8_t>(i * 37); (code & 0x7f) != 0x7f)
+      codes.push_back(code);
   for (const CpuLevel level : kCpuLevels) {
     if (level > best_cpu_level()) continue;
-    std::vector<uint16_t> out(values.size());
-    cpu::inner_loops(level).round_bf16(values.data(), std::ssize(values), out.data());
-    for (size_t i = 0; i < values.size(); ++i) {
-      if (std::isnan(values[i]))
-        ASSERT_TRUE(std::isnan(bf16_to_f32(out[i]))) << i;
-      else
-        ASSERT_EQ(out[i], f32_to_bf16(values[i])) << values[i];
+    for (const int64_t n : {std::ssize(codes), int64_t{64}, int64_t{5}}) {
+      std::vector<uint16_t> out(static_cast<size_t>(n) + 1, 7);
+      cpu::inner_loops(level).decode_e4m3_as_bf16(codes.data(), n, out.data());
+      ASSERT_EQ(out.back(), 7);
+      for (size_t i = 0; i + 1 < out.size(); ++i)
+        ASSERT_EQ(out[i], f32_to_bf16(e4m3_to_f32(codes[i]) * 0x1p-8f)) << name(level) << " " << i;
     }
   }
 }
@@ -261,53 +283,119 @@ TEST(CpuLoops, SumsOfStoredRowsAreTheirDefinitionBitForBit) {
 
 // Products of numbers that bf16 holds exactly, of a few bits, so that every order and every
 // rounding of the sums gives the same: lanes 2 j and 2 j + 1 of each 32 columns, and nothing else.
-void expect_pairs_of_columns(const FastTile& tile, int64_t tokens) {
-  constexpr int64_t kColumns = 96, kRows = 2 * kTileRowRound;
-  std::vector<uint16_t> w(kRows * kTileColumns), x(kBlockTokens * kTileColumns);
+void expect_pairs_of_columns(const FastLoops& loops, int64_t tokens) {
+  constexpr int64_t kColumns = 96, kStride = 112;
+  std::vector<uint16_t> w(kGroupRows * kGroupColumns), x(static_cast<size_t>(tokens * kStride));
   std::vector<int> wi(w.size()), xi(x.size());
   for (size_t i = 0; i < w.size(); ++i)
     w[i] = f32_to_bf16(static_cast<float>(wi[i] = static_cast<int>(i * 7 % 31) - 15));
   for (size_t i = 0; i < x.size(); ++i)
     x[i] = f32_to_bf16(static_cast<float>(xi[i] = static_cast<int>(i * 5 % 29) - 14));
-  std::vector<float> lanes(kRows * kBlockTokens * kLanes, 1000.0f);
-  std::vector<float> sums(kBlockTokens * kTileRows, 7.0f);
+  std::vector<float> lanes(static_cast<size_t>(tokens * kGroupRows * kLanes), 1000.0f);
+  std::vector<float> sums(static_cast<size_t>((tokens + 1) * kTileRows), 7.0f);
   FastTileArgs a = {.w = w.data(),
                     .x = x.data(),
-                    .rows = kRows,
+                    .x_stride = kStride,
+                    .raw = {},
                     .tokens = tokens,
                     .columns = kColumns,
                     .begin = true,
                     .lanes = lanes.data(),
                     .sums = nullptr,
-                    .next = {w.data(), kTileColumns, kRows, 2 * kColumns}};
-  tile(a);
+                    .next = {w.data(), kGroupColumns, kGroupRows, 2 * kColumns}};
+  loops.tile(a);
   a.begin = false;  // the same once more
-  tile(a);
+  loops.tile(a);
   a.sums = sums.data();  // and a third time, for their sums
-  tile(a);
-  for (int64_t r = 0; r < kRows; ++r)
+  loops.tile(a);
+  for (int64_t r = 0; r < kGroupRows; ++r)
     for (int64_t t = 0; t < tokens; ++t) {
       float sum = 0;  // exact in any order
       for (int64_t lane = 0; lane < kLanes; ++lane) {
         int want = 0;
         for (int64_t k = 2 * lane; k < kColumns; k += 2 * kLanes)
           for (const int64_t i : {k, k + 1})
-            want += 2 * wi[static_cast<size_t>(r * kTileColumns + i)] *
-                    xi[static_cast<size_t>(t * kTileColumns + i)];
-        const auto at = static_cast<size_t>((r * kBlockTokens + t) * kLanes + lane);
+            want += 2 * wi[static_cast<size_t>(r * kGroupColumns + i)] *
+                    xi[static_cast<size_t>(t * kStride + i)];
+        const auto at = static_cast<size_t>((t * kGroupRows + r) * kLanes + lane);
         ASSERT_EQ(lanes[at], static_cast<float>(want)) << r << " " << t << " " << lane;
         sum += 1.5f * lanes[at];
       }
-      ASSERT_EQ(sums[static_cast<size_t>(t * kTileRows + r)], sum) << r << " " << t;
+      float& got = sums[static_cast<size_t>(t * kTileRows + r)];
+      ASSERT_EQ(got, sum) << r << " " << t;
+      got = 7;
     }
-  for (size_t i = static_cast<size_t>(tokens * kTileRows); i < sums.size(); ++i)
-    ASSERT_EQ(sums[i], 7) << "written behind the last token";
+  for (const float s : sums) ASSERT_EQ(s, 7) << "written elsewhere";
 }
 
 TEST(CpuLoops, FastTileAddsPairsOfColumns) {
-  for (const FastTile tile : fast_tiles())
-    for (int64_t tokens = 1; tokens <= kBlockTokens; ++tokens)
-      expect_pairs_of_columns(tile, tokens);
+  for (const FastLoops& loops : fast_loops())
+    for (int64_t tokens = 1; tokens <= 8; ++tokens) expect_pairs_of_columns(loops, tokens);
+}
+
+// What `make` writes for every token, and what it multiplies: the same as raw activations, left
+// there and multiplied by all rows, where blocks begin before the columns and end within and behind
+// them.
+template <typename Value, typename Tile, typename Make>
+void expect_raw_activations(const Tile& tile, const std::vector<Value>& w, const Make& make) {
+  constexpr int64_t kColumns = 96, kStride = 112, kFirst = 160, kTokens = 8;
+  const std::vector<float> scales = some_floats(8);
+  const std::vector<float> raw = some_floats(kTokens * (kFirst + kColumns));
+  const float* x[kTokens];
+  for (int64_t t = 0; t < kTokens; ++t) x[t] = raw.data() + t * (kFirst + kColumns);
+  for (int64_t tokens = 1; tokens <= kTokens; ++tokens)
+    for (const int64_t block : {32, 64, 256}) {
+      const auto sums_of = [&](std::vector<Value>& there, const cpu::RawActivations& from) {
+        std::vector<float> lanes(static_cast<size_t>(tokens * kGroupRows * kLanes));
+        std::vector<float> sums(static_cast<size_t>(tokens * kTileRows));
+        tile({.w = w.data(),
+              .x = there.data(),
+              .x_stride = kStride,
+              .raw = from,
+              .tokens = tokens,
+              .columns = kColumns,
+              .begin = true,
+              .lanes = lanes.data(),
+              .sums = sums.data(),
+              .next = {}});
+        return sums;
+      };
+      std::vector<Value> want(static_cast<size_t>(kTokens * kStride)), got = want;
+      for (int64_t t = 0; t < tokens; ++t)
+        make(x[t] + kFirst, scales.data(), block, kFirst, kColumns, want.data() + t * kStride);
+      const std::vector<float> want_sums = sums_of(want, {});
+      EXPECT_EQ(sums_of(got, {x, scales.data(), block, kFirst}), want_sums)
+          << tokens << " " << block;
+      EXPECT_EQ(got, want) << tokens << " " << block;
+    }
+}
+
+TEST(CpuLoops, TileScalesRawActivations) {
+  const std::vector<float> w = some_floats(kGroupRows * kGroupColumns);
+  for (const CpuLevel level : kCpuLevels) {
+    if (level > best_cpu_level()) continue;
+    const InnerLoops& loops = cpu::inner_loops(level);
+    expect_raw_activations(loops.tile, w, loops.scale);
+  }
+}
+
+TEST(CpuLoops, FastTileScalesAndRoundsRawActivations) {
+  const std::vector<float> values = some_floats(kGroupRows * kGroupColumns);
+  std::vector<uint16_t> w;
+  for (const float v : values) w.push_back(f32_to_bf16(v));
+  bool found = false;
+  for (const FastLoops& loops : fast_loops()) {
+    if (!loops.takes_raw) continue;
+    found = true;
+    const auto make = [&](const float* x, const float* scales, int64_t block, int64_t first,
+                          int64_t n, uint16_t* out) {
+      std::vector<float> scaled(static_cast<size_t>(n));
+      cpu::inner_loops(best_cpu_level()).scale(x, scales, block, first, n, scaled.data());
+      loops.round_bf16(scaled.data(), n, out);
+    };
+    expect_raw_activations(loops.tile, w, make);
+  }
+  if (!found) GTEST_SKIP() << "this machine has no avx512_bf16";
 }
 
 Exec fast_exec(CpuLevel level) {

@@ -12,7 +12,7 @@ namespace {
 
 struct Avx512 {
   static constexpr int kRegs = 32;
-  static constexpr int kTileR = 4, kTileT = 6;  // 24 sums
+  static constexpr int kTileR = 8, kTileT = 3;  // 24 sums
   static constexpr int kTokens = 6;
   static constexpr int rows_for(int) { return 4; }
   using Reg = __m512;
@@ -34,9 +34,16 @@ struct Avx512 {
     const __m512i exponent = _mm512_add_epi32(_mm512_castps_si512(v), _mm512_set1_epi32(127));
     return _mm512_castsi512_ps(_mm512_slli_epi32(exponent, 23));
   }
+  template <class Values>
+  static void hold(Values& v) {
+    asm("" : "+v"(v));
+  }
   template <int R>
   static void sum_rows(const Reg (&v)[R], float* out) {
-    sum_four(v, out);
+    if constexpr (R == 8)
+      sum_eight(v, out);
+    else
+      sum_four(v, out);
   }
   static Reg bf16(const uint16_t* p) {
     const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));

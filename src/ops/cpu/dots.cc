@@ -106,67 +106,97 @@ void few_gated_tokens(const InnerLoops& loops, const Dots& d) {
 // Columns are padded to this.
 constexpr int64_t kPad = 2 * kLanes;
 
-// What is computed with, on the stack of the thread that does: float32, or bf16 for fast math.
+// Activations are padded to more, so that rows of them do not begin at the same sets of a cache.
+constexpr int64_t kApart = kLanes;
+
+// What is computed with, on the stack of the thread that does: float32, or bf16 for fast math. The
+// activations of some tokens, in the second-level cache, meet a group of rows in the first-level
+// one.
 struct Tile {
-  alignas(64) float w[kTileRows * kTileColumns];
-  alignas(64) float x[kBlockTokens * kTileColumns];
+  static constexpr int64_t kX = kTileTokens * (3 * kGroupColumns + kApart);
+  alignas(64) float w[kGroupRows * kGroupColumns];
+  alignas(64) float x[kX];
   alignas(64) float lanes[kTileRows * kTileTokens * kLanes];
   alignas(64) float sums[kTileTokens * kTileRows];
 };
 
-// Multiplies all of d's rows with some tokens, kTileColumns columns at a time.
+// Multiplies all of d's rows with tokens [t0, t0 + n), as many columns at once as there is room
+// for.
 class TileProduct {
  public:
   TileProduct(CpuContext& cpu, const Dots& d, const float* scales, Tile& tile)
       : loops_(inner_loops(cpu.level())), d_(d), scales_(scales), tile_(tile) {
     if (cpu.math() == CpuMath::kExact) return;
-    fast_ = cpu.level() >= CpuLevel::kAvx512 ? fast_tile_avx512bf16 : loops_.fast_tile;
+    fast_ = cpu.level() >= CpuLevel::kAvx512 ? &fast_loops_avx512bf16() : &loops_.fast;
   }
 
-  // Of columns [k, k + columns).
-  void fill_w(int64_t k, int64_t columns) {
-    for (int64_t r = 0; r < d_.rows; ++r)
-      put(columns, tile_.w, r, [&](float* out) {
-        decode_unscaled(loops_, d_.segment, d_.quant, d_.first_row + r, k, columns, out);
-      });
-    put_zero_rows(d_.rows, round_up(d_.rows, kTileRowRound) - d_.rows);
+  void run(int64_t t0, int64_t n) {
+    goes_on_ = t0 + n < d_.tokens;
+    const int64_t K = d_.segment.data.shape[1];
+    const int64_t room = (Tile::kX / n - kApart) / kGroupColumns * kGroupColumns;
+    for (int64_t k = 0; k < K; k += room) add(k, std::min(K, k + room), t0, n);
+    store(t0, n);
   }
 
-  // Adds the products of these columns and tokens [t0, t0 + n). The last ones give sums. `next`
-  // will be asked of fill_w.
-  void add(int64_t k, int64_t columns, int64_t t0, int64_t n, NextRows next) {
-    const bool is_end = k + columns == d_.segment.data.shape[1];
-    const auto* next_row = static_cast<const std::byte*>(next.first);
-    const int64_t n_next = next.rows;
-    const int64_t blocks = ceil_div(n, kBlockTokens);  // of about the same size
-    for (int64_t i = 0; i < blocks; ++i) {
-      const int64_t t = n * i / blocks, here = n * (i + 1) / blocks - t;
-      const int64_t begin = n_next * t / n, end = n_next * (t + here) / n;
-      next.first = next_row + begin * next.row_bytes;
-      next.rows = end - begin;
-      fill_x(t0 + t, here, k, columns);
-      const TileArgs a = {.w = tile_.w,
-                          .x = tile_.x,
-                          .rows = round_up(d_.rows, kTileRowRound),
-                          .tokens = here,
-                          .columns = round_up(columns, kPad),
-                          .begin = k == 0,
-                          .lanes = tile_.lanes + i * kBlockTokens * kTileRows * kLanes,
-                          .sums = is_end ? tile_.sums + t * kTileRows : nullptr,
-                          .next = next};
-      if (fast_ == nullptr)
-        loops_.tile(a);
-      else
-        fast_({.w = as_bf16(tile_.w),
-               .x = as_bf16(tile_.x),
-               .rows = a.rows,
-               .tokens = a.tokens,
-               .columns = a.columns,
-               .begin = a.begin,
-               .lanes = a.lanes,
-               .sums = a.sums,
-               .next = a.next});
+ private:
+  // Columns [begin, end).
+  void add(int64_t begin, int64_t end, int64_t t0, int64_t n) {
+    const int64_t K = d_.segment.data.shape[1];
+    stride_ = round_up(end - begin, kPad) + kApart;
+    // Whole registers of one scale each are scaled where they are multiplied.
+    const bool is_raw = scales_ != nullptr && (fast_ == nullptr || fast_->takes_raw) &&
+                        K % kPad == 0 && d_.quant.block_columns % kPad == 0;
+    if (!is_raw) fill_x(t0, n, begin, end - begin);
+    for (int64_t r = 0; r < d_.rows; r += kGroupRows) {
+      for (int64_t k = begin; k < end; k += kGroupColumns) {
+        const int64_t columns = std::min(kGroupColumns, end - k);
+        fill_w(r, k, columns);
+        multiply({.w = tile_.w,
+                  .x = tile_.x + (k - begin),
+                  .x_stride = stride_,
+                  .raw = {.x = is_raw && r == 0 ? d_.x + t0 : nullptr,
+                          .scales = scales_,
+                          .block_columns = d_.quant.block_columns,
+                          .first = k},
+                  .tokens = n,
+                  .columns = round_up(columns, kPad),
+                  .begin = k == 0,
+                  .lanes = tile_.lanes + (end - begin == K ? 0 : r * kTileTokens * kLanes),
+                  .sums = k + columns == K ? tile_.sums + r : nullptr,
+                  .next = codes_after(r, begin, k + columns, end)});
+      }
     }
+  }
+
+  // What fill_w turns into float32 after columns [.., k) of the group of rows from r on, where
+  // [begin, end) are at hand: more of them, the next group, the first one from `end` on or, with
+  // all columns, once more, or what comes after all.
+  NextRows codes_after(int64_t r, int64_t begin, int64_t k, int64_t end) const {
+    const Tensor& data = d_.segment.data;
+    const int64_t K = data.shape[1], size = size_bytes(data.dtype);
+    const bool is_last = r + kGroupRows >= d_.rows && k == end;
+    if (k == end) r = is_last ? 0 : r + kGroupRows;
+    if (k == end && !(is_last && end < K)) k = is_last ? 0 : begin;
+    const std::byte* first = row_at(d_.segment, d_.first_row + r) + k * size;
+    if (is_last && k == 0 && !goes_on_)
+      first = d_.next != nullptr ? static_cast<const std::byte*>(d_.next)
+                                 : row_at(d_.segment, d_.first_row + d_.rows);
+    return {first, data.strides[0] * size, std::min(kGroupRows, d_.rows - r),
+            std::min(K - k, kGroupColumns) * size};
+  }
+
+  void multiply(const TileArgs& a) {
+    if (fast_ == nullptr) return loops_.tile(a);
+    fast_->tile({.w = as_bf16(tile_.w),
+                 .x = as_bf16(tile_.x) + (a.x - tile_.x),
+                 .x_stride = a.x_stride,
+                 .raw = a.raw,
+                 .tokens = a.tokens,
+                 .columns = a.columns,
+                 .begin = a.begin,
+                 .lanes = a.lanes,
+                 .sums = a.sums,
+                 .next = a.next});
   }
 
   // The sums of all columns.
@@ -181,77 +211,67 @@ class TileProduct {
     }
   }
 
- private:
   static uint16_t* as_bf16(float* values) { return reinterpret_cast<uint16_t*>(values); }
 
-  // fill(out) writes n values: for a row of the matrix `to`, with zeros up to kPad behind.
+  // fill(out) writes n values, at most kGroupColumns, to place `at` of `to`, with zeros up to kPad
+  // behind.
   template <typename Fill>
-  void put(int64_t n, float* to, int64_t row, const Fill& fill) {
-    const int64_t at = row * kTileColumns;
-    float values[kTileColumns];
+  void put(int64_t n, float* to, int64_t at, const Fill& fill) {
+    float values[kGroupColumns];
     float* out = fast_ == nullptr ? to + at : values;
     fill(out);
     std::fill(out + n, out + round_up(n, kPad), 0.0f);
-    if (fast_ != nullptr) loops_.round_bf16(out, round_up(n, kPad), as_bf16(to) + at);
-  }
-  // Rows that only round up are computed and thrown away: they must be numbers.
-  void put_zero_rows(int64_t row, int64_t rows) {
-    const int64_t at = row * kTileColumns;
-    if (fast_ == nullptr)
-      std::fill_n(tile_.w + at, rows * kTileColumns, 0.0f);
-    else
-      std::fill_n(as_bf16(tile_.w) + at, rows * kTileColumns, uint16_t{0});
+    if (fast_ != nullptr) fast_->round_bf16(out, round_up(n, kPad), as_bf16(to) + at);
   }
 
+  // Columns [k, k + n) of the group of rows from r on. Rows that only fill the group are computed
+  // and thrown away: they must be numbers.
+  void fill_w(int64_t r, int64_t k, int64_t n) {
+    const WeightSegment& s = d_.segment;
+    const int64_t rows = std::min(kGroupRows, d_.rows - r);
+    for (int64_t i = 0; i < rows; ++i) {
+      const int64_t row = d_.first_row + r + i, at = i * kGroupColumns;
+      if (fast_ != nullptr && s.data.dtype == DType::kF8E4M3 && s.no_nan) {
+        uint16_t* out = as_bf16(tile_.w) + at;
+        loops_.decode_e4m3_as_bf16(reinterpret_cast<const uint8_t*>(row_at(s, row)) + k, n, out);
+        std::fill(out + n, out + round_up(n, kPad), uint16_t{0});
+      } else {
+        put(n, tile_.w, at,
+            [&](float* out) { decode_unscaled(loops_, s, d_.quant, row, k, n, out); });
+      }
+    }
+    std::fill(tile_.w + rows * kGroupColumns, std::end(tile_.w), 0.0f);
+  }
+
+  // Columns [k, k + columns) of tokens [t0, t0 + n).
   void fill_x(int64_t t0, int64_t n, int64_t k, int64_t columns) {
     for (int64_t t = 0; t < n; ++t)
-      put(columns, tile_.x, t, [&](float* out) {
-        const float* x = d_.x[t0 + t] + k;
-        if (scales_ == nullptr)
-          std::copy_n(x, columns, out);
-        else
-          loops_.scale(x, scales_, d_.quant.block_columns, k, columns, out);
-      });
+      for (int64_t c = 0; c < columns; c += kGroupColumns) {
+        const int64_t here = std::min(kGroupColumns, columns - c);
+        put(here, tile_.x, t * stride_ + c, [&](float* out) {
+          const float* x = d_.x[t0 + t] + k + c;
+          if (scales_ == nullptr)
+            std::copy_n(x, here, out);
+          else
+            loops_.scale(x, scales_, d_.quant.block_columns, k + c, here, out);
+        });
+      }
   }
 
   const InnerLoops& loops_;
-  FastTile fast_ = nullptr;  // with fast math
+  const FastLoops* fast_ = nullptr;  // with fast math
   const Dots& d_;
   const float* scales_;
   Tile& tile_;
+  bool goes_on_ = false;
+  int64_t stride_ = 0;  // from a token's activations to the next
 };
-
-// What many_tokens turns into float32 after columns [.., k) of its rows: more of them, or the first
-// ones of these rows once more, or of what comes next.
-NextRows rows_after(const Dots& d, int64_t k, bool again) {
-  const Tensor& data = d.segment.data;
-  const int64_t K = data.shape[1], size = size_bytes(data.dtype);
-  if (again && K <= kTileColumns) return {};  // they are held
-  const int64_t row_bytes = data.strides[0] * size;
-  const std::byte* rows = row_at(d.segment, d.first_row);
-  const void* first = rows;
-  if (k < K)
-    first = rows + k * size;
-  else if (!again)
-    first = d.next != nullptr ? d.next : rows + d.rows * row_bytes;
-  return {first, row_bytes, d.rows, std::min(kTileColumns, k < K ? K - k : K) * size};
-}
 
 // Rows that share their scales.
 void many_tokens(CpuContext& cpu, const Dots& d, const float* scales) {
-  const int64_t K = d.segment.data.shape[1];
   Tile tile;
   TileProduct product(cpu, d, scales, tile);
-  const bool holds_all = K <= kTileColumns;  // once for all tokens
-  if (holds_all) product.fill_w(0, K);
-  for_each_token_part(d.tokens, [&](int64_t t0, int64_t n) {
-    for (int64_t k = 0; k < K; k += kTileColumns) {
-      const int64_t columns = std::min(kTileColumns, K - k);
-      if (!holds_all) product.fill_w(k, columns);
-      product.add(k, columns, t0, n, rows_after(d, k + columns, t0 + n < d.tokens));
-    }
-    product.store(t0, n);
-  });
+  for_each_token_part(d.tokens, [&](int64_t t0, int64_t n) { product.run(t0, n); });
 }
 
 // Rows that share their scales.

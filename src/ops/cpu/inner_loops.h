@@ -25,12 +25,12 @@ inline constexpr int64_t kLanes = 16;
 inline constexpr int64_t kDotRows = 4;
 inline constexpr int64_t kDotTokens = 12;
 
-// Tiles: rows and tokens of one, and the columns of it that are held as float32.
+// Tiles: rows and tokens of one, and what of its weights is held as float32: a group of rows, some
+// columns of them at a time.
 inline constexpr int64_t kTileRows = 128;
-inline constexpr int64_t kTileTokens = 108;
-inline constexpr int64_t kTileColumns = 704;
-inline constexpr int64_t kTileRowRound = 4;  // what rows are rounded up to
-inline constexpr int64_t kBlockTokens = 6;   // of a tile, that are computed together
+inline constexpr int64_t kTileTokens = 84;
+inline constexpr int64_t kGroupRows = 8;
+inline constexpr int64_t kGroupColumns = 704;
 
 struct DotArgs {
   const void* rows[kDotRows];  // of weights: the first of each stream
@@ -53,17 +53,27 @@ struct NextRows {
   int64_t bytes;  // that are wanted of each
 };
 
-// All rows of a tile with a block of its tokens. Value: float, a lane taking every 16th column; or
+// Activations that a tile scales itself as InnerLoops::scale does, and rounds where it is of bf16,
+// with the first rows of a group: while it multiplies it waits less for what it reads and writes.
+struct RawActivations {
+  const float* const* x;  // [tokens]; nullptr: they are there
+  const float* scales;
+  int64_t block_columns;  // a multiple of 16, or of 32
+  int64_t first;          // of x, the first column to take
+};
+
+// A group of rows with the tokens of a tile. Value: float, a lane taking every 16th column; or
 // bf16, a lane taking two columns at a time, 2 j and 2 j + 1 of 32.
 template <typename Value>
 struct TileArgsOf {
-  const Value* w;   // [rows][kTileColumns]
-  const Value* x;   // [tokens][kTileColumns]
-  int64_t rows;     // a multiple of kTileRowRound
-  int64_t tokens;   // 1..kBlockTokens
+  const Value* w;      // [kGroupRows][kGroupColumns]
+  Value* x;            // [tokens], each x_stride from the one before
+  int64_t x_stride;    // in values
+  RawActivations raw;  // they are multiplied and left in x; bf16: see FastLoops
+  int64_t tokens;
   int64_t columns;  // a multiple of 16, or of 32
   bool begin;       // the lanes are 0 so far, whatever they hold
-  float* lanes;     // [rows][kBlockTokens][16]
+  float* lanes;     // [tokens][kGroupRows][16]
   float* sums;      // [tokens][kTileRows], of the lanes; nullptr: more columns follow
   NextRows next;
 };
@@ -72,7 +82,13 @@ using FastTileArgs = TileArgsOf<uint16_t>;
 
 inline constexpr int64_t kAddColumns = 64;  // add_*_rows: what they take at once
 
-using FastTile = void (*)(const FastTileArgs&);
+// Of fast math.
+struct FastLoops {
+  void (*tile)(const FastTileArgs& a);
+  // To the nearest bf16, even on a tie.
+  void (*round_bf16)(const float* x, int64_t n, uint16_t* out);
+  bool takes_raw;  // activations, in the tile
+};
 
 struct InnerLoops {
   // out = row . x for weights read once as they are stored; of e4m3 the 2^-8 of their values. A NaN
@@ -87,14 +103,14 @@ struct InnerLoops {
   // Weights as float32; of e4m3 the 2^-8 of them.
   void (*decode_e4m3)(const uint8_t* codes, int64_t n, float* out);
   void (*decode_bf16)(const uint16_t* row, int64_t n, float* out);
+  // The same as bf16, which is exact.
+  void (*decode_e4m3_as_bf16)(const uint8_t* codes, int64_t n, uint16_t* out);
   bool (*has_e4m3_nan)(const uint8_t* codes, int64_t n);
 
-  // Adds the products of a tile to the 16 lanes of every (row, token). Where it has all columns the
-  // lanes stay in registers.
+  // Adds the products of a group to the 16 lanes of every (row, token). Where it has all columns
+  // the lanes stay in registers.
   void (*tile)(const TileArgs& a);
-  FastTile fast_tile;  // with float32 instructions
-  // To the nearest bf16, even on a tie.
-  void (*round_bf16)(const float* x, int64_t n, uint16_t* out);
+  FastLoops fast;  // with float32 instructions
 
   // out[i] = e^(x[i] - minus); `out` may be x.
   void (*exp_minus)(const float* x, float minus, int64_t n, float* out);
@@ -134,7 +150,7 @@ const InnerLoops& inner_loops_avx2();
 const InnerLoops& inner_loops_avx512();
 const InnerLoops& inner_loops_avx512vbmi();
 const InnerLoops& inner_loops(CpuLevel level);
-// fast_tile with the instructions that are made for it. Where has_bf16_dots() only.
-void fast_tile_avx512bf16(const FastTileArgs& a);
+// With the instructions that are made for it. Where has_bf16_dots() only.
+const FastLoops& fast_loops_avx512bf16();
 
 }  // namespace dsr::cpu

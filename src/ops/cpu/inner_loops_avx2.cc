@@ -58,6 +58,8 @@ struct Avx2 {
     const __m128 l2 = _mm_add_ps(l4, _mm_movehl_ps(l4, l4));
     return _mm_cvtss_f32(_mm_add_ss(l2, _mm_shuffle_ps(l2, l2, 1)));
   }
+  template <class Values>
+  static void hold(Values&) {}
   template <int R>
   static void sum_rows(const Reg (&v)[R], float* out) {
     for (int r = 0; r < R; ++r) out[r] = sum(v[r]);

@@ -35,20 +35,47 @@ constexpr Bytes kSubnormalHigh = {{0x00, 0x37, 0x37, 0x37, 0x38, 0x38, 0x38, 0x3
 constexpr Bytes kSubnormalLow = {{0x00, 0x00, 0x80, 0xc0, 0x00, 0x20, 0x40, 0x60}};
 constexpr Bytes kInterleaved = interleaved();
 
+// The same so that what was interleaved holds codes in their order.
+constexpr Bytes in_order() {
+  Bytes out{};
+  for (int i = 0; i < 64; ++i) {
+    const int part = i / 16, half = i % 16 / 8;
+    out.at[i] = static_cast<uint8_t>(32 * half + 8 * part + i % 8);
+  }
+  return out;
+}
+constexpr Bytes kInOrder = in_order();
+
 struct Avx512Vbmi : Avx512 {
   static constexpr int kE4M3Run = 4;
 
   static __m512i load_bytes(const Bytes& b) { return _mm512_load_si512(b.at); }
 
+  static void e4m3_run(const uint8_t* p, Reg (&out)[kE4M3Run]) {
+    __m512i low, high;
+    as_bytes_of_bf16(_mm512_permutexvar_epi8(load_bytes(kInterleaved), _mm512_loadu_si512(p)), low,
+                     high);
+    split(_mm512_unpacklo_epi8(low, high), out[0], out[1]);
+    split(_mm512_unpackhi_epi8(low, high), out[2], out[3]);
+  }
+  static constexpr int64_t kBf16Run = 64;
+  static void e4m3_as_bf16(const uint8_t* p, uint16_t* out) {
+    __m512i low, high;
+    as_bytes_of_bf16(_mm512_permutexvar_epi8(load_bytes(kInOrder), _mm512_loadu_si512(p)), low,
+                     high);
+    _mm512_storeu_si512(out, _mm512_unpacklo_epi8(low, high));
+    _mm512_storeu_si512(out + 32, _mm512_unpackhi_epi8(low, high));
+  }
+
+ private:
   // The bf16 of 2^-8 the value of a normal code s eeee mmm has the upper byte s0111eee and the
   // lower one emmm0000. Subnormal codes are rare: weights of a normal distribution have one in
   // some ten thousand.
-  static void e4m3_run(const uint8_t* p, Reg (&out)[kE4M3Run]) {
+  static void as_bytes_of_bf16(__m512i codes, __m512i& low, __m512i& high) {
     constexpr long long kHigh = bit_matrix({7, -1, -1, -1, -1, 6, 5, 4});
     constexpr long long kLow = bit_matrix({3, 2, 1, 0, -1, -1, -1, -1});
-    const __m512i codes = _mm512_permutexvar_epi8(load_bytes(kInterleaved), _mm512_loadu_si512(p));
-    __m512i high = _mm512_gf2p8affine_epi64_epi8(codes, _mm512_set1_epi64(kHigh), 0x38);
-    __m512i low = _mm512_gf2p8affine_epi64_epi8(codes, _mm512_set1_epi64(kLow), 0);
+    high = _mm512_gf2p8affine_epi64_epi8(codes, _mm512_set1_epi64(kHigh), 0x38);
+    low = _mm512_gf2p8affine_epi64_epi8(codes, _mm512_set1_epi64(kLow), 0);
     const __mmask64 subnormal = _mm512_testn_epi8_mask(codes, _mm512_set1_epi8(0x78));
     if (__builtin_expect(subnormal != 0, 0)) {
       const __m512i sign = _mm512_and_si512(codes, _mm512_set1_epi8(static_cast<char>(0x80)));
@@ -56,11 +83,7 @@ struct Avx512Vbmi : Avx512 {
       high = _mm512_mask_mov_epi8(high, subnormal, _mm512_or_si512(value, sign));
       low = _mm512_mask_permutexvar_epi8(low, subnormal, codes, load_bytes(kSubnormalLow));
     }
-    split(_mm512_unpacklo_epi8(low, high), out[0], out[1]);
-    split(_mm512_unpackhi_epi8(low, high), out[2], out[3]);
   }
-
- private:
   // Two bf16 in 32 bits each, as float32.
   static void split(__m512i pairs, Reg& even, Reg& odd) {
     const __m512i mask = _mm512_set1_epi32(static_cast<int>(0xffff0000));

@@ -65,6 +65,8 @@ struct Portable {
       for (int64_t i = 0; i < n; ++i) l[i] += l[i + n];
     return l[0];
   }
+  template <class Values>
+  static void hold(Values&) {}
   template <int R>
   static void sum_rows(const Reg (&v)[R], float* out) {
     for (int r = 0; r < R; ++r) out[r] = sum(v[r]);

@@ -13,18 +13,18 @@ void linear(Exec& exec, const LinearArgs& a) {
   const std::vector<const float*> x = row_pointers(a.x);
   const auto* bias = a.bias.rank() > 0 ? a.bias.ptr<float>() : nullptr;
   const int64_t T = a.x.shape[0];
-  for_each_tile(exec.cpu(), a.w, T, [&](const RowTile& tile) {
-    auto* out = a.out.ptr<float>() + tile.row;
+  for_each_tile(exec.cpu(), a.w, T, 1, [&](const RowTile& tile, int64_t first, int64_t n) {
+    auto* out = a.out.ptr<float>(first) + tile.row;
     dots(exec.cpu(), {.segment = *tile.segment,
                       .quant = a.w.quant,
                       .first_row = tile.first_row,
                       .rows = tile.rows,
-                      .x = x.data(),
-                      .tokens = T,
+                      .x = x.data() + first,
+                      .tokens = n,
                       .out = out,
                       .token_stride = a.out.strides[0]});
     if (bias == nullptr) return;
-    for (int64_t t = 0; t < T; ++t)
+    for (int64_t t = 0; t < n; ++t)
       for (int64_t r = 0; r < tile.rows; ++r) out[t * a.out.strides[0] + r] += bias[tile.row + r];
   });
 }
@@ -36,15 +36,15 @@ void swiglu(Exec& exec, const SwigluArgs& a) {
   const std::vector<const float*> x = row_pointers(a.x);
   const Weight gate{{s[0]}, a.gate_up.quant};
   const int64_t T = a.x.shape[0];
-  for_each_tile(exec.cpu(), gate, 2 * T, [&](const RowTile& tile) {
+  for_each_tile(exec.cpu(), gate, T, 2, [&](const RowTile& tile, int64_t first, int64_t n) {
     gated_tile(exec.cpu(), {.gate = s[0],
                             .up = s[1],
                             .quant = a.gate_up.quant,
                             .first_row = tile.first_row,
                             .rows = tile.rows,
-                            .x = x.data(),
-                            .tokens = T,
-                            .out = a.out.ptr<float>() + tile.row,
+                            .x = x.data() + first,
+                            .tokens = n,
+                            .out = a.out.ptr<float>(first) + tile.row,
                             .token_stride = a.out.strides[0],
                             .next = s[0].data.at(tile.first_row + tile.rows)});
   });

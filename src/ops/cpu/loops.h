@@ -17,8 +17,6 @@
 
 namespace dsr::cpu::loops {
 
-constexpr int64_t kE4M3Unit = 256;  // V::e4m3 gives 2^-8 of the value
-
 // --- many tokens: what tiles are made of --------------------------------------------------------
 
 // out = x * factor, all of it read before the first is written: a load that follows a store to the
@@ -62,6 +60,22 @@ void decode_e4m3(const uint8_t* codes, int64_t n, float* out) {
     alignas(64) float part[kLanes];
     V::store(part, load_part<V, E4M3<V>>(codes + k, left));
     for (int64_t i = 0; i < left; ++i) out[k + i] = part[i];
+  }
+}
+
+template <class V>
+void decode_e4m3_as_bf16(const uint8_t* codes, int64_t n, uint16_t* out) {
+  int64_t k = 0;
+  if constexpr (requires { V::kBf16Run; })
+    for (; k + V::kBf16Run <= n; k += V::kBf16Run) V::e4m3_as_bf16(codes + k, out + k);
+  for (int64_t left; k < n; k += left) {
+    constexpr int64_t kAtOnce = 16 * kLanes;
+    left = n - k < kAtOnce ? n - k : kAtOnce;
+    alignas(64) float values[kAtOnce];
+    decode_e4m3<V>(codes + k, left, values);
+    uint32_t bits[kAtOnce];
+    __builtin_memcpy(bits, values, sizeof bits);
+    for (int64_t i = 0; i < left; ++i) out[k + i] = static_cast<uint16_t>(bits[i] >> 16);
   }
 }
 
@@ -167,8 +181,9 @@ void add_weighted_block(const InnerLoops::Weighted& a, int64_t q0, int64_t c0) {
 
 template <class V, int C>
 void add_weighted_columns(const InnerLoops::Weighted& a, int64_t c0) {
+  constexpr int Q = V::kRegs >= 32 ? 4 : V::kTileR;
   int64_t q = 0;
-  for (; q + V::kTileR <= a.queries; q += V::kTileR) add_weighted_block<V, V::kTileR, C>(a, q, c0);
+  for (; q + Q <= a.queries; q += Q) add_weighted_block<V, Q, C>(a, q, c0);
   for (; q < a.queries; ++q) add_weighted_block<V, 1, C>(a, q, c0);
 }
 
@@ -234,18 +249,17 @@ void add_stored_rows(const InnerLoops::StoredRows& a) {
 template <class V>
 constexpr InnerLoops table() {
   static_assert(kDotRows % V::rows_for(1) == 0 && kDotRows % V::rows_for(V::kTokens) == 0);
-  static_assert(kTileRows % kTileRowRound == 0 && kTileTokens % kBlockTokens == 0);
-  static_assert(kTileRowRound % V::kTileR == 0 && kBlockTokens % V::kTileT == 0);
+  static_assert(kTileRows % kGroupRows == 0 && kGroupRows % V::kTileR == 0);
   return {.dots_e4m3 = dots<V, E4M3<V>>,
           .dots_bf16 = dots<V, Bf16<V>>,
           .dots_f32 = dots<V, F32<V>>,
           .scale = scale<V>,
           .decode_e4m3 = decode_e4m3<V>,
           .decode_bf16 = decode_bf16<V>,
+          .decode_e4m3_as_bf16 = decode_e4m3_as_bf16<V>,
           .has_e4m3_nan = has_e4m3_nan<V>,
           .tile = tile<V, Floats<V>>,
-          .fast_tile = tile<V, Bf16Pairs<V>>,
-          .round_bf16 = round_bf16<V>,
+          .fast = {.tile = tile<V, Bf16Pairs<V>>, .round_bf16 = round_bf16<V>, .takes_raw = false},
           .exp_minus = exp_minus<V>,
           .silu_times = silu_times<V>,
           .add_weighted_rows = add_weighted_rows<V>,

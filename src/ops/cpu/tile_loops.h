@@ -1,21 +1,32 @@
 // The inner loops of tiles, written once over V like the others: see loops.h.
 //
-// V has: Reg; kTileR x kTileT, sums of a tile that fit the registers (dividing kTileRowRound and
-// kBlockTokens); zero, load, store, fma, sum_rows, of R registers by the tree of inner_loops.h;
-// Pairs, 32 bf16, load_pairs and dot_pairs(sum, w, x): the odd products first.
+// V has: Reg; kTileR x kTileT, sums of a tile that fit the registers, kTileR dividing kGroupRows;
+// zero, load, store, fma, sum_rows, of R registers by the tree of inner_loops.h; Pairs, 32 bf16,
+// load_pairs and dot_pairs(sum, w, x): the odd products first; with kRoundsPairs, store_pairs and
+// round_pairs, of 32 floats in two registers; hold(v), where v would otherwise be read again for
+// each product.
 #pragma once
 
 #include "ops/cpu/inner_loops.h"
 
 namespace dsr::cpu::loops {
 
-// What a tile multiplies, and how: kColumns of them in one step.
+constexpr int64_t kE4M3Unit = 256;  // V::e4m3 gives 2^-8 of the value
+
+// What a tile multiplies, and how: kColumns of them in one step. Where kScales, `scaled` makes them
+// of raw activations and leaves them at `to`.
 template <class V>
 struct Floats {
   using Value = float;
   using Values = typename V::Reg;
   static constexpr int64_t kColumns = kLanes;
+  static constexpr bool kScales = true;
   static Values load(const float* p) { return V::load(p); }
+  static Values scaled(const float* x, typename V::Reg factor, float* to) {
+    const Values v = V::mul(V::load(x), factor);
+    V::store(to, v);
+    return v;
+  }
   static typename V::Reg add(typename V::Reg sum, Values w, Values x) { return V::fma(w, x, sum); }
 };
 template <class V>
@@ -23,7 +34,14 @@ struct Bf16Pairs {
   using Value = uint16_t;
   using Values = typename V::Pairs;
   static constexpr int64_t kColumns = 2 * kLanes;
+  static constexpr bool kScales = requires { V::kRoundsPairs; };
   static Values load(const uint16_t* p) { return V::load_pairs(p); }
+  static Values scaled(const float* x, typename V::Reg factor, uint16_t* to) {
+    const Values v =
+        V::round_pairs(V::mul(V::load(x), factor), V::mul(V::load(x + kLanes), factor));
+    V::store_pairs(to, v);
+    return v;
+  }
   static typename V::Reg add(typename V::Reg sum, Values w, Values x) {
     return V::dot_pairs(sum, w, x);
   }
@@ -38,7 +56,7 @@ class Asking {
   }
   void step() {
     for (int64_t i = 0; i < at_once_ && rows_ < next_.rows; ++i) {
-      __builtin_prefetch(row_ + byte_, 0, 2);
+      __builtin_prefetch(row_ + byte_, 0, 3);
       byte_ += kLine;
       if (byte_ < next_.bytes) continue;
       byte_ = 0;
@@ -58,45 +76,30 @@ class Asking {
 // memory around the products where these loops are not unrolled by force, or where one of them
 // chooses what to load: a tenth of the time.
 template <class V, int T>
-struct TileBlock {
-  static constexpr int R = V::kTileR;
-  typename V::Reg sum[T][R];
-
-  static int64_t lanes_at(int64_t r, int64_t t) { return (r * kBlockTokens + t) * kLanes; }
-
+class TileBlock {
+ public:
   template <class Args>
   void begin(const Args& a, int64_t r0, int64_t t0) {
     if (a.begin) {
 #pragma GCC unroll 8
       for (int t = 0; t < T; ++t)
 #pragma GCC unroll 8
-        for (int r = 0; r < R; ++r) sum[t][r] = V::zero();
+        for (int r = 0; r < R; ++r) sum_[t][r] = V::zero();
     } else {
 #pragma GCC unroll 8
       for (int t = 0; t < T; ++t)
 #pragma GCC unroll 8
-        for (int r = 0; r < R; ++r) sum[t][r] = V::load(a.lanes + lanes_at(r0 + r, t0 + t));
+        for (int r = 0; r < R; ++r) sum_[t][r] = V::load(a.lanes + lanes_at(r0 + r, t0 + t));
     }
   }
 
   template <class P, class Args>
   void run(const Args& a, int64_t r0, int64_t t0) {
-    const auto* wr = a.w + r0 * kTileColumns;
-    const auto* xt = a.x + t0 * kTileColumns;
-    // The sums of the next rows are on their way from the second-level cache meanwhile.
-    const float* next = a.lanes + lanes_at(r0 + R, t0);
-    for (int64_t k = 0; k < a.columns; k += P::kColumns, next += kLanes) {
-      __builtin_prefetch(next, 1, 3);
-      typename P::Values wk[R];
-#pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) wk[r] = P::load(wr + r * kTileColumns + k);
-#pragma GCC unroll 8
-      for (int t = 0; t < T; ++t) {
-        const typename P::Values xk = P::load(xt + t * kTileColumns + k);
-#pragma GCC unroll 8
-        for (int r = 0; r < R; ++r) sum[t][r] = P::add(sum[t][r], wk[r], xk);
-      }
-    }
+    if constexpr (P::kScales)
+      if (r0 == 0 && a.raw.x != nullptr) return run_raw<P>(a, t0);
+    const auto* xt = a.x + t0 * a.x_stride;
+    add<P>(a, r0, t0, 0, a.columns,
+           [&](int64_t t, int64_t k) { return P::load(xt + t * a.x_stride + k); });
   }
 
   template <class Args>
@@ -104,23 +107,68 @@ struct TileBlock {
     if (a.sums != nullptr) {
 #pragma GCC unroll 8
       for (int t = 0; t < T; ++t)
-        V::template sum_rows<R>(sum[t], a.sums + (t0 + t) * kTileRows + r0);
+        V::template sum_rows<R>(sum_[t], a.sums + (t0 + t) * kTileRows + r0);
     } else {
 #pragma GCC unroll 8
       for (int t = 0; t < T; ++t)
 #pragma GCC unroll 8
-        for (int r = 0; r < R; ++r) V::store(a.lanes + lanes_at(r0 + r, t0 + t), sum[t][r]);
+        for (int r = 0; r < R; ++r) V::store(a.lanes + lanes_at(r0 + r, t0 + t), sum_[t][r]);
     }
   }
+
+ private:
+  static int64_t lanes_at(int64_t r, int64_t t) { return (t * kGroupRows + r) * kLanes; }
+
+  template <class P, class Args>
+  void run_raw(const Args& a, int64_t t0) {
+    const RawActivations& raw = a.raw;
+    auto* xt = a.x + t0 * a.x_stride;
+    const float* from[T];
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t) from[t] = raw.x[t0 + t] + raw.first;
+    int64_t k = 0;
+    for (int64_t b = raw.first / raw.block_columns; k < a.columns; ++b) {
+      const int64_t block_end = (b + 1) * raw.block_columns - raw.first;
+      const int64_t end = block_end < a.columns ? block_end : a.columns;
+      const typename V::Reg factor = V::broadcast(raw.scales[b] * static_cast<float>(kE4M3Unit));
+      add<P>(a, 0, t0, k, end, [&](int64_t t, int64_t i) {
+        return P::scaled(from[t] + i, factor, xt + t * a.x_stride + i);
+      });
+      k = end;
+    }
+  }
+
+  // The products of columns [k, end) with the activations x(token, column).
+  template <class P, class Args, class X>
+  void add(const Args& a, int64_t r0, int64_t t0, int64_t k, int64_t end, const X& x) {
+    const auto* wr = a.w + r0 * kGroupColumns;
+    // The sums of the next tokens are on their way from the second-level cache meanwhile.
+    const float* next = a.lanes + lanes_at(r0, t0 + T) + k;
+    for (; k < end; k += P::kColumns, next += kLanes) {
+      __builtin_prefetch(next, 1, 3);
+      typename P::Values xk[T];
+#pragma GCC unroll 8
+      for (int t = 0; t < T; ++t) xk[t] = x(t, k);
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        typename P::Values wk = P::load(wr + r * kGroupColumns + k);
+        V::hold(wk);
+#pragma GCC unroll 8
+        for (int t = 0; t < T; ++t) sum_[t][r] = P::add(sum_[t][r], wk, xk[t]);
+      }
+    }
+  }
+
+  static constexpr int R = V::kTileR;
+  typename V::Reg sum_[T][R];
 };
 
 // Tokens from t0 on, at most T.
 template <class V, class P, int T, class Args>
-void tile_tokens(const Args& a, int64_t t0, Asking& asking) {
+void tile_tokens(const Args& a, int64_t t0) {
   if constexpr (T > 1)
-    if (a.tokens - t0 < T) return tile_tokens<V, P, T - 1>(a, t0, asking);
-  for (int64_t r0 = 0; r0 < a.rows; r0 += V::kTileR) {
-    asking.step();
+    if (a.tokens - t0 < T) return tile_tokens<V, P, T - 1>(a, t0);
+  for (int64_t r0 = 0; r0 < kGroupRows; r0 += V::kTileR) {
     TileBlock<V, T> block;
     block.begin(a, r0, t0);
     block.template run<P>(a, r0, t0);
@@ -130,8 +178,11 @@ void tile_tokens(const Args& a, int64_t t0, Asking& asking) {
 
 template <class V, class P>
 void tile(const TileArgsOf<typename P::Value>& a) {
-  Asking asking(a.next, a.rows / V::kTileR);
-  for (int64_t t0 = 0; t0 < a.tokens; t0 += V::kTileT) tile_tokens<V, P, V::kTileT>(a, t0, asking);
+  Asking asking(a.next, (a.tokens + V::kTileT - 1) / V::kTileT);
+  for (int64_t t0 = 0; t0 < a.tokens; t0 += V::kTileT) {
+    asking.step();
+    tile_tokens<V, P, V::kTileT>(a, t0);
+  }
 }
 
 template <class V>

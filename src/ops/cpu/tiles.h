@@ -48,26 +48,6 @@ inline int64_t units_to_take(int64_t tokens) {
   return tokens > kDotTokens ? kTileRows / kUnitRows : 1;
 }
 
-// Calls each(tile) for all rows of `w`, every thread contiguous parts of them.
-template <typename Each>
-void for_each_tile(CpuContext& cpu, const Weight& w, int64_t tokens, const Each& each) {
-  int64_t n = 0;
-  for (const WeightSegment& s : w.segments) n += units_of(s.data.shape[0]);
-  const auto part = [&](int64_t begin, int64_t end) {
-    int64_t unit = 0, row = 0;
-    for (const WeightSegment& s : w.segments) {
-      const int64_t N = s.data.shape[0], here = units_of(N);
-      for_each_run(std::max<int64_t>(0, begin - unit), std::min(here, end - unit), N,
-                   [&](int64_t first, int64_t rows) {
-                     each(RowTile{&s, first, row + first, rows});
-                   });
-      unit += here;
-      row += N;
-    }
-  };
-  cpu.parallel(n, grain(kUnitRows * w.columns() * tokens), part, units_to_take(tokens));
-}
-
 // Calls each(first, count) for `tokens` tokens in parts of about the same size that fit a tile.
 template <typename Each>
 void for_each_token_part(int64_t tokens, const Each& each) {
@@ -76,6 +56,35 @@ void for_each_token_part(int64_t tokens, const Each& each) {
     const int64_t first = tokens * i / parts;
     each(first, tokens * (i + 1) / parts - first);
   }
+}
+
+// Calls each(tile, first, count) for all rows of `w` with all tokens, every thread contiguous parts
+// of the rows: all of these with a part of the tokens, whose activations stay in the second-level
+// cache, before the next.
+template <typename Each>
+void for_each_tile(CpuContext& cpu, const Weight& w, int64_t tokens, int64_t products_per_weight,
+                   const Each& each) {
+  int64_t n = 0;
+  for (const WeightSegment& s : w.segments) n += units_of(s.data.shape[0]);
+  const auto tiles = [&](int64_t begin, int64_t end, const auto& each_tile) {
+    int64_t unit = 0, row = 0;
+    for (const WeightSegment& s : w.segments) {
+      const int64_t N = s.data.shape[0], here = units_of(N);
+      for_each_run(std::max<int64_t>(0, begin - unit), std::min(here, end - unit), N,
+                   [&](int64_t first, int64_t rows) {
+                     each_tile(RowTile{&s, first, row + first, rows});
+                   });
+      unit += here;
+      row += N;
+    }
+  };
+  const auto part = [&](int64_t begin, int64_t end) {
+    for_each_token_part(tokens, [&](int64_t first, int64_t count) {
+      tiles(begin, end, [&](const RowTile& tile) { each(tile, first, count); });
+    });
+  };
+  cpu.parallel(n, grain(kUnitRows * w.columns() * tokens * products_per_weight), part,
+               units_to_take(tokens * products_per_weight));
 }
 
 inline std::vector<const float*> row_pointers(const Tensor& x) {
