@@ -37,10 +37,8 @@ static_assert(sizeof(ExpandedRing) >= kQueryTile * (kMergeStride + 2) * sizeof(f
 static_assert(sizeof(ExpandedRing) <= 163 * 1024, "of an A100's shared memory");
 
 struct ExpandedParams {
-  bf16* out;  // [T, H, kExpandedValue]
-  int64_t out_token_stride, out_head_stride;
-  const bf16* q;  // [T, H, kExpandedKey], not rotated
-  int64_t q_token_stride, q_head_stride;
+  HeadRows out;      // [T, H, kExpandedValue]
+  HeadRows q;        // [T, H, kExpandedKey], not rotated
   const float* cos;  // [P, kExpandedRope / 2]
   const float* sin;
   const bf16* kv;    // [n_rows, H, kExpandedNope + kExpandedValue]
@@ -178,8 +176,7 @@ __device__ __forceinline__ void stage_queries(const ExpandedParams& p, const Exp
     uint4 v = make_uint4(0, 0, 0, 0);
     if (r < w.n_tokens) {
       const int64_t token = w.first_token + r;
-      v = *reinterpret_cast<const uint4*>(p.q + token * p.q_token_stride +
-                                          w.head * p.q_head_stride + c * 8);
+      v = *reinterpret_cast<const uint4*>(p.q.row(token, w.head) + c * 8);
       if (c >= kExpandedNope / 8) {
         const int64_t at =
             int64_t{p.batch.positions[token]} * (kExpandedRope / 2) + (c - kExpandedNope / 8) * 4;
@@ -336,7 +333,7 @@ __device__ __forceinline__ void store_sums(const ExpandedParams& p, const Expand
     const int64_t token = w.first_token + row + 8 * r, at = token * p.H + w.head;
     if (w.ends) {
       const float scale = 1 / sums.sum[r];
-      bf16* to = p.out + token * p.out_token_stride + w.head * p.out_head_stride + t2;
+      bf16* to = p.out.row(token, w.head) + t2;
 #pragma unroll
       for (int n = 0; n < kExpandedValue / 8; ++n)
         *reinterpret_cast<uint32_t*>(to + n * 8) =

@@ -1,7 +1,7 @@
 // gqa_attention on CUDA. Definition and shapes: ops/gqa.h.
 //
 //   heads of 128, cache in bf16   mha_decode     every head with keys of its own: tokens that are
-//                                                alone in their sequence's part of the batch
+//   or fp8                                       alone in their sequence's part of the batch
 //                                 tiled          the others
 //   anything else                 plain
 #include "attention/mha_decode.cuh"
@@ -53,8 +53,16 @@ struct GqaRows {
 
 bool is_tiled(const GqaAttentionArgs& a) {
   const GqaPageFormat& f = a.cache.format;
-  return f.type == CacheType::kBF16 && f.head_dim == GqaShape::kKeyWidth && rows_allow_16(a.q) &&
+  return f.type != CacheType::kF32 && f.head_dim == GqaShape::kKeyWidth && rows_allow_16(a.q) &&
          rows_allow_16(a.out);
+}
+
+template <typename Shape>
+void attention(Exec& exec, const TiledParams& p, int64_t T, int64_t S, int64_t n_kv_heads) {
+  const bool apart = p.heads_per_kv_head == 1;
+  if (apart) mha_decode<Shape::kFp8>(exec, "gqa_attention", p, S, n_kv_heads);
+  // No more tokens than sequences: one each, as the engine gives no sequence without a token.
+  if (!apart || T > S) tiled_attention<Shape>(exec, "gqa_attention", p, T, S, n_kv_heads);
 }
 
 }  // namespace
@@ -66,13 +74,8 @@ void gqa_attention(Exec& exec, const GqaAttentionArgs& a) {
   const Partials partials = take_partials(exec, S, a.block_table.shape[1], H, f.head_dim);
   const PagedBatch batch = paged_batch(a);
   if (is_tiled(a)) {
-    const bool apart = H == f.n_kv_heads;
-    const TiledParams p = {.out = a.out.ptr<bf16>(),
-                           .out_token_stride = a.out.strides[0],
-                           .out_head_stride = a.out.strides[1],
-                           .q = a.q.ptr<bf16>(),
-                           .q_token_stride = a.q.strides[0],
-                           .q_head_stride = a.q.strides[1],
+    const TiledParams p = {.out = head_rows(a.out),
+                           .q = head_rows(a.q),
                            .cos = a.rope.cos.ptr<float>(),
                            .sin = a.rope.sin.ptr<float>(),
                            .pages = a.cache.pages.ptr<std::byte>(),
@@ -81,19 +84,17 @@ void gqa_attention(Exec& exec, const GqaAttentionArgs& a) {
                            .partials = partials,
                            .heads_per_kv_head = narrow(H / f.n_kv_heads),
                            .scale_log2 = scale_log2(a),
-                           .prefill_only = apart};
-    if (apart) mha_decode(exec, "gqa_attention", p, S, H);
-    // No more tokens than sequences: one each, as the engine gives no sequence without a token.
-    if (!apart || T > S) tiled_attention<GqaShape>(exec, "gqa_attention", p, T, S, f.n_kv_heads);
+                           .scales_at = f.n_kv_heads * kPageTokens * f.head_dim,
+                           .prefill_only = H == f.n_kv_heads};
+    if (f.type == CacheType::kFP8)
+      attention<GqaFp8Shape>(exec, p, T, S, f.n_kv_heads);
+    else
+      attention<GqaShape>(exec, p, T, S, f.n_kv_heads);
   } else {
     plain_attention(
         exec, "gqa_attention",
-        {.out = a.out.ptr<bf16>(),
-         .out_token_stride = a.out.strides[0],
-         .out_head_stride = a.out.strides[1],
-         .q = a.q.ptr<bf16>(),
-         .q_token_stride = a.q.strides[0],
-         .q_head_stride = a.q.strides[1],
+        {.out = head_rows(a.out),
+         .q = head_rows(a.q),
          .pages = a.cache.pages.ptr<std::byte>(),
          .page_bytes = f.page_bytes(),
          .batch = batch,

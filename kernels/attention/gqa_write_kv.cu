@@ -29,18 +29,26 @@ struct WriteParams {
 };
 
 __global__ __launch_bounds__(64) void gqa_write_kv_kernel(const WriteParams p) {
-  __shared__ float rows[2][kMaxHead];
-  wait_for_previous_kernel();
+  extern __shared__ float rows[];  // the key, the value; cosines and sines, half as many of each
   const int t = blockIdx.x, head = blockIdx.y;
   const int half = threadIdx.x / 32, lane = threadIdx.x % 32;  // 0: the key, 1: the value
-  float* x = rows[half];
+  const int64_t slot = p.slots[t];
+  float* cos = rows + 2 * p.d;
+  float* sin = cos + p.rope.half;
+  if (half == 0) {
+    const int64_t at = static_cast<int64_t>(p.positions[t]) * p.rope.half;
+    for (int i = lane; i < p.rope.half; i += 32)
+      cos[i] = p.rope.cos[at + i], sin[i] = p.rope.sin[at + i];
+  }
+  wait_for_previous_kernel();
+  float* x = rows + half * p.d;
   const bf16* from = half == 0 ? p.k + t * p.k_token_stride + head * p.k_head_stride
                                : p.v + t * p.v_token_stride + head * p.v_head_stride;
+#pragma unroll 4
   for (int i = lane; i < p.d; i += 32) x[i] = to_float(from[i]);
   __syncwarp();
-  if (half == 0) rope_half_split(x, p.rope, p.positions[t], lane, 32);
+  if (half == 0) rope_half_split(x, {cos, sin, p.rope.half}, /*position=*/0, lane, 32);
   __syncwarp();
-  const int64_t slot = p.slots[t];
   std::byte* to = p.pages + slot / kPageTokens * p.page_bytes + half * (p.page_bytes / 2);
   const int64_t row = head * kPageTokens + slot % kPageTokens;
   if (p.type != CacheType::kFP8) {
@@ -59,7 +67,8 @@ void gqa_write_kv(Exec& exec, const GqaWriteKvArgs& a) {
     fail(ErrorKind::kDevice, "gqa_write_kv: heads of ", f.head_dim, " on CUDA, at most ", kMaxHead);
   launch(exec, "gqa_write_kv",
          {.grid = dim3(static_cast<unsigned>(a.k.shape[0]), static_cast<unsigned>(f.n_kv_heads)),
-          .threads = 64},
+          .threads = 64,
+          .shared_bytes = 3 * f.head_dim * static_cast<int64_t>(sizeof(float))},
          gqa_write_kv_kernel,
          WriteParams{.k = a.k.ptr<bf16>(),
                      .k_token_stride = a.k.strides[0],

@@ -1,9 +1,9 @@
 // Attention of tokens that are alone in their sequence's part of the batch (decode), where every
-// head has keys of its own, 128 wide, as bf16: nothing is shared, so there is nothing for the
-// tensor cores, and the time is that of reading the cache.
+// head has keys of its own, 128 wide, as bf16 or fp8: nothing is shared, so there is nothing for
+// the tensor cores, and the time is that of reading the cache.
 //
 // Mapping   grid (splits, sequences, heads), 4 warps. A warp takes 16 tokens of 64, two to a load:
-//           half a warp reads a key of 256 bytes. Keys and values of the next 16 are in registers
+//           half a warp reads a key. Keys and values of the next 16 are in registers
 //           before those of these are used; all of a block's first ones that were in the cache
 //           before the step are on their way before the wait. The parts of the four warps are
 //           merged at the end, left to right.
@@ -11,7 +11,10 @@
 // Traffic   every key and value once.
 #pragma once
 
-#include "attention/tiled_attention.cuh"
+#include <type_traits>
+
+#include "attention/tiled_shape.cuh"
+#include "common/e4m3.cuh"
 
 namespace dsr::cuda {
 
@@ -20,15 +23,11 @@ constexpr int kMhaLoads = 8, kMhaTokens = 2 * kMhaLoads;  // per lane; per warp 
 static_assert(kMhaThreads == kMhaWidth, "a thread has a column in the end");
 static_assert(kMhaWarps * kMhaTokens == kPageTokens, "a block's tokens lie in one page");
 
-// A lane's 8 columns of 8 tokens; zeros past the end.
-struct MhaRows {
-  uint4 keys[kMhaLoads], values[kMhaLoads];
-};
-// Of the warp's 16 tokens a lane's i-th is 2 i + lane / 16; here its columns are.
-__device__ __forceinline__ const bf16* mha_row(const bf16* keys, int i) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  return keys + (2 * i + lane / 16) * kMhaWidth + lane % 16 * 8;
+// Of the warp's 16 tokens a lane's i-th is 2 i + lane / 16; its columns begin here.
+__device__ __forceinline__ int mha_token(int i) {
+  return 2 * i + static_cast<int>(threadIdx.x) % 32 / 16;
 }
+__device__ __forceinline__ int mha_column() { return static_cast<int>(threadIdx.x) % 16 * 8; }
 
 __device__ __forceinline__ void floats_of(const uint4& v, float (&out)[8]) {
   const uint32_t words[4] = {v.x, v.y, v.z, v.w};
@@ -38,9 +37,49 @@ __device__ __forceinline__ void floats_of(const uint4& v, float (&out)[8]) {
     out[2 * k + 1] = high_bf16(words[k]);
   }
 }
+__device__ __forceinline__ void floats_of(const uint2& v, float (&out)[8]) {
+  const uint32_t words[2] = {v.x, v.y};
+  floats_from_e4m3(words, out);
+}
 
-static __global__ __launch_bounds__(kMhaThreads) void mha_decode_kernel(
+// A lane's 8 columns of 8 tokens; zeros past the end.
+template <bool kFp8>
+struct MhaRows {
+  using Piece = std::conditional_t<kFp8, uint2, uint4>;
+  static constexpr int kElementBytes = kFp8 ? 1 : 2;
+  Piece keys[kMhaLoads], values[kMhaLoads];
+  float key_scales[kFp8 ? kMhaLoads : 1], value_scales[kFp8 ? kMhaLoads : 1];
+
+  // Row `row` of the half page at `half`, and of the other half. kOnce: nobody writes it meanwhile.
+  template <bool kOnce>
+  __device__ __forceinline__ void load(int i, const TiledParams& p, const std::byte* half,
+                                       int row) {
+    const std::byte* from = half + (row * kMhaWidth + mha_column()) * kElementBytes;
+    const std::byte* other = from + p.page_bytes / 2;
+    if constexpr (kFp8) {
+      const std::byte* scale = half + p.scales_at + row * 4;
+      keys[i] = *reinterpret_cast<const uint2*>(from);
+      values[i] = *reinterpret_cast<const uint2*>(other);
+      key_scales[i] = *reinterpret_cast<const float*>(scale);
+      value_scales[i] = *reinterpret_cast<const float*>(scale + p.page_bytes / 2);
+    } else if constexpr (kOnce) {
+      keys[i] = load_once(from);
+      values[i] = load_once(other);
+    } else {
+      keys[i] = *reinterpret_cast<const uint4*>(from);
+      values[i] = *reinterpret_cast<const uint4*>(other);
+    }
+  }
+  __device__ __forceinline__ void clear(int i) {
+    keys[i] = values[i] = Piece{};
+    if constexpr (kFp8) key_scales[i] = value_scales[i] = 0;
+  }
+};
+
+template <bool kFp8>
+__global__ __launch_bounds__(kMhaThreads) void mha_decode_kernel(
     const __grid_constant__ TiledParams p) {
+  using Rows = MhaRows<kFp8>;
   __shared__ __align__(16) float parts[kMhaWarps][kMhaWidth];
   __shared__ float2 stats[kMhaWarps];
   const int s = blockIdx.y, head = blockIdx.z, split = blockIdx.x;
@@ -54,44 +93,34 @@ static __global__ __launch_bounds__(kMhaThreads) void mha_decode_kernel(
   if (begin >= n) return;  // block 0 of this row waits
   const int end = min(n, begin + width), newest = n - 1;
   const int32_t* table = p.batch.block_table + s * p.batch.block_table_stride;
-  const int64_t to_values = p.page_bytes / 4;  // half a page on, in elements
-  const auto keys_at = [&](int token) {
-    constexpr int kPage = static_cast<int>(kPageTokens);
-    const auto* page = reinterpret_cast<const bf16*>(p.pages + table[token / kPage] * p.page_bytes);
-    return page + (head * kPage + token % kPage) * kMhaWidth;
-  };
+  constexpr int kPage = static_cast<int>(kPageTokens);
+  const auto page_of = [&](int token) { return p.pages + table[token / kPage] * p.page_bytes; };
+  const auto row_of = [&](int token) { return head * kPage + token % kPage; };
   // What was in the cache before this step.
-  const auto load = [&](int first, MhaRows& rows) {
+  const auto load = [&](int first, Rows& rows) {
     if (first >= end) return;
-    const bf16* keys = keys_at(first);
+    const std::byte* page = page_of(first);
 #pragma unroll
     for (int i = 0; i < kMhaLoads; ++i) {
-      const int token = first + 2 * i + lane / 16;
-      if (token < end && token != newest) {
-        const bf16* from = mha_row(keys, i);
-        rows.keys[i] = load_once(from);
-        rows.values[i] = load_once(from + to_values);
-      } else {
-        rows.keys[i] = rows.values[i] = make_uint4(0, 0, 0, 0);
-      }
+      const int token = first + mha_token(i);
+      if (token < end && token != newest)
+        rows.template load<true>(i, p, page, row_of(token));
+      else
+        rows.clear(i);
     }
   };
 
   // And what the step has added.
-  const auto load_newest = [&](int first, MhaRows& rows) {
+  const auto load_newest = [&](int first, Rows& rows) {
     if (newest < first || newest >= min(end, first + kMhaTokens)) return;
-    const bf16* keys = keys_at(first);
+    const std::byte* page = page_of(first);
 #pragma unroll
-    for (int i = 0; i < kMhaLoads; ++i) {
-      if (first + 2 * i + lane / 16 != newest) continue;
-      const bf16* from = mha_row(keys, i);
-      rows.keys[i] = *reinterpret_cast<const uint4*>(from);
-      rows.values[i] = *reinterpret_cast<const uint4*>(from + to_values);
-    }
+    for (int i = 0; i < kMhaLoads; ++i)
+      if (first + mha_token(i) == newest) rows.template load<false>(i, p, page, row_of(newest));
   };
 
   int first = begin + warp * kMhaTokens;
-  MhaRows rows;
+  Rows rows;
   load(first, rows);
   wait_for_previous_kernel();
   load_newest(first, rows);
@@ -99,8 +128,8 @@ static __global__ __launch_bounds__(kMhaThreads) void mha_decode_kernel(
   // This lane's columns of the query, turned to its position: column c goes with c + 64.
   float q[8];
   {
-    const int column = lane % 16 * 8, in_half = column % (kMhaWidth / 2);
-    const bf16* row = p.q + range.first * p.q_token_stride + head * p.q_head_stride;
+    const int column = mha_column(), in_half = column % (kMhaWidth / 2);
+    const bf16* row = p.q.row(range.first, head);
     float other[8], c[8], sine[8];
     floats_of(*reinterpret_cast<const uint4*>(row + column), q);
     floats_of(*reinterpret_cast<const uint4*>(row + (column ^ (kMhaWidth / 2))), other);
@@ -118,7 +147,7 @@ static __global__ __launch_bounds__(kMhaThreads) void mha_decode_kernel(
 
   float o[8] = {}, max = -INFINITY, sum = 0;
   for (; first < end; first += kMhaWarps * kMhaTokens) {
-    MhaRows next;
+    Rows next;
     load(first + kMhaWarps * kMhaTokens, next);
     load_newest(first + kMhaWarps * kMhaTokens, next);
     float score[kMhaLoads];
@@ -133,7 +162,8 @@ static __global__ __launch_bounds__(kMhaThreads) void mha_decode_kernel(
 #pragma unroll
       for (int offset = 8; offset > 0; offset /= 2)
         dot += __shfl_xor_sync(0xffffffffu, dot, offset);
-      score[i] = first + 2 * i + lane / 16 < end ? dot * p.scale_log2 : -INFINITY;
+      if constexpr (kFp8) dot *= rows.key_scales[i];
+      score[i] = first + mha_token(i) < end ? dot * p.scale_log2 : -INFINITY;
       new_max = fmaxf(new_max, score[i]);
     }
     new_max = fmaxf(new_max, __shfl_xor_sync(0xffffffffu, new_max, 16));
@@ -144,8 +174,9 @@ static __global__ __launch_bounds__(kMhaThreads) void mha_decode_kernel(
     for (int k = 0; k < 8; ++k) o[k] *= rescale;
 #pragma unroll
     for (int i = 0; i < kMhaLoads; ++i) {
-      const float weight = exp2f(score[i] - max);
+      float weight = exp2f(score[i] - max);
       sum += weight;
+      if constexpr (kFp8) weight *= rows.value_scales[i];
       float value[8];
       floats_of(rows.values[i], value);
 #pragma unroll
@@ -177,8 +208,7 @@ static __global__ __launch_bounds__(kMhaThreads) void mha_decode_kernel(
     all_sum = fmaf(weight, stats[w].y, all_sum);
   }
   if (n <= width) {
-    p.out[range.first * p.out_token_stride + head * p.out_head_stride + column] =
-        from_float<bf16>(total / all_sum);
+    p.out.row(range.first, head)[column] = from_float<bf16>(total / all_sum);
     return;
   }
   const int64_t row = p.partials.row(s, split, head);
@@ -186,12 +216,13 @@ static __global__ __launch_bounds__(kMhaThreads) void mha_decode_kernel(
   if (column == 0) p.partials.stats[row] = make_float2(all_max, all_sum);
 }
 
-inline void mha_decode(Exec& exec, const char* op, const TiledParams& p, int64_t S, int64_t H) {
+template <bool kFp8>
+void mha_decode(Exec& exec, const char* op, const TiledParams& p, int64_t S, int64_t H) {
   launch(exec, op,
          {.grid = dim3(static_cast<unsigned>(p.partials.max_splits), static_cast<unsigned>(S),
                        static_cast<unsigned>(H)),
           .threads = kMhaThreads},
-         mha_decode_kernel, p);
+         mha_decode_kernel<kFp8>, p);
 }
 
 }  // namespace dsr::cuda

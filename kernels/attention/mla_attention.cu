@@ -1,7 +1,7 @@
 // mla_attention on CUDA. Definition and shapes: ops/mla.h.
 //
-// The tiled kernel for the rows of released models as bf16, the plain one for the rest; decode rows
-// of the former have their own on sm_90.
+// The tiled kernels for the rows of released models as bf16 or fp8, the plain one for the rest;
+// decode rows of the former have their own on sm_90.
 #include "attention/mla_kernels.h"
 #include "attention/mla_rows.cuh"
 #include "attention/plain_attention.cuh"
@@ -14,7 +14,7 @@ namespace {
 
 bool is_tiled(const MlaAttentionArgs& a) {
   const MlaRowFormat& f = a.cache.format;
-  return f.type == CacheType::kBF16 && f.kv_lora_rank == MlaShape::kValueWidth &&
+  return f.type != CacheType::kF32 && f.kv_lora_rank == MlaShape::kValueWidth &&
          f.kv_lora_rank + f.qk_rope_head_dim == MlaShape::kKeyWidth && rows_allow_16(a.q) &&
          rows_allow_16(a.out);
 }
@@ -33,32 +33,26 @@ void mla_attention(Exec& exec, const MlaAttentionArgs& a) {
                                 : take_partials(exec, S, a.block_table.shape[1], H, f.kv_lora_rank);
   const PagedBatch batch = paged_batch(a);
   if (is_tiled(a)) {
-    tiled_attention<MlaShape>(exec, "mla_attention",
-                              {.out = a.out.ptr<bf16>(),
-                               .out_token_stride = a.out.strides[0],
-                               .out_head_stride = a.out.strides[1],
-                               .q = a.q.ptr<bf16>(),
-                               .q_token_stride = a.q.strides[0],
-                               .q_head_stride = a.q.strides[1],
-                               .cos = nullptr,
-                               .sin = nullptr,
-                               .pages = a.cache.pages.ptr<std::byte>(),
-                               .page_bytes = f.page_bytes(),
-                               .batch = batch,
-                               .partials = partials,
-                               .heads_per_kv_head = narrow(H),
-                               .scale_log2 = scale_log2(a),
-                               .prefill_only = own_decode},
-                              T, S, 1);
+    const TiledParams p = {.out = head_rows(a.out),
+                           .q = head_rows(a.q),
+                           .cos = nullptr,
+                           .sin = nullptr,
+                           .pages = a.cache.pages.ptr<std::byte>(),
+                           .page_bytes = f.page_bytes(),
+                           .batch = batch,
+                           .partials = partials,
+                           .heads_per_kv_head = narrow(H),
+                           .scale_log2 = scale_log2(a),
+                           .prefill_only = own_decode};
+    if (f.type == CacheType::kFP8)
+      tiled_attention<MlaFp8Shape>(exec, "mla_attention", p, T, S, 1);
+    else
+      tiled_attention<MlaShape>(exec, "mla_attention", p, T, S, 1);
   } else {
     plain_attention(
         exec, "mla_attention",
-        {.out = a.out.ptr<bf16>(),
-         .out_token_stride = a.out.strides[0],
-         .out_head_stride = a.out.strides[1],
-         .q = a.q.ptr<bf16>(),
-         .q_token_stride = a.q.strides[0],
-         .q_head_stride = a.q.strides[1],
+        {.out = head_rows(a.out),
+         .q = head_rows(a.q),
          .pages = a.cache.pages.ptr<std::byte>(),
          .page_bytes = f.page_bytes(),
          .batch = batch,

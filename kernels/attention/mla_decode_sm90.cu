@@ -1,11 +1,12 @@
-// mla_attention of decode rows on sm_90, for the rows of released models as bf16. Definition and
-// shapes: ops/mla.h; who does what, and in which order parts are added: mla_split.cuh.
+// mla_attention of decode rows on sm_90, for the rows of released models as bf16 or fp8. Definition
+// and shapes: ops/mla.h; who does what, and in which order parts are added: mla_split.cuh.
 //
 // Mapping   grid (groups of 16 heads, blocks that share the work), a block per SM. One of its warps
 //           fetches, sixteen multiply. A tile is a page (mla_tile.cuh). Rows with no more pages
 //           than there are blocks: mla_page.cuh.
-// Memory    187 KB: two tiles, of which one is on its way while the other is multiplied. By the
-//           memory's speed a tile takes an SM 5,400 cycles on an H100.
+// Memory    187 KB: two tiles, of which one is on its way while the other is multiplied; as fp8 two
+//           pages of codes and the one tile that they become, 197 KB. By the memory's speed a page
+//           takes an SM 5,400 cycles on an H100, as fp8 3,100.
 // Traffic   every row once per 16 heads; 2 * 4 bytes * 512 per head and stored item.
 #include "attention/mla_kernels.h"
 #include "attention/mla_merge.cuh"
@@ -21,7 +22,7 @@ constexpr int kWarps = kMlaTileWarps, kConsumerThreads = kMlaTileThreads;
 constexpr int kThreads = kConsumerThreads + 32;
 constexpr int kHeads = kMlaHeads;
 constexpr int kKeyWidth = kMlaKeyWidth, kValueWidth = kMlaValueWidth;
-constexpr int kTile = kMlaTile, kRowBytes = kMlaRowBytes, kRun = kMlaRun;
+constexpr int kTile = kMlaTile, kRun = kMlaRun;
 constexpr int kColumns = kMlaColumns, kColumnTiles = kMlaColumnTiles;
 constexpr int kStages = 2;
 
@@ -38,8 +39,20 @@ struct alignas(16) TileInfo {
   __device__ bool ends_item() const { return flags & 8; }
 };
 
+// What is fetched of a page, and what is multiplied of it.
+struct Bf16Pages {
+  static constexpr int kRowBytes = kMlaRowBytes;
+  MlaTile stages[kStages];
+};
+struct Fp8Pages {
+  static constexpr int kRowBytes = MlaCodes::kRowBytes;
+  MlaCodePage stages[kStages];
+  MlaTile tile;
+};
+
+template <typename Pages>
 struct DecodeMemory {
-  MlaTile tiles[kStages];
+  Pages pages;
   MlaTileWork work;
   // By head: of the part so far when it goes on; of the item and the part when that joins it.
   float rescale[kHeads], item_scale[kHeads], part_scale[kHeads], item_max[kHeads];
@@ -54,9 +67,12 @@ __device__ __forceinline__ void meet_consumers() { wait_for_threads<1, kConsumer
 
 // --- the fetching warp --------------------------------------------------------------------------
 
+template <typename Pages>
 class Fetcher {
+  static constexpr int kRowBytes = Pages::kRowBytes;
+
  public:
-  __device__ Fetcher(const MlaDecode& p, DecodeMemory& memory, int lane)
+  __device__ Fetcher(const MlaDecode& p, DecodeMemory<Pages>& memory, int lane)
       : p_(p), memory_(memory), lane_(lane), walk_(p.rows, static_cast<int>(blockIdx.y), lane) {}
 
   __device__ __forceinline__ int first_token() const { return walk_.done() ? -1 : walk_.row.token; }
@@ -117,12 +133,15 @@ class Fetcher {
         prefetch_bulk(page(ahead), static_cast<uint32_t>(ahead.n_known() * kRowBytes));
   }
 
-  // The tile of the walk comes to a stage. Values past its end become zero, as their weights are.
+  // The page of the walk comes to a stage. Values past its end become zero, as their weights are;
+  // of codes, when they are expanded.
   __device__ __forceinline__ void announce(int stage) {
     const int n_tokens = walk_.n_tokens();
-    if (n_tokens < kTile) {
-      clear_values(memory_.tiles[stage], n_tokens, 1, lane_);
-      order_before_copies();
+    if constexpr (std::is_same_v<Pages, Bf16Pages>) {
+      if (n_tokens < kTile) {
+        clear_values(memory_.pages.stages[stage], n_tokens, 1, lane_);
+        order_before_copies();
+      }
     }
     if (lane_ == 0) {
       const unsigned flags = walk_.starts_part() | walk_.ends_part() << 1 |
@@ -137,26 +156,22 @@ class Fetcher {
   __device__ __forceinline__ void fetch(int stage, const Rows& rows) {
     const int from = max(rows.from, lane_ * kRun), to = min(rows.to, (lane_ + 1) * kRun);
     if (from >= to) return;
-    std::byte* place = memory_.tiles[stage].row(from);
-    const std::byte* source = rows.page + from * kRowBytes;
-    const auto bytes = static_cast<uint32_t>((to - from) * kRowBytes);
-    if (gridDim.x == 1)
-      copy_bulk_evict_first(place, source, bytes, &memory_.full[stage]);
-    else  // other groups of heads read the page as well
-      copy_bulk(place, source, bytes, &memory_.full[stage]);
+    copy_page_rows(memory_.pages.stages[stage].row(from), rows.page + from * kRowBytes,
+                   (to - from) * kRowBytes, &memory_.full[stage]);
   }
 
   const MlaDecode& p_;
-  DecodeMemory& memory_;
+  DecodeMemory<Pages>& memory_;
   const int lane_;
   PageWalk walk_;
 };
 
 // --- the warps that multiply --------------------------------------------------------------------
 
+template <typename Pages>
 class Multiplier {
  public:
-  __device__ Multiplier(const MlaDecode& p, DecodeMemory& memory)
+  __device__ Multiplier(const MlaDecode& p, DecodeMemory<Pages>& memory)
       : p_(p),
         memory_(memory),
         warp_(static_cast<int>(threadIdx.x) / 32),
@@ -179,24 +194,41 @@ class Multiplier {
         token = info.token;
         take_query(query_of(token));
       }
-      score(memory_.tiles[stage]);
-      meet_consumers();
-      weigh(info);
-      meet_consumers();
-      add(info, memory_.tiles[stage]);
-      // The arrival alone would overtake the last loads of the tile (scripts/check_arrivals.py).
-      order_before_copies();
-      __syncwarp();
-      if (lane_ == 0) arrive(&memory_.empty[stage]);
+      if constexpr (std::is_same_v<Pages, Fp8Pages>) {
+        if (i > 0) meet_consumers();  // nobody adds the tile before any more
+        MlaTile& tile = memory_.pages.tile;
+        expand_codes(memory_.pages.stages[stage], 0, info.n_tokens, tile, warp_, lane_);
+        clear_values(tile, info.n_tokens + warp_, kWarps, lane_);
+        give_back(stage);
+        meet_consumers();
+        multiply(info, tile);
+      } else {
+        multiply(info, memory_.pages.stages[stage]);
+        give_back(stage);
+      }
       if (info.ends_part()) join(info);
     }
   }
 
  private:
+  __device__ __forceinline__ void multiply(const TileInfo& info, const MlaTile& tile) {
+    score(tile);
+    meet_consumers();
+    weigh(info);
+    meet_consumers();
+    add(info, tile);
+  }
+  __device__ __forceinline__ void give_back(int stage) {
+    // The arrival alone would overtake the last loads of the stage (scripts/check_arrivals.py).
+    order_before_copies();
+    __syncwarp();
+    if (lane_ == 0) arrive(&memory_.empty[stage]);
+  }
+
   // Of this warp's head, this lane's first 8 elements.
   __device__ __forceinline__ const bf16* query_of(int token) const {
     const int r = min(warp_, n_heads_ - 1);  // heads that there are not: the last one
-    return p_.q + token * p_.q_token_stride + (head_ + r) * p_.q_head_stride + lane_ * 8;
+    return p_.q.row(token, head_ + r) + lane_ * 8;
   }
   // All heads, each by its warp; everyone has come past the scores of the row before.
   __device__ __forceinline__ void take_query(const bf16* from) {
@@ -277,24 +309,24 @@ class Multiplier {
       const float sum = sums[kColumnTiles][2 * i];
       if (r < n_heads_ && info.item < 0) {
         const float scale = 1 / sum;
-        bf16* to = p_.out + info.token * p_.out_token_stride + (head_ + r) * p_.out_head_stride;
+        bf16* to = p_.out.row(info.token, head_ + r);
 #pragma unroll
         for (int n = 0; n < kColumnTiles; ++n)
           *reinterpret_cast<uint32_t*>(to + column + n * 8) =
               pack_bf16(sums[n][2 * i] * scale, sums[n][2 * i + 1] * scale);
       } else if (r < n_heads_) {
-        const int64_t at = p_.parts.at(info.item, head_ + r);
-        float* to = p_.parts.sums + at * kValueWidth + column;
+        float* to = p_.parts.sum(info.item, head_ + r) + column;
 #pragma unroll
         for (int n = 0; n < kColumnTiles; ++n)
           *reinterpret_cast<float2*>(to + n * 8) = make_float2(sums[n][2 * i], sums[n][2 * i + 1]);
-        if (column == 0) p_.parts.stats[at] = make_float2(memory_.item_max[r], sum);
+        if (column == 0)
+          *p_.parts.stat(info.item, head_ + r) = make_float2(memory_.item_max[r], sum);
       }
     }
   }
 
   const MlaDecode& p_;
-  DecodeMemory& memory_;
+  DecodeMemory<Pages>& memory_;
   const int warp_, lane_, head_, n_heads_;
   MlaSums part_ = {}, item_;
   float part_max_ = -INFINITY, item_max_ = -INFINITY;  // of this warp's head
@@ -302,11 +334,12 @@ class Multiplier {
 
 #endif
 
+template <typename Pages>
 __global__ __launch_bounds__(kThreads,
                              1) void mla_decode_kernel(const __grid_constant__ MlaDecode p) {
 #if __CUDA_ARCH__ >= 900
   extern __shared__ uint4 shared[];
-  auto& memory = *reinterpret_cast<DecodeMemory*>(shared);
+  auto& memory = *reinterpret_cast<DecodeMemory<Pages>*>(shared);
   if (threadIdx.x >= kConsumerThreads) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
     if (lane == 0) {
@@ -314,7 +347,7 @@ __global__ __launch_bounds__(kThreads,
       for (uint64_t& barrier : memory.empty) init_barrier(&barrier, kWarps);
       publish_barriers();
     }
-    Fetcher fetcher(p, memory, lane);
+    Fetcher<Pages> fetcher(p, memory, lane);
     if (lane == 0) memory.first_token = fetcher.first_token();
     __syncthreads();
     if (fetcher.first_token() >= 0)
@@ -324,7 +357,7 @@ __global__ __launch_bounds__(kThreads,
     return;
   }
   __syncthreads();
-  if (memory.first_token >= 0) Multiplier(p, memory).run();
+  if (memory.first_token >= 0) Multiplier<Pages>(p, memory).run();
 #endif
 }
 
@@ -332,6 +365,20 @@ __global__ __launch_bounds__(kThreads,
 bool fits_pages(const DecodeRows& rows) {
   return rows.tokens && rows.n_rows * rows.max_pages == rows.n_blocks &&
          rows.max_pages <= kMlaParts;  // a page is a part
+}
+
+template <typename Pages>
+void launch_blocks(Exec& exec, dim3 grid, const MlaDecode& p) {
+  launch(exec, "mla_attention",
+         {.grid = grid, .threads = kThreads, .shared_bytes = sizeof(DecodeMemory<Pages>)},
+         mla_decode_kernel<Pages>, p);
+}
+
+template <bool kFp8>
+void launch_pages(Exec& exec, dim3 grid, const MlaDecode& p) {
+  launch(exec, "mla_attention: pages",
+         {.grid = grid, .threads = kMlaTileThreads, .shared_bytes = kPageSharedBytes<kFp8>},
+         mla_page_kernel<kFp8>, p);
 }
 
 // What is left to add up.
@@ -353,30 +400,27 @@ Stored launch_decode(Exec& exec, const MlaAttentionArgs& a) {
   // As PageWalk computes it.
   DSR_CHECK(n_rows * max_pages * n_blocks < (int64_t{1} << 31), n_rows, max_pages, n_blocks);
   const MlaParts parts = take_parts(exec, max_mla_items(n_rows, max_pages, n_blocks), H);
-  const MlaDecode p = {.out = a.out.ptr<bf16>(),
-                       .out_token_stride = a.out.strides[0],
-                       .out_head_stride = a.out.strides[1],
-                       .q = a.q.ptr<bf16>(),
-                       .q_token_stride = a.q.strides[0],
-                       .q_head_stride = a.q.strides[1],
+  const MlaDecode p = {.out = head_rows(a.out),
+                       .q = head_rows(a.q),
                        .pages = a.cache.pages.ptr<std::byte>(),
                        .rows = rows,
                        .parts = parts,
                        .scale_log2 = scale_log2(a)};
+  const bool fp8 = a.cache.format.type == CacheType::kFP8;
   if (fits_pages(rows)) {
-    launch(exec, "mla_attention: pages",
-           {.grid = dim3(static_cast<unsigned>(head_groups), static_cast<unsigned>(max_pages),
-                         static_cast<unsigned>(n_rows)),
-            .threads = kMlaTileThreads,
-            .shared_bytes = kPageSharedBytes},
-           mla_page_kernel, p);
+    const dim3 grid(static_cast<unsigned>(head_groups), static_cast<unsigned>(max_pages),
+                    static_cast<unsigned>(n_rows));
+    if (fp8)
+      launch_pages<true>(exec, grid, p);
+    else
+      launch_pages<false>(exec, grid, p);
     return {rows, parts};
   }
-  launch(exec, "mla_attention",
-         {.grid = dim3(static_cast<unsigned>(head_groups), static_cast<unsigned>(n_blocks)),
-          .threads = kThreads,
-          .shared_bytes = sizeof(DecodeMemory)},
-         mla_decode_kernel, p);
+  const dim3 grid(static_cast<unsigned>(head_groups), static_cast<unsigned>(n_blocks));
+  if (fp8)
+    launch_blocks<Fp8Pages>(exec, grid, p);
+  else
+    launch_blocks<Bf16Pages>(exec, grid, p);
   return {rows, parts};
 }
 

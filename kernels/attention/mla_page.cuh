@@ -4,7 +4,8 @@
 // Mapping   grid (groups of 16 heads, pages, rows): a block does one page, which is a part, and
 //           ends; sixteen warps do all of it, as mla_tile.cuh says.
 // Memory    116 KB and 64 registers a thread: a block is there, with its page, while the kernels
-//           before still run. 114 KB are used; with half of an SM's, two blocks would share one.
+//           before still run. 114 KB are used; with half of an SM's, two blocks would share one. As
+//           fp8 155 KB; what was in the cache before the step is a tile before they have ended.
 // Traffic   every row once per 16 heads; 2 * 4 bytes * 512 per head and page.
 #pragma once
 
@@ -13,15 +14,27 @@
 
 namespace dsr::cuda {
 
+template <bool kFp8>
 struct PageMemory {
   MlaTile tile;
   MlaTileWork work;
   float max[kMlaHeads];
   uint64_t full;
-};
 
-constexpr int64_t kPageSharedBytes = 116 * 1024;
-static_assert(sizeof(PageMemory) <= kPageSharedBytes);
+  __device__ __forceinline__ MlaTile& fetched() { return tile; }
+};
+template <>
+struct PageMemory<true> : PageMemory<false> {
+  MlaCodePage codes;
+
+  __device__ __forceinline__ MlaCodePage& fetched() { return codes; }
+};
+template <bool kFp8>
+constexpr int kPageRowBytes = kFp8 ? MlaCodes::kRowBytes : kMlaRowBytes;
+
+template <bool kFp8>
+constexpr int64_t kPageSharedBytes = kFp8 ? sizeof(PageMemory<true>) : 116 * 1024;
+static_assert(sizeof(PageMemory<false>) <= kPageSharedBytes<false>);
 
 #if __CUDA_ARCH__ >= 900
 
@@ -63,49 +76,49 @@ __device__ __forceinline__ int pages_before(const DecodeRows& rows, int r, int l
 
 // The pieces of 16 bytes that come behind the dependency wait: of the query, of which a warp
 // fetches a head, and of the step's own rows, mostly one.
+template <bool kFp8>
 class LatePieces {
-  static constexpr int kPieces = kMlaRowBytes / 16;  // of a row, of a head's query as well
-  static_assert(kPieces > 64 && kPieces <= 96);
+  static constexpr int kQueryPieces = kMlaKeyWidth * 2 / 16;  // of a head
+  static constexpr int kPieces = kPageRowBytes<kFp8> / 16;    // of a row
+  static_assert(kQueryPieces > 64 && kQueryPieces <= 96);
 
  public:
   static constexpr int kRows = kMlaTileThreads / kPieces;  // that fetch() has room for
 
   __device__ __forceinline__ LatePieces(const bf16* query, const std::byte* page,
-                                        const RowPage& here, PageMemory& m, int warp, int lane) {
+                                        const RowPage& here, PageMemory<kFp8>& m, int warp,
+                                        int lane) {
     query_ = reinterpret_cast<const std::byte*>(query) + lane * 16;
     place_ = shared_address(&m.work.query[warp][lane * 8]);
-    has_last_ = lane < kPieces - 64;
+    has_last_ = lane < kQueryPieces - 64;
     const auto i = static_cast<int>(threadIdx.x);
-    row_ = row_piece(page, here.n_known, i), row_place_ = row_place(m.tile, here.n_known, i);
+    row_ = row_piece(page, here.n_known, i), row_place_ = row_place(m, here.n_known, i);
     has_row_ = i < (here.n_tokens - here.n_known) * kPieces;
     // Not put together anew behind the wait.
     asm volatile("" : "+l"(query_), "+r"(place_), "+l"(row_), "+r"(row_place_));
   }
   __device__ __forceinline__ void fetch() const {
-    copy(place_, query_);
-    copy(place_ + 32 * 16, query_ + 32 * 16);
-    if (has_last_) copy(place_ + 64 * 16, query_ + 64 * 16);
-    if (has_row_) copy(row_place_, row_);
+    copy_async_16(place_, query_);
+    copy_async_16(place_ + 32 * 16, query_ + 32 * 16);
+    if (has_last_) copy_async_16(place_ + 64 * 16, query_ + 64 * 16);
+    if (has_row_) copy_async_16(row_place_, row_);
   }
   // Of more rows than kRows, which a sequence's several tokens can be.
   __device__ __forceinline__ void fetch_more(const std::byte* page, const RowPage& here,
-                                             MlaTile& tile) const {
+                                             PageMemory<kFp8>& m) const {
     const int n = (here.n_tokens - here.n_known) * kPieces;
 #pragma unroll 1
     for (int i = static_cast<int>(threadIdx.x) + kMlaTileThreads; i < n; i += kMlaTileThreads)
-      copy(row_place(tile, here.n_known, i), row_piece(page, here.n_known, i));
+      copy_async_16(row_place(m, here.n_known, i), row_piece(page, here.n_known, i));
   }
 
  private:
-  __device__ __forceinline__ static void copy(uint32_t to, const std::byte* from) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
-  }
   __device__ __forceinline__ static const std::byte* row_piece(const std::byte* page, int first,
                                                                int i) {
-    return page + first * kMlaRowBytes + i * 16;
+    return page + first * kPageRowBytes<kFp8> + i * 16;
   }
-  __device__ __forceinline__ static uint32_t row_place(MlaTile& tile, int first, int i) {
-    return shared_address(tile.row(first + i / kPieces) + i % kPieces * 16);
+  __device__ __forceinline__ static uint32_t row_place(PageMemory<kFp8>& m, int first, int i) {
+    return shared_address(m.fetched().row(first + i / kPieces) + i % kPieces * 16);
   }
 
   const std::byte *query_, *row_;
@@ -129,21 +142,19 @@ struct HeldKeys {
 };
 
 // What was in the cache before the step, by the first warp.
-__device__ __forceinline__ void fetch_known(const std::byte* page, int n_known, PageMemory& m,
+template <bool kFp8>
+__device__ __forceinline__ void fetch_known(const std::byte* page, int n_known, PageMemory<kFp8>& m,
                                             int lane) {
+  constexpr int kRowBytes = kPageRowBytes<kFp8>;
   if (lane == 0) {
     init_barrier(&m.full, 1);
     publish_barriers();
-    arrive_expecting(&m.full, static_cast<uint32_t>(n_known * kMlaRowBytes));
+    arrive_expecting(&m.full, static_cast<uint32_t>(n_known * kRowBytes));
   }
   __syncwarp();
   const int from = lane * kMlaRun, n = min(n_known - from, kMlaRun);
   if (n <= 0) return;
-  const auto bytes = static_cast<uint32_t>(n * kMlaRowBytes);
-  if (gridDim.x == 1)
-    copy_bulk_evict_first(m.tile.row(from), page + from * kMlaRowBytes, bytes, &m.full);
-  else  // other groups of heads read the page as well
-    copy_bulk(m.tile.row(from), page + from * kMlaRowBytes, bytes, &m.full);
+  copy_page_rows(m.fetched().row(from), page + from * kRowBytes, n * kRowBytes, &m.full);
 }
 
 // The part, or the result of a row that has no other one. A lane has sums of heads g and g + 8,
@@ -155,8 +166,7 @@ __device__ __forceinline__ void store_result(const MlaDecode& p, const MlaSums& 
   for (int i = 0; i < 2; ++i) {
     if (head + 8 * i >= p.parts.H) return;
     const float scale = 1 / sums[kMlaColumnTiles][2 * i];
-    bf16* to = p.out + token * p.out_token_stride + (head + 8 * i) * p.out_head_stride +
-               warp * kMlaColumns + lane % 4 * 2;
+    bf16* to = p.out.row(token, head + 8 * i) + warp * kMlaColumns + lane % 4 * 2;
 #pragma unroll
     for (int n = 0; n < kMlaColumnTiles; ++n)
       *reinterpret_cast<uint32_t*>(to + n * 8) =
@@ -169,8 +179,7 @@ __device__ __forceinline__ void store_part(const MlaDecode& p, const MlaSums& su
                                            int lane) {
   const int head0 = static_cast<int>(blockIdx.x) * kMlaHeads, n_heads = p.parts.H - head0;
   const int g = lane / 4, t = lane % 4;
-  const int64_t at = p.parts.at(item, head0 + g);
-  float* to = p.parts.sums + at * kMlaValueWidth + warp * kMlaColumns + t % 2 * 8 + t / 2 * 4;
+  float* to = p.parts.sum(item, head0 + g) + warp * kMlaColumns + t % 2 * 8 + t / 2 * 4;
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
 #pragma unroll
@@ -186,35 +195,41 @@ __device__ __forceinline__ void store_part(const MlaDecode& p, const MlaSums& su
         *reinterpret_cast<float4*>(to + i * 8 * kMlaValueWidth + n * 8) = four;
     }
     if (g + 8 * i < n_heads && warp == 0 && t == 0)
-      p.parts.stats[at + i * 8] = make_float2(max[g + 8 * i], sums[kMlaColumnTiles][2 * i]);
+      *p.parts.stat(item, head0 + g + 8 * i) =
+          make_float2(max[g + 8 * i], sums[kMlaColumnTiles][2 * i]);
   }
 }
 
 #endif
 
-static __global__ __launch_bounds__(kMlaTileThreads,
-                                    2) void mla_page_kernel(const __grid_constant__ MlaDecode p) {
+template <bool kFp8>
+__global__ __launch_bounds__(kMlaTileThreads,
+                             2) void mla_page_kernel(const __grid_constant__ MlaDecode p) {
 #if __CUDA_ARCH__ >= 900
   extern __shared__ uint4 shared[];
-  auto& m = *reinterpret_cast<PageMemory*>(shared);
+  auto& m = *reinterpret_cast<PageMemory<kFp8>*>(shared);
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   const int page = static_cast<int>(blockIdx.y), r = static_cast<int>(blockIdx.z);
   const RowPage here(p.rows, r, page, lane);
   if (here.n_tokens <= 0) return;  // others, those of first pages, wait for the kernel before
   start_next_kernel();
-  const std::byte* from = p.pages + here.block * (int64_t{kMlaTile} * kMlaRowBytes);
+  const std::byte* from = p.pages + here.block * (int64_t{kMlaTile} * kPageRowBytes<kFp8>);
   if (warp == 0) fetch_known(from, here.n_known, m, lane);
   clear_values(m.tile, here.n_tokens + warp, kMlaTileWarps, lane);
   const int head = min(static_cast<int>(blockIdx.x) * kMlaHeads + warp, p.parts.H - 1);
-  const LatePieces late(p.q + here.token * p.q_token_stride + head * p.q_head_stride, from, here, m,
-                        warp, lane);
+  const LatePieces<kFp8> late(p.q.row(here.token, head), from, here, m, warp, lane);
   const int item = pages_before(p.rows, r, lane) + page;
   __syncthreads();  // the barrier and the zeros are there
+  if constexpr (kFp8) {
+    wait_barrier(&m.full, 0);
+    expand_codes(m.codes, 0, here.n_known, m.tile, warp, lane);
+    __syncthreads();
+  }
   wait_for_previous_kernel();
 
   late.fetch();
   const int n_late = here.n_tokens - here.n_known;
-  if (n_late > LatePieces::kRows) late.fetch_more(from, here, m.tile);
+  if (n_late > LatePieces<kFp8>::kRows) late.fetch_more(from, here, m);
   commit_copies();
   // Keys come while the query does, where they are none of the step's own rows: those are late.
   const bool early = n_late == 0 || (n_late == 1 && !HeldKeys::reads(here.n_known, warp));
@@ -225,6 +240,10 @@ static __global__ __launch_bounds__(kMlaTileThreads,
   }
   wait_for_copies<0>();
   __syncthreads();
+  if (kFp8 && n_late > 0) {
+    if constexpr (kFp8) expand_codes(m.codes, here.n_known, here.n_tokens, m.tile, warp, lane);
+    __syncthreads();
+  }
   if (!early) {
     wait_barrier(&m.full, 0);
     keys.load(m.tile, warp, lane);

@@ -1,5 +1,5 @@
-// A page of MLA's rows as bf16 in shared memory, and what 16 heads and sixteen warps do with it:
-// mla_decode_sm90.cu and mla_page.cuh, which so give the same bits.
+// A page of MLA's rows as bf16 in shared memory, perhaps made from one of fp8, and what 16 heads
+// and sixteen warps do with it: mla_decode_sm90.cu and mla_page.cuh, which so give the same bits.
 //
 // Tile      eight copies of 8 rows, each 16 bytes further than they are in the page: the eight rows
 //           that ldmatrix reads at once are of eight copies, hence in different banks. So place i
@@ -10,8 +10,10 @@
 // Rounding  p to bf16; sums in fp32. The sum of p is that of the rounded ones.
 #pragma once
 
+#include "attention/mla_codes.cuh"
 #include "attention/mla_merge.cuh"
 #include "attention/tiled_attention.cuh"
+#include "common/e4m3.cuh"
 
 namespace dsr::cuda {
 
@@ -30,10 +32,8 @@ constexpr int kMlaColumns = kMlaValueWidth / kMlaTileWarps, kMlaColumnTiles = kM
 
 // What these kernels are given.
 struct MlaDecode {
-  bf16* out;  // [T, H, kMlaValueWidth]
-  int64_t out_token_stride, out_head_stride;
-  const bf16* q;  // [T, H, kMlaKeyWidth]
-  int64_t q_token_stride, q_head_stride;
+  HeadRows out;  // [T, H, kMlaValueWidth]
+  HeadRows q;    // [T, H, kMlaKeyWidth]
   const std::byte* pages;
   DecodeRows rows;
   MlaParts parts;
@@ -47,6 +47,14 @@ struct MlaTile {
     return runs + token / kMlaRun * kMlaRunPitch + token % kMlaRun * kMlaRowBytes;
   }
 };
+// A page of fp8 as it lies in the cache.
+struct MlaCodePage {
+  alignas(128) std::byte rows[kMlaTile * MlaCodes::kRowBytes];
+
+  __device__ __forceinline__ std::byte* row(int token) {
+    return rows + token * MlaCodes::kRowBytes;
+  }
+};
 struct MlaTileWork {
   alignas(16) bf16 query[kMlaHeads][kMlaKeyWidth + 8];
   // In places: sums over a quarter; exp2(score - max), zeros past the end.
@@ -56,6 +64,15 @@ struct MlaTileWork {
 
 #if __CUDA_ARCH__ >= 900
 
+// Some rows of a page. What no other group of heads reads is the first to leave the L2.
+__device__ __forceinline__ void copy_page_rows(void* shared, const void* global, int n_bytes,
+                                               uint64_t* barrier) {
+  if (gridDim.x == 1)
+    copy_bulk_evict_first(shared, global, static_cast<uint32_t>(n_bytes), barrier);
+  else
+    copy_bulk(shared, global, static_cast<uint32_t>(n_bytes), barrier);
+}
+
 // By a warp: the values of tokens first, first + step, ... become zero, as their weights are.
 __device__ __forceinline__ void clear_values(MlaTile& tile, int first, int step, int lane) {
   static_assert(kMlaValueWidth * 2 == 2 * 32 * 16, "two pieces a lane");
@@ -64,6 +81,31 @@ __device__ __forceinline__ void clear_values(MlaTile& tile, int first, int step,
     auto* row = reinterpret_cast<uint4*>(tile.row(i));
     row[lane] = row[lane + 32] = make_uint4(0, 0, 0, 0);
   }
+}
+
+// By all warps: tokens [first, end) of a page of codes join a tile.
+__device__ __forceinline__ void expand_codes(MlaCodePage& page, int first, int end, MlaTile& tile,
+                                             int warp, int lane) {
+#pragma unroll
+  for (int i = 0; i < kMlaTile / kMlaTileWarps; ++i) {
+    const int token = warp + i * kMlaTileWarps;
+    if (token < first || token >= end) continue;
+    const std::byte* row = page.row(token);
+    const float scale = *reinterpret_cast<const float*>(row + MlaCodes::kScalesAt + lane / 8 * 4);
+    uint4 v[2];
+    bf16_from_e4m3(*reinterpret_cast<const uint4*>(row + lane * 16), scale, v);
+    // Eight lanes at a time write to different banks.
+    auto* to = reinterpret_cast<uint4*>(tile.row(token) + lane * 32);
+    const int half = lane / 4 % 2;
+    to[half] = half == 0 ? v[0] : v[1];
+    to[1 - half] = half == 0 ? v[1] : v[0];
+  }
+  static_assert(kMlaTile * MlaCodes::kRopePieces == kMlaTileThreads);
+  const int i = warp * 32 + lane, token = i / MlaCodes::kRopePieces;
+  const int at = i % MlaCodes::kRopePieces * 16;
+  if (token >= first && token < end)
+    *reinterpret_cast<uint4*>(tile.row(token) + kMlaValueWidth * 2 + at) =
+        *reinterpret_cast<const uint4*>(page.row(token) + MlaCodes::kRopeAt + at);
 }
 
 // Where this lane's row of an ldmatrix lies in a tile, that of place `lane % 8`, from place 0.

@@ -23,6 +23,16 @@ PagedBatch paged_batch(const Args& a) {
   return {a.positions.template ptr<int32_t>(), a.cu_seqlens_q.template ptr<int32_t>(),
           a.block_table.template ptr<int32_t>(), a.block_table.strides[0]};
 }
+// Rows of activations by token and head.
+struct HeadRows {
+  bf16* data;
+  int64_t token_stride, head_stride;
+
+  __device__ __forceinline__ bf16* row(int64_t token, int64_t head) const {
+    return data + token * token_stride + head * head_stride;
+  }
+};
+inline HeadRows head_rows(const Tensor& t) { return {t.ptr<bf16>(), t.strides[0], t.strides[1]}; }
 // What logits are multiplied by for exp2 instead of exp.
 template <typename Args>
 float scale_log2(const Args& a) {

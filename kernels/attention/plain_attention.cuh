@@ -20,10 +20,7 @@ constexpr int kMaxColumns = kPlainThreads * kColumnsPerThread;
 constexpr int kMaxKeyWidth = 2048;
 
 struct PlainParams {
-  bf16* out;
-  int64_t out_token_stride, out_head_stride;
-  const bf16* q;
-  int64_t q_token_stride, q_head_stride;
+  HeadRows out, q;
   const std::byte* pages;
   int64_t page_bytes;
   PagedBatch batch;
@@ -42,7 +39,7 @@ __device__ void attend_plainly(const PlainParams& p, const Cache& cache, int seq
   __shared__ float scores[kPlainTile];
   __syncthreads();  // the rows before are done with both
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const bf16* query = p.q + t * p.q_token_stride + h * p.q_head_stride;
+  const bf16* query = p.q.row(t, h);
   for (int i = threadIdx.x; i < p.key_width; i += kPlainThreads) q[i] = to_float(query[i]);
   __syncthreads();
   cache.rotate(q, p.batch.positions[t]);
@@ -85,7 +82,7 @@ __device__ void attend_plainly(const PlainParams& p, const Cache& cache, int seq
     __syncthreads();  // the scores are used up
   }
 
-  bf16* to = p.out + t * p.out_token_stride + h * p.out_head_stride;
+  bf16* to = p.out.row(t, h);
   const int64_t part = split < 0 ? 0 : p.partials.row(sequence, split, h);
 #pragma unroll
   for (int c = 0; c < kColumnsPerThread; ++c) {

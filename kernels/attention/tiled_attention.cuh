@@ -1,87 +1,24 @@
-// Attention with the tensor cores over a paged bf16 cache, for the head sizes that released models
-// have. The rows of a block are the heads that share keys: of one token where they are 16 or more,
-// of several consecutive tokens where they are fewer.
+// Attention with the tensor cores over a paged cache of bf16 or fp8, for the head sizes that
+// released models have. The rows of a block are the heads that share keys: of one token where they
+// are 16 or more, of several consecutive tokens where they are fewer.
 //
 // Mapping   grid (splits or row groups, sequences, head groups), 8 warps. A tile of kTile tokens is
-//           copied to shared memory kStages - 1 tiles ahead. Scores: each warp takes 8 tokens and a
+//           copied to shared memory kStages - 1 tiles ahead; of fp8, it comes to registers while
+//           the one before is multiplied (tile_codes.cuh). Scores: each warp takes 8 tokens and a
 //           part of the width; the parts meet in shared memory. Softmax: every warp does all of
 //           it, in the layout of the next product's operand. Values: each warp takes its share of
 //           the columns.
-// Rounding  the rotated query (GQA) and p to bf16; sums in fp32. The sum of p is that of the
+// Rounding  the rotated query (GQA), what fp8 stands for and p to bf16; sums in fp32. The sum of p
+// is that of the
 //           rounded ones.
 // Traffic   decode: every key and value once per 16 heads, and 2 * 4 bytes * width per head and
 //           split for the parts.
 #pragma once
 
-#include "attention/paged.cuh"
+#include "attention/tile_codes.cuh"
+#include "attention/tiled_shape.cuh"
 
 namespace dsr::cuda {
-
-// MLA: one row per token holds the key [latent | rope]; its first part is the value.
-struct MlaShape {
-  static constexpr int kKeyWidth = 576, kValueWidth = 512, kTile = 32, kStages = 3;
-  static constexpr bool kValuesInKeys = true, kRotateQuery = false;
-};
-struct GqaShape {
-  static constexpr int kKeyWidth = 128, kValueWidth = 128, kTile = 64, kStages = 2;
-  static constexpr bool kValuesInKeys = false, kRotateQuery = true;
-};
-
-struct TiledParams {
-  bf16* out;  // [T, H, kValueWidth]
-  int64_t out_token_stride, out_head_stride;
-  const bf16* q;  // [T, H, kKeyWidth]
-  int64_t q_token_stride, q_head_stride;
-  const float* cos;  // [P, kKeyWidth / 2], where the query is rotated here
-  const float* sin;
-  const std::byte* pages;
-  int64_t page_bytes;
-  PagedBatch batch;
-  Partials partials;
-  int heads_per_kv_head;
-  float scale_log2;           // softmax_scale * log2(e)
-  bool prefill_only = false;  // another kernel takes the decode rows
-};
-
-constexpr int kTiledWarps = 8;
-constexpr int kTiledThreads = 32 * kTiledWarps;
-constexpr int kRows = 16;  // of a block: the M of mma.m16n8k16
-
-template <typename Shape>
-struct Tiled {
-  // Rows padded by 16 bytes: the eight rows that ldmatrix reads at once lie in different banks.
-  static constexpr int kKeyStride = Shape::kKeyWidth + 8;
-  static constexpr int kKeyElements = Shape::kTile * kKeyStride;
-  static constexpr int kValueElements = Shape::kValuesInKeys ? 0 : kKeyElements;
-  static constexpr int kStageElements = kKeyElements + kValueElements;
-  static constexpr int kScoreStride = Shape::kTile + 8;  // floats; no two rows in one bank
-  static constexpr int kTokenTiles = Shape::kTile / 8;
-  static constexpr int kKeyParts = kTiledWarps / kTokenTiles;  // of the width, in the scores
-  static constexpr int kScoreElements = kKeyParts * kRows * kScoreStride;
-  static constexpr int kKeySteps = Shape::kKeyWidth / 16 / kKeyParts;  // of k16, per warp
-  static constexpr int kValueSteps = Shape::kTile / 16;
-  static constexpr int kColumns = Shape::kValueWidth / kTiledWarps;  // per warp
-  static constexpr int64_t kSharedBytes =
-      int64_t{Shape::kStages} * kStageElements * 2 + int64_t{2} * kScoreElements * 4;
-  static_assert(kTokenTiles * kKeyParts == kTiledWarps, "every warp has a part of the scores");
-  static_assert(Shape::kKeyWidth % (32 * kKeyParts) == 0, "ldmatrix.x4 takes two k16 steps");
-  static_assert(kColumns % 16 == 0, "ldmatrix.x4 takes two n8 tiles");
-  static_assert(kPageTokens % Shape::kTile == 0, "a tile lies in one page");
-  static_assert(Shape::kTile >= kRows, "a stage holds the query");
-};
-
-// The rows of one block and the tokens they look at.
-struct TiledWork {
-  int first_token, n_tokens;  // of the batch
-  int head, n_heads;          // the first of them
-  int kv_head;
-  int begin, end;  // cached tokens
-  int sequence;
-  int split;  // -1: the result is final
-  // The token that this step adds to the cache, in decode: all before it were there already, so
-  // that they may be fetched while the kernels before still run. -1: nothing may.
-  int newest;
-};
 
 // Tokens base .. base + kTile into a stage, zeros past the end; `except` is left out.
 template <typename Shape>
@@ -139,9 +76,7 @@ __device__ __forceinline__ void copy_query(const TiledParams& p, const TiledWork
     const int r = c / kChunks, column = c % kChunks * 8;
     const int token = r / heads_in_row, head = r % heads_in_row;
     const bool valid = token < w.n_tokens && head < w.n_heads;
-    const bf16* from = valid ? p.q + (w.first_token + token) * p.q_token_stride +
-                                   (w.head + head) * p.q_head_stride + column
-                             : p.q;
+    const bf16* from = valid ? p.q.row(w.first_token + token, w.head + head) + column : p.q.data;
     copy_async_16(to + r * Tiled<Shape>::kKeyStride + column, from, valid);
   }
 }
@@ -190,26 +125,37 @@ __device__ void attend(const TiledParams& p, const TiledWork& w, bf16* stages, f
   // not filled before everyone has come to the first tile.
   bf16* const query = stages + (Shape::kStages - 1) * T::kStageElements;
   constexpr int kAhead = Shape::kStages - 1;
-#pragma unroll
-  for (int i = 0; i < kAhead && w.newest >= 0; ++i)
-    if (i < n_tiles)
-      copy_tile<Shape>(p, w, w.begin + i * Shape::kTile, stages + i * T::kStageElements, w.newest);
-  if (w.newest >= 0) {
-    wait_for_previous_kernel();
-    const int tile = (w.newest - w.begin) / Shape::kTile;
-    if (w.newest < w.end && tile < kAhead)
-      copy_token<Shape>(p, w, w.newest, w.begin + tile * Shape::kTile,
-                        stages + tile * T::kStageElements);
-  }
-  copy_query<Shape>(p, w, query);
-  commit_copies();
-#pragma unroll
-  for (int i = 0; i < kAhead; ++i) {
-    if (i < n_tiles && w.newest < 0)
-      copy_tile<Shape>(p, w, w.begin + i * Shape::kTile, stages + i * T::kStageElements);
+  TileCodes<Shape> codes;
+  if constexpr (Shape::kFp8) {
+    if (w.newest >= 0) wait_for_previous_kernel();
+    copy_query<Shape>(p, w, query);
     commit_copies();
+    codes.load(p, w, w.begin);
+    codes.store(stages);
+    wait_for_copies<0>();
+  } else {
+#pragma unroll
+    for (int i = 0; i < kAhead && w.newest >= 0; ++i)
+      if (i < n_tiles)
+        copy_tile<Shape>(p, w, w.begin + i * Shape::kTile, stages + i * T::kStageElements,
+                         w.newest);
+    if (w.newest >= 0) {
+      wait_for_previous_kernel();
+      const int tile = (w.newest - w.begin) / Shape::kTile;
+      if (w.newest < w.end && tile < kAhead)
+        copy_token<Shape>(p, w, w.newest, w.begin + tile * Shape::kTile,
+                          stages + tile * T::kStageElements);
+    }
+    copy_query<Shape>(p, w, query);
+    commit_copies();
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      if (i < n_tiles && w.newest < 0)
+        copy_tile<Shape>(p, w, w.begin + i * Shape::kTile, stages + i * T::kStageElements);
+      commit_copies();
+    }
+    wait_for_copies<kAhead>();
   }
-  wait_for_copies<kAhead>();
   __syncthreads();
   uint32_t q[T::kKeySteps][4];
 #pragma unroll
@@ -229,13 +175,16 @@ __device__ void attend(const TiledParams& p, const TiledWork& w, bf16* stages, f
   float o[kValueTiles][4] = {};  // [kRows, kColumns] of this warp
   float max[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
   for (int i = 0; i < n_tiles; ++i) {
-    wait_for_copies<Shape::kStages - 2>();
+    if constexpr (!Shape::kFp8) wait_for_copies<Shape::kStages - 2>();
     __syncthreads();  // tile i is here, and everyone is done with tile i - 1
-    const int ahead = i + Shape::kStages - 1;
-    if (ahead < n_tiles)
-      copy_tile<Shape>(p, w, w.begin + ahead * Shape::kTile,
-                       stages + ahead % Shape::kStages * T::kStageElements);
-    commit_copies();
+    const int ahead = i + (Shape::kFp8 ? 1 : Shape::kStages - 1);
+    bf16* const ahead_stage = stages + ahead % Shape::kStages * T::kStageElements;
+    if constexpr (Shape::kFp8) {
+      if (ahead < n_tiles) codes.load(p, w, w.begin + ahead * Shape::kTile);
+    } else {
+      if (ahead < n_tiles) copy_tile<Shape>(p, w, w.begin + ahead * Shape::kTile, ahead_stage);
+      commit_copies();
+    }
     const bf16* keys = stages + i % Shape::kStages * T::kStageElements;
     const bf16* values = keys + T::kValueElements;  // the keys themselves, or behind them
     float* tile_scores = scores + i % 2 * T::kScoreElements;
@@ -313,6 +262,8 @@ __device__ void attend(const TiledParams& p, const TiledWork& w, bf16* stages, f
         mma_bf16(o[n + 1], probability[k], b[2], b[3]);
       }
     }
+    if constexpr (Shape::kFp8)
+      if (ahead < n_tiles) codes.store(ahead_stage);
   }
   wait_for_copies<0>();
 
@@ -324,7 +275,7 @@ __device__ void attend(const TiledParams& p, const TiledWork& w, bf16* stages, f
     const int column = warp * T::kColumns + t2;
     if (w.split < 0) {
       const float scale = 1 / sum[r];
-      bf16* to = p.out + row_token[r] * p.out_token_stride + row_head[r] * p.out_head_stride;
+      bf16* to = p.out.row(row_token[r], row_head[r]);
 #pragma unroll
       for (int n = 0; n < kValueTiles; ++n)
         *reinterpret_cast<uint32_t*>(to + column + n * 8) =

@@ -73,6 +73,10 @@ __device__ __forceinline__ void copy_async_16(void* shared, const void* global, 
                "l"(global), "r"(bytes)
                : "memory");
 }
+// The same, all of them, to an address.
+__device__ __forceinline__ void copy_async_16(uint32_t shared, const void* global) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared), "l"(global) : "memory");
+}
 __device__ __forceinline__ void commit_copies() {
   asm volatile("cp.async.commit_group;" ::: "memory");
 }

@@ -16,18 +16,6 @@ __device__ __forceinline__ uint32_t word_of(const uint4& v, int i) {
 }
 
 #if __CUDA_ARCH__ >= 890
-// Four codes, the first in the lowest byte, as two pairs of f16. NaN codes become NaN.
-__device__ __forceinline__ void f16_from_e4m3(uint32_t codes, uint32_t& low, uint32_t& high) {
-  asm("{\n"
-      ".reg .b16 low, high;\n"
-      "mov.b32 {low, high}, %2;\n"
-      "cvt.rn.f16x2.e4m3x2 %0, low;\n"
-      "cvt.rn.f16x2.e4m3x2 %1, high;\n"
-      "}"
-      : "=r"(low), "=r"(high)
-      : "r"(codes));
-}
-
 // Product p of a step: row g, row g + 8.
 __device__ __forceinline__ void product_weights(Fp8Weight, const uint4& low, const uint4& high,
                                                 int p, uint32_t (&a)[4]) {

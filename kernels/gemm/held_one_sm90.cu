@@ -87,7 +87,7 @@ struct UnitPair {
   __device__ __forceinline__ void add(const DenseLayout& l, const RowPairX& x,
                                       float (&acc)[2]) const {
     float steps[2];
-    multiply_four_steps<Fp8Weight>(low, high, x.x, lane_id(), steps);
+    multiply_steps<Fp8Weight>(low, high, x.x, lane_id(), steps);
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const float block = block_of_steps(steps[h]) * x.unit;

@@ -23,15 +23,18 @@ __device__ __forceinline__ int chunk_of_column(int g) {
   return g / 2 * (4 * W::kXChunks) + (W::kXChunks == 2 ? g % 2 : 0);
 }
 
-// Of row g and g + 8 the sum of step t, before scales. x: this lane's chunk.
-template <typename W>
-__device__ __forceinline__ void multiply_four_steps(const uint4 (&low)[4], const uint4 (&high)[4],
-                                                    const uint4& x, int lane, float (&out)[2]) {
-  float sums[4][4] = {};
+// Of row g and g + 8 the sum of step t, before scales; of two steps in lanes t + 2 as well. x: this
+// lane's chunk, of two steps that of g % 4.
+template <typename W, int kSteps>
+__device__ __forceinline__ void multiply_steps(const uint4 (&low)[kSteps],
+                                               const uint4 (&high)[kSteps], const uint4& x,
+                                               int lane, float (&out)[2]) {
+  static_assert(kSteps == 2 || kSteps == 4);
+  float sums[kSteps][4] = {};
 #pragma unroll
   for (int p = 0; p < W::kProducts; ++p) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
+    for (int i = 0; i < kSteps; ++i) {
       if (W::kScaled && p == 2) {  // from column 2 t to 2 t + 1, where the second chunk is
         sums[i][1] = sums[i][0];
         sums[i][3] = sums[i][2];
@@ -44,11 +47,11 @@ __device__ __forceinline__ void multiply_four_steps(const uint4 (&low)[4], const
         mma_bf16(sums[i], a, word_of(x, p * 2), word_of(x, p * 2 + 1));
     }
   }
-  const bool first = (lane & 2) == 0, is_even = (lane & 1) == 0;
+  const bool first = kSteps == 2 || (lane & 2) == 0, is_even = (lane & 1) == 0;
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
-    const float even = first ? sums[0][1 + 2 * h] : sums[2][1 + 2 * h];
-    const float odd = first ? sums[1][1 + 2 * h] : sums[3][1 + 2 * h];
+    const float even = first ? sums[0][1 + 2 * h] : sums[kSteps - 2][1 + 2 * h];
+    const float odd = first ? sums[1][1 + 2 * h] : sums[kSteps - 1][1 + 2 * h];
     out[h] = is_even ? even : odd;
   }
 }

@@ -9,8 +9,8 @@
 
 #include <type_traits>
 
+#include "common/e4m3.cuh"
 #include "common/ptx.cuh"
-#include "common/types.cuh"
 #include "gemm/dense_weight.h"
 
 namespace dsr::cuda {
@@ -61,21 +61,6 @@ void with_tiles(bool fp8, int n_tokens, const F& f) {
     with(std::integral_constant<int, 2>{});
   else
     with(std::integral_constant<int, 8>{});
-}
-
-// Four codes to two pairs of bf16, exactly. The seven bits below the sign, moved into bf16's
-// exponent and mantissa, are the value times 2^-120, subnormals included; the product with 2^120
-// is exact. The NaN codes (0x7f, 0xff) read as +-480: whoever loads weights has to look for them.
-__device__ __forceinline__ uint32_t bf16_from_shifted(uint32_t codes) {  // in the high bytes
-  constexpr uint32_t kTwoTo120 = 0x7b807b80u, kMinusZero = 0x80008000u;
-  const uint32_t small = (codes & 0x80008000u) | ((codes >> 4) & 0x07f007f0u);
-  uint32_t out;
-  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(out) : "r"(small), "r"(kTwoTo120), "r"(kMinusZero));
-  return out;
-}
-__device__ __forceinline__ void bf16_from_e4m3(uint32_t codes, uint32_t& low, uint32_t& high) {
-  low = bf16_from_shifted(__byte_perm(codes, 0, 0x1404));
-  high = bf16_from_shifted(__byte_perm(codes, 0, 0x3424));
 }
 
 __device__ __forceinline__ void fragments(Fp8Weight, const uint4& low, const uint4& high,

@@ -228,7 +228,7 @@ __device__ __forceinline__ void multiply_one_token(Job& job, const RingView& rin
           scale = scale_value(job.ue8m0(), word);
         }
         float steps[2];
-        multiply_four_steps<W>(low, high, chunk, lane, steps);
+        multiply_steps<W>(low, high, chunk, lane, steps);
         // What lies behind the row's end in a stage is of another one.
         if (2 * block + (lane & 3) >= n_steps) steps[0] = steps[1] = 0;
         const float blocks[2] = {block_of_steps(steps[0]), block_of_steps(steps[1])};

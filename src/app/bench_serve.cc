@@ -168,7 +168,7 @@ Request random_request(PhiloxStream& ids, int64_t vocab_size, int64_t prompt, in
 
 int64_t taken_memory_bytes(Engine& engine) {
   const int64_t of_gpu = engine.device_bytes_used();
-  return of_gpu > 0 ? of_gpu : peak_memory_bytes();
+  return of_gpu > 0 ? of_gpu : peak_memory_bytes() - engine.probe_bytes();
 }
 
 std::optional<std::vector<ServedRequest>> serve(Engine& engine, const ServeRun& run) {

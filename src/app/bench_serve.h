@@ -72,7 +72,7 @@ struct ServeRun {
 std::optional<std::vector<ServedRequest>> serve(Engine& engine, const ServeRun& run);
 
 // What a row takes at the most: of a GPU's memory, or on the host of the process since
-// reset_peak_memory.
+// reset_peak_memory, less what only measures the machine.
 int64_t taken_memory_bytes(Engine& engine);
 
 }  // namespace dsr

@@ -7,7 +7,7 @@
 
 namespace dsr {
 
-HugeMemory::HugeMemory(int64_t bytes) {
+HugeMemory::HugeMemory(int64_t bytes) : bytes_(bytes) {
   if (bytes == 0) return;
   const int64_t size = round_up(bytes, kHugePage);
   mapping_bytes_ = static_cast<size_t>(size + kHugePage);  // room to begin at a huge page
@@ -25,6 +25,11 @@ HugeMemory::HugeMemory(int64_t bytes) {
 
 HugeMemory::~HugeMemory() {
   if (data_ != nullptr) ::munmap(mapping_, mapping_bytes_);
+}
+
+void HugeMemory::offer() const {
+  // A wish as well: where it is refused, the memory is kept.
+  if (data_ != nullptr) ::madvise(data_, static_cast<size_t>(bytes_), MADV_FREE);
 }
 
 }  // namespace dsr

@@ -17,10 +17,16 @@ class HugeMemory {
 
   // A multiple of kHugePage, where there is memory at all.
   std::byte* data() const { return data_; }
+  int64_t size_bytes() const { return bytes_; }
+
+  // What is in it is not needed any more: the kernel takes it when it is short of memory, and not
+  // before. Where it was taken, there are zeros. What is written from now on stays.
+  void offer() const;
 
   static constexpr int64_t kHugePage = int64_t{2} << 20;
 
  private:
+  int64_t bytes_;
   void* mapping_ = nullptr;
   size_t mapping_bytes_ = 0;
   std::byte* data_ = nullptr;

@@ -124,16 +124,10 @@ double best_seconds(const Team& team, const Part& part, int rounds = kRounds) {
   return best;
 }
 
-// How much to read, and how often.
-struct Reading {
-  int64_t bytes;
-  int rounds;
-};
-
-double read_bytes_per_s(int64_t threads, const Team& team, const Reading& reading) {
+// All of `memory`, several times.
+double read_bytes_per_s(int64_t threads, const Team& team, const HugeMemory& memory, int rounds) {
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  const int64_t per_thread = reading.bytes / threads / 8;
-  const HugeMemory memory(reading.bytes);
+  const int64_t per_thread = memory.size_bytes() / threads / 8;
   const auto words_of = [&](int64_t t) {
     return reinterpret_cast<uint64_t*>(memory.data()) + t * per_thread;
   };
@@ -146,7 +140,7 @@ double read_bytes_per_s(int64_t threads, const Team& team, const Reading& readin
     const Part part = [&](int64_t t) {
       sums[static_cast<size_t>(t) * 8] += read(words_of(t), static_cast<size_t>(per_thread));
     };
-    return best_seconds(team, part, reading.rounds);
+    return best_seconds(team, part, rounds);
   };
   const double seconds =
       avx2 ? std::min(best_read(read_avx2), best_read(read_ahead_avx2)) : best_read(read_portable);
@@ -172,9 +166,9 @@ double flop_per_s(int64_t threads, const Team& team, bool bf16) {
   return static_cast<double>(threads * kFmaRounds * kChains * lanes * (bf16 ? 4 : 2)) / seconds;
 }
 
-Peaks host_peaks(int64_t threads, const Team& team, bool bf16) {
+Peaks host_peaks(int64_t threads, const Team& team, const HugeMemory& memory, bool bf16) {
   return {.threads = threads,
-          .bytes_per_s = read_bytes_per_s(threads, team, {kReadBytes, kRounds}),
+          .bytes_per_s = read_bytes_per_s(threads, team, memory, kRounds),
           .flop_per_s = flop_per_s(threads, team, bf16),
           .bf16 = bf16};
 }
@@ -191,26 +185,29 @@ Team team_of(CpuContext& cpu) {
 
 double quick_host_bytes_per_s() {
   CpuContext cpu({}, /*dry_run=*/false);
-  return read_bytes_per_s(cpu.threads(), team_of(cpu), {kReadBytes / 2, 2});
+  return read_bytes_per_s(cpu.threads(), team_of(cpu), HugeMemory(kReadBytes / 2), 2);
 }
 
-Peaks measure_peaks(Exec& exec) {
-  switch (exec.backend()) {
-    case Backend::kReference:
-      return host_peaks(
-          1, [](const Part& part) { part(0); }, false);
-    case Backend::kCpu:
-      return host_peaks(
-          exec.cpu().threads(), team_of(exec.cpu()),
-          exec.cpu().math() == CpuMath::kFast && exec.cpu().level() >= CpuLevel::kAvx512);
-    case Backend::kCuda:
+Peaks PeakProbe::measure(Exec& exec) {
+  if (exec.backend() == Backend::kCuda) {
 #ifdef DSR_HAVE_CUDA
-      return cuda::measure_peaks(exec);
+    return cuda::measure_peaks(exec);
 #else
-      break;
+    fail(ErrorKind::kDevice, "the peaks of ", name(exec.backend()), " cannot be measured");
 #endif
   }
-  fail(ErrorKind::kDevice, "the peaks of ", name(exec.backend()), " cannot be measured");
+  if (!memory_) memory_.emplace(kReadBytes);
+  Peaks out;
+  if (exec.backend() == Backend::kReference) {
+    out = host_peaks(
+        1, [](const Part& part) { part(0); }, *memory_, false);
+  } else {
+    CpuContext& cpu = exec.cpu();
+    const bool bf16 = cpu.math() == CpuMath::kFast && cpu.level() >= CpuLevel::kAvx512;
+    out = host_peaks(cpu.threads(), team_of(cpu), *memory_, bf16);
+  }
+  memory_->offer();
+  return out;
 }
 
 }  // namespace dsr

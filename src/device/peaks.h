@@ -1,6 +1,9 @@
 // What the device of an Exec can do at most: the ceilings that measured speeds are compared with.
 #pragma once
 
+#include <optional>
+
+#include "base/huge_memory.h"
 #include "device/exec.h"
 
 namespace dsr {
@@ -14,8 +17,18 @@ struct Peaks {
   bool bf16 = false;
 };
 
-// Measures on as many threads as the backend computes with, in about a second.
-Peaks measure_peaks(Exec& exec);
+// Measures on as many threads as the backend computes with, in about a second. What it reads of the
+// host's memory is kept for the next time: a gigabyte given back makes the kernel of a virtual
+// machine report it to the host, which takes a CPU's time for the next five seconds (measured: 2 %
+// of the speed then). The kernel may have it when it is short of memory.
+class PeakProbe {
+ public:
+  Peaks measure(Exec& exec);
+  int64_t held_bytes() const { return memory_ ? memory_->size_bytes() : 0; }
+
+ private:
+  std::optional<HugeMemory> memory_;
+};
 
 // What the host reads per second on as many threads as it has cores: a look of a quarter of a
 // second, for an estimate.

@@ -201,6 +201,7 @@ bool Engine::idle() const { return impl_->scheduler().idle(); }
 std::vector<StepOutput> Engine::step() { return impl_->step(); }
 void Engine::fill_cache() { impl_->runner().fill_cache(); }
 int64_t Engine::device_bytes_used() { return impl_->device_bytes_used(); }
+int64_t Engine::probe_bytes() const { return impl_->runner().probe_bytes(); }
 DevicePeaks Engine::measure_peaks() {
   const Peaks p = impl_->runner().measure_peaks();
   const std::string gpu = impl_->gpu_name();

@@ -60,7 +60,8 @@ class Runner {
   int64_t available_bytes();
 
   void fill_cache() { kv_.fill(); }
-  Peaks measure_peaks() { return dsr::measure_peaks(exec_); }
+  Peaks measure_peaks() { return peaks_.measure(exec_); }
+  int64_t probe_bytes() const { return peaks_.held_bytes(); }
 
   // Ids that may be sampled: bit i % 32 of word i / 32.
   void set_allowed(const std::vector<int32_t>& words);
@@ -124,6 +125,7 @@ class Runner {
   int64_t n_started_ = 0, n_finished_ = 0;
   BatchBuffers batch_;
   CudaGraphs graphs_;
+  PeakProbe peaks_;
 };
 
 }  // namespace dsr

@@ -55,7 +55,7 @@ Tensor Pool::cut(const Shape& shape) {
 Bench::Bench(Exec& exec, std::string filter)
     : exec_(exec),
       filter_(std::move(filter)),
-      peaks_(measure_peaks(exec)),
+      peaks_(PeakProbe().measure(exec)),
       fp8_(exec, DType::kF8E4M3, kPoolBytes),
       bf16_(exec, DType::kBF16, kPoolBytes / 4),
       scales_(exec, DType::kF32, kPatternBytes),

@@ -77,13 +77,15 @@ void run_mla(Bench& bench, const char* model, int64_t H, int64_t T, bool query) 
 }
 
 // Decode: S sequences, each with one new token that looks at n; up to the values or to the latents.
-void run_attention(Bench& bench, const char* model, int64_t H, int64_t S, int64_t n, bool value) {
-  const MlaRowFormat format{CacheType::kBF16, kRank, kRope};
+void run_attention(Bench& bench, const char* model, int64_t H, int64_t S, int64_t n, bool value,
+                   DType cache) {
+  const bool fp8 = cache == DType::kF8E4M3;
+  const MlaRowFormat format{fp8 ? CacheType::kFP8 : CacheType::kBF16, kRank, kRope};
   const int64_t n_blocks = S * ceil_div(n, kPageTokens);
   const Row row{.op = value ? "mla_attention_and_value" : "mla_attention",
                 .model = model,
                 .shape = std::to_string(H) + " heads; " + std::to_string(n) + " tokens",
-                .dtype = DType::kBF16,
+                .dtype = cache,
                 .T = S,
                 .bytes = static_cast<double>(S * n * format.row_bytes()),
                 .flop = static_cast<double>(2 * S * H * n * (2 * kRank + kRope))};
@@ -92,7 +94,9 @@ void run_attention(Bench& bench, const char* model, int64_t H, int64_t S, int64_
   Exec& exec = bench.exec();
   std::vector<Tensor> caches;
   for (int64_t i = bench.copies(row.dtype, n_blocks * format.page_bytes()); i > 0; --i) {
-    const Weight rows = bench.weight(DType::kBF16, {n_blocks * kPageTokens}, kRank + kRope);
+    // Of fp8, codes in the place of scales and keys as well: some finite numbers.
+    const Weight rows =
+        bench.weight(cache, {n_blocks * kPageTokens}, fp8 ? format.row_bytes() : kRank + kRope);
     caches.push_back(
         Tensor::of(rows.segments.front().data.data, DType::kU8, {n_blocks, format.page_bytes()}));
   }
@@ -175,8 +179,11 @@ void bench_mla(Bench& bench) {
       for (const bool query : {true, false}) run_mla(bench, model, H, T, query);
   for (const auto& [model, H] : kModels)
     for (const auto& [S, n] : {std::pair{1, 1024}, std::pair{1, 8192}, std::pair{1, 32768},
-                               std::pair{8, 1024}, std::pair{64, 512}, std::pair{64, 8192}})
-      for (const bool value : {false, true}) run_attention(bench, model, H, S, n, value);
+                               std::pair{8, 1024}, std::pair{64, 512}, std::pair{64, 8192}}) {
+      for (const bool value : {false, true})
+        run_attention(bench, model, H, S, n, value, DType::kBF16);
+      run_attention(bench, model, H, S, n, /*value=*/false, DType::kF8E4M3);
+    }
   for (const auto& [model, H] : kModels)
     for (const auto& [T, n] : {std::pair{512, 512}, std::pair{512, 4096}, std::pair{512, 16384}})
       run_expanded(bench, model, H, T, n);

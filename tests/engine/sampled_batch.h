@@ -3,8 +3,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <vector>
 
+#include "engine/batch_builder.h"
 #include "engine/runner.h"
 #include "engine/sequence.h"
 
@@ -32,10 +34,14 @@ inline std::vector<int32_t> all_allowed(int64_t vocab_size) {
 inline HostBatch sampled_batch(const std::vector<Sequence*>& sequences, int64_t context,
                                int64_t window) {
   HostBatch b;
-  b.max_blocks = blocks_for(context);
+  int64_t most_blocks = 0;
+  for (Sequence* s : sequences) {
+    EXPECT_TRUE(s->reserve(std::ssize(s->tokens())));
+    most_blocks = std::max(most_blocks, std::ssize(s->blocks()));
+  }
+  b.max_blocks = table_width(std::ssize(sequences), most_blocks, blocks_for(context));
   for (Sequence* s : sequences) {
     const auto n = std::ssize(s->tokens());
-    EXPECT_TRUE(s->reserve(n));
     const int64_t count = n - s->n_computed();
     append_slice(b, {*s, s->n_computed(), count, {static_cast<int32_t>(count - 1)}});
     SampleRow row{.temperature = 1, .top_p = 0.95f, .repetition_penalty = 1.1f};

@@ -240,8 +240,11 @@ class GqaAttentionTest : public GqaTest {
 
   // Tensor cores take the rotated query and p as bf16. The first moves a score, hence p relatively,
   // by scale sqrt(d) 2^-9 / sqrt(3) = 1.1 2^-9 / sqrt(3), the second p by 2^-9 / sqrt(3) of itself;
-  // the sum of p v with sqrt(sum p^2) = 0.25 by a quarter of both; six standard deviations.
-  static constexpr double kRoundedOperands = 1.5 * 0x1p-9;
+  // the sum of p v with sqrt(sum p^2) = 0.25 by a quarter of both; six standard deviations. Rows of
+  // fp8 they take as bf16 too: keys err like the query, values like p.
+  static double rounded_operands(CacheType type) {
+    return type == CacheType::kFP8 ? 1.5 * std::sqrt(2.0) * 0x1p-9 : 1.5 * 0x1p-9;
+  }
 
   GqaCacheView cache_;
   RopeTable rope_;
@@ -270,7 +273,7 @@ TEST_P(GqaAttentionTest, MatchesTheFormulaForEveryCacheType) {
       // against keys of about 1, move a score by scale * sqrt(d) * 24 * 2^-24 and p by as much.
       Tolerance tol = sum_of(s.d, activation(), 16);
       tol.abs += 0.1 * std::sqrt(static_cast<double>(s.d)) * 24 * 0x1p-24;
-      if (on_cuda()) tol.abs += kRoundedOperands;
+      if (on_cuda()) tol.abs += rounded_operands(type);
       EXPECT_TRUE(close(out, want, tol)) << name(type) << " H=" << s.H;
     }
   }
@@ -279,10 +282,14 @@ TEST_P(GqaAttentionTest, MatchesTheFormulaForEveryCacheType) {
 // Rows so long that their parts on a GPU have more than 64 tokens.
 TEST_P(GqaAttentionTest, LongRowsMatchTheFormula) {
   for (const Sizes& s : {Sizes{2, 2, 128}, Sizes{4, 1, 128}}) {
-    for (const int32_t n : {1025, 1301, 8300}) {
+    for (const auto& [n, type] : {std::pair{1025, CacheType::kBF16},
+                                  {1301, CacheType::kBF16},
+                                  {8300, CacheType::kBF16},
+                                  {63, CacheType::kFP8},
+                                  {1301, CacheType::kFP8}}) {
       if (!on_cuda() && n > 1025) continue;  // nothing is split there
       const int64_t blocks = (n + kPageTokens - 1) / kPageTokens;
-      cache_ = empty_cache(CacheType::kBF16, s, blocks);
+      cache_ = empty_cache(type, s, blocks);
       rope_ = rope_table(n, s.d);
       std::vector<int32_t> backwards;
       for (int64_t b = blocks; b-- > 0;) backwards.push_back(static_cast<int32_t>(b));
@@ -306,8 +313,9 @@ TEST_P(GqaAttentionTest, LongRowsMatchTheFormula) {
       }
       Tolerance tol = sum_of(n, activation(), 1);
       tol.abs += 0.1 * std::sqrt(static_cast<double>(s.d)) * 24 * 0x1p-24;
-      if (on_cuda()) tol.abs += kRoundedOperands;
-      EXPECT_TRUE(close(out, want, tol)) << "n=" << n << " H=" << s.H << " G=" << s.G;
+      if (on_cuda()) tol.abs += rounded_operands(type);
+      EXPECT_TRUE(close(out, want, tol))
+          << name(type) << " n=" << n << " H=" << s.H << " G=" << s.G;
     }
   }
 }
@@ -325,22 +333,51 @@ TEST_P(GqaAttentionTest, WhereThePagesLieChangesNoBit) {
 }
 
 TEST_P(GqaAttentionTest, ATokenInABatchIsATokenAlone) {
-  fill_cache(CacheType::kBF16, kGrouped, kTable);
-  const Tensor q = random_activation({kT, kGrouped.H, kGrouped.d});
-  const Tensor all = empty_activation(q.shape);
-  ops::gqa_attention(exec, args(all, q));
-  for (int64_t t = 0; t < kT; ++t) {
-    GqaAttentionArgs one = args(empty_activation({1, kGrouped.H, kGrouped.d}), rows(q, t, 1));
-    one.positions = make.i32({1}, {positions_[static_cast<size_t>(t)]});
-    one.cu_seqlens_q = make.i32({2}, {0, 1});
-    one.block_table = rows(table_, t < 5 ? 0 : 2, 1);
-    ops::gqa_attention(exec, one);
-    if (on_cuda() && t < 5) {  // a prefill row alone is a decode row, which is split
-      const double u = rounding(activation());
-      EXPECT_TRUE(close(one.out, rows(all, t, 1), {.rel = 2 * u, .abs = 2 * kRoundedOperands}));
-      continue;
+  for (const Sizes& s : {kGrouped, kMha}) {
+    for (const CacheType type : {CacheType::kBF16, CacheType::kFP8}) {
+      fill_cache(type, s, kTable);
+      const Tensor q = random_activation({kT, s.H, s.d});
+      const Tensor all = empty_activation(q.shape);
+      ops::gqa_attention(exec, args(all, q));
+      for (int64_t t = 0; t < kT; ++t) {
+        GqaAttentionArgs one = args(empty_activation({1, s.H, s.d}), rows(q, t, 1));
+        one.positions = make.i32({1}, {positions_[static_cast<size_t>(t)]});
+        one.cu_seqlens_q = make.i32({2}, {0, 1});
+        one.block_table = rows(table_, t < 5 ? 0 : 2, 1);
+        ops::gqa_attention(exec, one);
+        // A prefill row alone is a decode row, which is split.
+        const Tolerance split_or_not = {.rel = 2 * rounding(activation()),
+                                        .abs = 2 * rounded_operands(type)};
+        if (on_cuda() && t < 5)
+          EXPECT_TRUE(close(one.out, rows(all, t, 1), split_or_not)) << name(type) << " H=" << s.H;
+        else
+          EXPECT_TRUE(same_bits(one.out, rows(all, t, 1))) << name(type) << " token " << t;
+      }
     }
-    EXPECT_TRUE(same_bits(one.out, rows(all, t, 1))) << "token " << t;
+  }
+}
+
+// Whoever writes a cache keeps a NaN, as a code or in a bf16; so has whoever reads it.
+TEST_P(GqaAttentionTest, WhatIsNanInTheCacheIsNanInTheResult) {
+  constexpr int64_t kNan = 40;  // a token that all of sequence 0 see
+  for (const Sizes& s : {kGrouped, kMha, kRagged}) {
+    for (const CacheType type : kTypes) {
+      for (const int64_t half : {0, 1}) {  // a key, a value
+        fill_cache(type, s, kTable);
+        const Tensor kv = make.normal(DType::kF32, {2, s.G * s.d});
+        kv.ptr<float>(half)[s.d - 2] = NAN;  // of the first KV head
+        cache_.format.encode(kv.ptr<float>(0), kv.ptr<float>(1), page(cache_, slot(0, kNan)), kNan);
+        const Tensor q = random_activation({kT, s.H, s.d}), out = empty_activation(q.shape);
+        ops::gqa_attention(exec, args(out, q));
+        const std::vector<double> values = values_of(out);
+        for (int64_t i = 0; i < std::ssize(values); ++i) {
+          const int64_t token = i / (s.H * s.d), head = i / s.d % s.H, column = i % s.d;
+          const bool nan = token < 5 && head * s.G / s.H == 0 && (half == 0 || column == s.d - 2);
+          ASSERT_EQ(std::isnan(values[static_cast<size_t>(i)]), nan)
+              << name(type) << " H=" << s.H << " half " << half << " at " << i;
+        }
+      }
+    }
   }
 }
 

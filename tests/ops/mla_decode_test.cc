@@ -67,36 +67,38 @@ TEST_P(MlaDecodeTest, RowsOfManyPartsMatchTheFormula) {
   std::vector<int64_t> lengths = {1, 63, 65, 513};
   if (on_cuda()) lengths.insert(lengths.end(), {128, 700, 1025, 8300, 9000});
   const Sizes& s = kReal;
-  const Batch b = batch(CacheType::kBF16, s, lengths);
-  const Tensor q = random_activation({b.T, s.H, s.C + s.rope});
-  const Tensor out = empty_activation({b.T, s.H, s.C});
-  const MlaAttentionArgs a = args(b, out, q);
-  ops::mla_attention(exec, a);
-  const Matrix x(q);
-  Matrix want(b.T * s.H, s.C);
-  for (size_t t = 0; t < lengths.size(); ++t) {
-    std::vector<std::vector<double>> rows;
-    for (int64_t i = 0; i < lengths[t]; ++i) {
-      const int32_t block = b.table.ptr<int32_t>(static_cast<int64_t>(t))[i / kPageTokens];
-      rows.push_back(decoded(b.cache, block * kPageTokens + i % kPageTokens));
-    }
-    for (int64_t h = 0; h < s.H; ++h) {
-      const int64_t r = static_cast<int64_t>(t) * s.H + h;
-      double sum = 0;
-      for (const std::vector<double>& row : rows) {
-        double score = 0;
-        for (int64_t i = 0; i < x.columns; ++i) score += x(r, i) * row[static_cast<size_t>(i)];
-        const double p = std::exp(score * static_cast<double>(a.softmax_scale));
-        sum += p;
-        for (int64_t c = 0; c < s.C; ++c) want(r, c) += p * row[static_cast<size_t>(c)];
+  for (const CacheType cache : {CacheType::kBF16, CacheType::kFP8}) {
+    const Batch b = batch(cache, s, lengths);
+    const Tensor q = random_activation({b.T, s.H, s.C + s.rope});
+    const Tensor out = empty_activation({b.T, s.H, s.C});
+    const MlaAttentionArgs a = args(b, out, q);
+    ops::mla_attention(exec, a);
+    const Matrix x(q);
+    Matrix want(b.T * s.H, s.C);
+    for (size_t t = 0; t < lengths.size(); ++t) {
+      std::vector<std::vector<double>> rows;
+      for (int64_t i = 0; i < lengths[t]; ++i) {
+        const int32_t block = b.table.ptr<int32_t>(static_cast<int64_t>(t))[i / kPageTokens];
+        rows.push_back(decoded(b.cache, block * kPageTokens + i % kPageTokens));
       }
-      for (int64_t c = 0; c < s.C; ++c) want(r, c) /= sum;
+      for (int64_t h = 0; h < s.H; ++h) {
+        const int64_t r = static_cast<int64_t>(t) * s.H + h;
+        double sum = 0;
+        for (const std::vector<double>& row : rows) {
+          double score = 0;
+          for (int64_t i = 0; i < x.columns; ++i) score += x(r, i) * row[static_cast<size_t>(i)];
+          const double p = std::exp(score * static_cast<double>(a.softmax_scale));
+          sum += p;
+          for (int64_t c = 0; c < s.C; ++c) want(r, c) += p * row[static_cast<size_t>(c)];
+        }
+        for (int64_t c = 0; c < s.C; ++c) want(r, c) /= sum;
+      }
     }
+    // As for MlaAttentionTest; a row of one token has p = 1, which bf16 holds.
+    Tolerance tol = sum_of(s.C + s.rope, activation(), 16);
+    if (on_cuda()) tol.abs += kRoundedWeights;
+    EXPECT_TRUE(close(out, want.values, tol)) << name(cache);
   }
-  // As for MlaAttentionTest; a row of one token has p = 1, which bf16 holds.
-  Tolerance tol = sum_of(s.C + s.rope, activation(), 16);
-  if (on_cuda()) tol.abs += 0x1p-9;
-  EXPECT_TRUE(close(out, want.values, tol));
 }
 
 TEST_P(MlaDecodeTest, ARowInABatchIsTheRowAlone) {
@@ -125,27 +127,73 @@ TEST_P(MlaDecodeTest, ARowInABatchIsTheRowAlone) {
 TEST_P(MlaDecodeTest, ARowAmongMuchWorkIsTheRowAlone) {
   if (!on_cuda()) GTEST_SKIP() << "no other backend splits rows";
   const Sizes s{.H = 128, .C = 512, .rope = 64, .nope = 128, .v = 128};
-  const Batch b = batch(CacheType::kBF16, s, {1500, 700, 300, 2000, 64, 129, 2500});
-  const Tensor q = random_activation({b.T, s.H, s.C + s.rope});
-  const Tensor all = empty_activation({b.T, s.H, s.C});
-  ops::mla_attention(exec, args(b, all, q));
-  for (int64_t t = 0; t < b.T; ++t) {
-    const Tensor out = empty_activation({1, s.H, s.C});
-    MlaAttentionArgs one = args(b, out, rows(q, t, 1));
-    one.positions = rows(b.positions, t, 1);
-    one.cu_seqlens_q = make.i32({2}, {0, 1});
-    one.block_table = rows(b.table, t, 1);
-    ops::mla_attention(exec, one);
-    EXPECT_TRUE(same_bits(out, rows(all, t, 1))) << t;
-    // The same latents for fewer heads, which more blocks share.
-    const Tensor few = empty_activation({1, 16, s.C});
-    one.out = few;
-    one.q = reshape(columns(reshape(one.q, {1, s.H * (s.C + s.rope)}), 0, 16 * (s.C + s.rope)),
-                    {1, 16, s.C + s.rope});
-    ops::mla_attention(exec, one);
-    EXPECT_TRUE(
-        same_bits(few, reshape(columns(reshape(out, {1, s.H * s.C}), 0, 16 * s.C), {1, 16, s.C})))
-        << t;
+  for (const CacheType cache : {CacheType::kBF16, CacheType::kFP8}) {
+    const Batch b = batch(cache, s, {1500, 700, 300, 2000, 64, 129, 2500});
+    const Tensor q = random_activation({b.T, s.H, s.C + s.rope});
+    const Tensor all = empty_activation({b.T, s.H, s.C});
+    ops::mla_attention(exec, args(b, all, q));
+    for (int64_t t = 0; t < b.T; ++t) {
+      const Tensor out = empty_activation({1, s.H, s.C});
+      MlaAttentionArgs one = args(b, out, rows(q, t, 1));
+      one.positions = rows(b.positions, t, 1);
+      one.cu_seqlens_q = make.i32({2}, {0, 1});
+      one.block_table = rows(b.table, t, 1);
+      ops::mla_attention(exec, one);
+      EXPECT_TRUE(same_bits(out, rows(all, t, 1))) << name(cache) << " " << t;
+      // The same latents for fewer heads, which more blocks share.
+      const Tensor few = empty_activation({1, 16, s.C});
+      one.out = few;
+      one.q = reshape(columns(reshape(one.q, {1, s.H * (s.C + s.rope)}), 0, 16 * (s.C + s.rope)),
+                      {1, 16, s.C + s.rope});
+      ops::mla_attention(exec, one);
+      EXPECT_TRUE(
+          same_bits(few, reshape(columns(reshape(out, {1, s.H * s.C}), 0, 16 * s.C), {1, 16, s.C})))
+          << t;
+    }
+  }
+}
+
+// A block table with room for more pages: another grid, and where all pages of the narrow one are
+// a block's each (mla_page.cuh, as many as a GPU of 132 SMs takes), another kernel.
+TEST_P(MlaDecodeTest, TheRoomForPagesChangesNoBit) {
+  struct Case {
+    Sizes s;
+    std::vector<int64_t> lengths;
+  };
+  std::vector<Case> cases = {{kReal, {130, 1}}};
+  if (on_cuda()) {
+    const Sizes lite{.H = 16, .C = 512, .rope = 64, .nope = 128, .v = 128};
+    const Sizes some_heads{.H = 10, .C = 512, .rope = 64, .nope = 128, .v = 128};
+    const int64_t p = kPageTokens;
+    cases = {{lite, {132 * p}},
+             {lite, {132 * p - 63}},
+             {lite, {131 * p}},
+             {some_heads, {9 * p + 5}},
+             {lite, {66 * p, 3}},
+             {lite, {33 * p, 33 * p - 1, 9 * p}},
+             {lite, {33 * p, 1, 20 * p + 7, 33 * p - 63}},
+             {lite, {16 * p, 1, 2, p, p + 1, 15 * p, 15 * p + 1, 700}}};
+  }
+  for (size_t i = 0; i < 2 * cases.size(); ++i) {
+    const Case& c = cases[i / 2];
+    const CacheType cache = i % 2 == 0 ? CacheType::kBF16 : CacheType::kFP8;
+    const Batch narrow = batch(cache, c.s, c.lengths);
+    const int64_t S = std::ssize(c.lengths), pages = narrow.table.shape[1];
+    const Tensor q = random_activation({narrow.T, c.s.H, c.s.C + c.s.rope});
+    const Tensor want = empty_activation({narrow.T, c.s.H, c.s.C});
+    ops::mla_attention(exec, args(narrow, want, q));
+    for (const int64_t more : {1, 100}) {
+      std::vector<int32_t> table(static_cast<size_t>(S * (pages + more)), -1);
+      for (int64_t r = 0; r < S; ++r)
+        std::copy_n(narrow.table.ptr<int32_t>(r), pages, table.begin() + r * (pages + more));
+      Batch wide = narrow;
+      wide.table = make.i32({S, pages + more}, table);
+      const Tensor out = empty_activation({narrow.T, c.s.H, c.s.C});
+      ops::mla_attention(exec, args(wide, out, q));
+      EXPECT_TRUE(same_bits(out, want))
+          << name(cache) << " H=" << c.s.H << " T=" << narrow.T << " " << c.lengths.front()
+          << " tokens, " << pages << " pages and " << more;
+    }
   }
 }
 
@@ -175,6 +223,13 @@ TEST_P(MlaDecodeTest, AttentionAndValueIsBoth) {
       cases.push_back({large, weights, CacheType::kBF16, {1500, 700, 300, 2000, 64, 129, 2500}});
     }
     cases.push_back({lite, kFp8, CacheType::kBF16, std::vector<int64_t>(64, 300)});
+    cases.push_back({lite, kFp8, CacheType::kFP8, {8300}});
+    cases.push_back({lite, kFp8, CacheType::kFP8, {9000, 64, 700, 1, 65, 513, 128, 2049}});
+  } else {
+    const Sizes many{.H = 14, .C = 64, .rope = 8, .nope = 16, .v = 24};  // heads for all threads
+    cases.push_back({many, kFp8, CacheType::kBF16, {130}});
+    cases.push_back({many, kBf16, CacheType::kF32, {1}});
+    cases.push_back({many, kFp8, CacheType::kBF16, {5, 70}});
   }
   for (const Case& c : cases) {
     const Batch b = batch(c.cache, c.s, c.lengths);

@@ -94,7 +94,7 @@ class MlaExpandedTest : public MlaTest {
     std::vector<std::vector<double>> rows;
     Matrix keys, values;  // [n, H * nope], [n, H * v]
   };
-  static Context context(const Batch& b, const Sizes& s, const Matrix& kv_b, int64_t sequence) {
+  Context context(const Batch& b, const Sizes& s, const Matrix& kv_b, int64_t sequence) const {
     const int64_t n = b.positions.ptr<int32_t>()[b.cu.ptr<int32_t>(sequence)[1] - 1] + 1;
     Context out{{}, Matrix(n, s.H * s.nope), Matrix(n, s.H * s.v)};
     for (int64_t k = 0; k < n; ++k) {
@@ -116,8 +116,8 @@ class MlaExpandedTest : public MlaTest {
   }
 
   // Of own(): the definition in double, and the largest sqrt(sum of p^2) of a row.
-  static Matrix formula(const Batch& b, const Sizes& s, const Tensor& q, const Weight& w,
-                        const RopeTable& rope, double& spread) {
+  Matrix formula(const Batch& b, const Sizes& s, const Tensor& q, const Weight& w,
+                 const RopeTable& rope, double& spread) const {
     const Matrix x(q), kv_b = dense(w);
     std::vector<Context> contexts;
     for (int64_t i = 0; i + 1 < b.cu.shape[0]; ++i) contexts.push_back(context(b, s, kv_b, i));
