@@ -116,6 +116,7 @@ void tile(benchmark::State& state, const InnerLoops& loops) {
                   .begin = begin,
                   .lanes = lanes.data(),
                   .sums = begin ? nullptr : sums.data(),
+                  .sums_stride = kTileRows,
                   .next = {}});
     benchmark::ClobberMemory();
   }
@@ -133,10 +134,10 @@ void scale(benchmark::State& state, const InnerLoops& loops) {
   count(state, kColumns * 4.0, 0);
 }
 
-template <typename T>
-void decode(benchmark::State& state, void (*loop)(const T*, int64_t, float*)) {
+template <typename T, typename Out>
+void decode(benchmark::State& state, void (*loop)(const T*, int64_t, Out*)) {
   Values<T> row = random_values<T>(kColumns);
-  Values<float> out(kColumns);
+  Values<Out> out(kColumns);
   for (auto _ : state) {
     loop(row.data(), kColumns, out.data());
     benchmark::ClobberMemory();
@@ -217,6 +218,7 @@ void add_level(CpuLevel cpu_level) {
   add(level + "/tile", [&loops](auto& s) { tile(s, loops); });
   add(level + "/scale", [&loops](auto& s) { scale(s, loops); });
   add(level + "/decode_e4m3", [&loops](auto& s) { decode(s, loops.decode_e4m3); });
+  add(level + "/decode_e4m3_as_bf16", [&loops](auto& s) { decode(s, loops.decode_e4m3_as_bf16); });
   add(level + "/decode_bf16", [&loops](auto& s) { decode(s, loops.decode_bf16); });
   add(level + "/has_e4m3_nan", [&loops](auto& s) { has_nan(s, loops); });
   add(level + "/exp_minus", [&loops](auto& s) { exponentials(s, loops); });

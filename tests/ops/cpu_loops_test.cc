@@ -302,6 +302,7 @@ void expect_pairs_of_columns(const FastLoops& loops, int64_t tokens) {
                     .begin = true,
                     .lanes = lanes.data(),
                     .sums = nullptr,
+                    .sums_stride = kTileRows,
                     .next = {w.data(), kGroupColumns, kGroupRows, 2 * kColumns}};
   loops.tile(a);
   a.begin = false;  // the same once more
@@ -357,6 +358,7 @@ void expect_raw_activations(const Tile& tile, const std::vector<Value>& w, const
               .begin = true,
               .lanes = lanes.data(),
               .sums = sums.data(),
+              .sums_stride = kTileRows,
               .next = {}});
         return sums;
       };

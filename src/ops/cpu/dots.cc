@@ -162,7 +162,8 @@ class TileProduct {
                   .columns = round_up(columns, kPad),
                   .begin = k == 0,
                   .lanes = tile_.lanes + (end - begin == K ? 0 : r * kTileTokens * kLanes),
-                  .sums = k + columns == K ? tile_.sums + r : nullptr,
+                  .sums = k + columns == K ? sums_at(r, t0) : nullptr,
+                  .sums_stride = r < n_direct() ? d_.token_stride : kTileRows,
                   .next = codes_after(r, begin, k + columns, end)});
       }
     }
@@ -196,18 +197,27 @@ class TileProduct {
                  .begin = a.begin,
                  .lanes = a.lanes,
                  .sums = a.sums,
+                 .sums_stride = a.sums_stride,
                  .next = a.next});
   }
 
-  // The sums of all columns.
+  // Rows whose sums are what is wanted: whole groups of them.
+  int64_t n_direct() const { return d_.gates ? 0 : d_.rows / kGroupRows * kGroupRows; }
+  float* sums_at(int64_t r, int64_t t0) const {
+    return r < n_direct() ? d_.out + t0 * d_.token_stride + r : tile_.sums + r;
+  }
+
+  // The other sums of all columns.
   void store(int64_t t0, int64_t n) const {
+    const int64_t first = n_direct(), rows = d_.rows - first;
+    if (rows == 0) return;
     for (int64_t t = 0; t < n; ++t) {
-      const float* sums = tile_.sums + t * kTileRows;
-      float* out = d_.out + (t0 + t) * d_.token_stride;
+      const float* sums = tile_.sums + t * kTileRows + first;
+      float* out = d_.out + (t0 + t) * d_.token_stride + first;
       if (d_.gates)
-        loops_.silu_times(out, sums, d_.rows, out);
+        loops_.silu_times(out, sums, rows, out);
       else
-        std::copy_n(sums, d_.rows, out);
+        std::copy_n(sums, rows, out);
     }
   }
 

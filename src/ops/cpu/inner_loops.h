@@ -74,7 +74,8 @@ struct TileArgsOf {
   int64_t columns;  // a multiple of 16, or of 32
   bool begin;       // the lanes are 0 so far, whatever they hold
   float* lanes;     // [tokens][kGroupRows][16]
-  float* sums;      // [tokens][kTileRows], of the lanes; nullptr: more columns follow
+  float* sums;      // of the lanes: [t * sums_stride + row]; nullptr: more columns follow
+  int64_t sums_stride;
   NextRows next;
 };
 using TileArgs = TileArgsOf<float>;

@@ -107,7 +107,7 @@ class TileBlock {
     if (a.sums != nullptr) {
 #pragma GCC unroll 8
       for (int t = 0; t < T; ++t)
-        V::template sum_rows<R>(sum_[t], a.sums + (t0 + t) * kTileRows + r0);
+        V::template sum_rows<R>(sum_[t], a.sums + (t0 + t) * a.sums_stride + r0);
     } else {
 #pragma GCC unroll 8
       for (int t = 0; t < T; ++t)
