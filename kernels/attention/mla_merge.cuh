@@ -229,7 +229,7 @@ __device__ __forceinline__ void merge_row(bf16* out, const float* sums, int next
 #endif
 
 template <int kMergeColumns>
-__global__ __launch_bounds__(kMlaMergeThreads) void mla_merge_kernel(
+__global__ __launch_bounds__(kMlaMergeThreads, 4) void mla_merge_kernel(
     bf16* __restrict__ out, int64_t out_token_stride, int64_t out_head_stride,  // [T, H, kMlaWidth]
     const __grid_constant__ MlaParts p, const __grid_constant__ DecodeRows rows) {
 #if __CUDA_ARCH__ >= 900
