@@ -21,7 +21,7 @@ namespace {
 constexpr int kWarps = kMlaTileWarps, kConsumerThreads = kMlaTileThreads;
 constexpr int kThreads = kConsumerThreads + 32;
 constexpr int kHeads = kMlaHeads;
-constexpr int kKeyWidth = kMlaKeyWidth, kValueWidth = kMlaValueWidth;
+constexpr int kKeyWidth = kMlaKeyWidth;
 constexpr int kTile = kMlaTile, kRun = kMlaRun;
 constexpr int kColumns = kMlaColumns, kColumnTiles = kMlaColumnTiles;
 constexpr int kStages = 2;
@@ -274,12 +274,8 @@ class Multiplier {
         o[2] *= high, o[3] *= high;
       }
     }
-    const std::byte* from = first_value(tile, warp_, lane_);
-    add_tile(
-        [&](int k, int n, uint32_t(&b)[4]) {
-          load_matrices_transposed(b, from + mla_eights(2 * k) + n * 32);
-        },
-        memory_.work, /*wants_sum=*/true, part_, lane_);
+    add_tile<kColumnTiles>(first_value(tile, warp_ * kColumns, lane_), memory_.work,
+                           /*wants_sum=*/true, part_, lane_);
   }
 
   // The part joins the item, which is stored where it ends.
@@ -301,7 +297,7 @@ class Multiplier {
 #pragma unroll
     for (auto& o : part_) o[0] = o[1] = o[2] = o[3] = 0;
   }
-  __device__ __forceinline__ void store(const TileInfo& info, const MlaSums& sums) {
+  __device__ __forceinline__ void store(const TileInfo& info, const MlaSums<kColumnTiles>& sums) {
     const int column = warp_ * kColumns + lane_ % 4 * 2;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
@@ -328,7 +324,7 @@ class Multiplier {
   const MlaDecode& p_;
   DecodeMemory<Pages>& memory_;
   const int warp_, lane_, head_, n_heads_;
-  MlaSums part_ = {}, item_;
+  MlaSums<kColumnTiles> part_ = {}, item_;
   float part_max_ = -INFINITY, item_max_ = -INFINITY;  // of this warp's head
 };
 
@@ -408,7 +404,10 @@ Stored launch_decode(Exec& exec, const MlaAttentionArgs& a) {
                        .scale_log2 = scale_log2(a)};
   const bool fp8 = a.cache.format.type == CacheType::kFP8;
   if (fits_pages(rows)) {
-    const dim3 grid(static_cast<unsigned>(head_groups), static_cast<unsigned>(max_pages),
+    // Of a row: a block for each page, kPageBlocks where the GPU has them.
+    const int64_t of_row = std::clamp(exec.cuda().n_sms() / (head_groups * n_rows), max_pages,
+                                      kPageBlocks * max_pages);
+    const dim3 grid(static_cast<unsigned>(head_groups), static_cast<unsigned>(of_row),
                     static_cast<unsigned>(n_rows));
     if (fp8)
       launch_pages<true>(exec, grid, p);

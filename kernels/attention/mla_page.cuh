@@ -2,7 +2,8 @@
 // sequence or a few: the parts and the bits of mla_decode_sm90.cu.
 //
 // Mapping   grid (groups of 16 heads, pages, rows): a block does one page, which is a part, and
-//           ends; sixteen warps do all of it, as mla_tile.cuh says.
+//           ends; sixteen warps do all of it, as mla_tile.cuh says. Where a row has half as many
+//           pages as blocks, two do a page: each all of the scores and half of the values' columns.
 // Memory    116 KB and 64 registers a thread: a block is there, with its page, while the kernels
 //           before still run. 114 KB are used; with half of an SM's, two blocks would share one. As
 //           fp8 155 KB; what was in the cache before the step is a tile before they have ended.
@@ -32,6 +33,7 @@ struct PageMemory<true> : PageMemory<false> {
 template <bool kFp8>
 constexpr int kPageRowBytes = kFp8 ? MlaCodes::kRowBytes : kMlaRowBytes;
 
+constexpr int kPageBlocks = 2;  // that do a page where there are blocks enough
 template <bool kFp8>
 constexpr int64_t kPageSharedBytes = kFp8 ? sizeof(PageMemory<true>) : 116 * 1024;
 static_assert(sizeof(PageMemory<false>) <= kPageSharedBytes<false>);
@@ -45,20 +47,26 @@ struct RowPage {
   int n_known;   // of them, those that were in the cache before the step
   bool only;     // the row has no other page
   int block;     // of the cache
+  int page;
+  int share;  // of the values' columns, 0 .. kPageBlocks - 1; -1: all of them
 
-  __device__ __forceinline__ RowPage(const DecodeRows& rows, int r, int page, int lane) {
+  // By block y of those that the row has.
+  __device__ __forceinline__ RowPage(const DecodeRows& rows, int r, int y, int lane) {
     // Mostly sequence r has token r alone. All that says so, and what follows then, in one load.
     const PagedBatch& b = rows.batch;
     const int32_t* from = lane < 2 ? b.cu_seqlens_q + r + lane : b.positions + r;
-    if (lane == 3) from = b.block_table + r * b.block_table_stride + page;
+    if (lane >= 3)
+      from = b.block_table + r * b.block_table_stride +
+             (lane == 3 ? min(y, rows.max_pages - 1) : y / kPageBlocks);
     const int v = *from;
     const auto from_lane = [&](int k) { return __shfl_sync(0xffffffffu, v, k); };
     DecodeRow row = {r, r, from_lane(2) + 1, from_lane(2)};
-    block = from_lane(3);
-    if (from_lane(0) != r || from_lane(1) != r + 1) {
-      row = decode_row(rows, r);
-      block = b.block_table[row.sequence * b.block_table_stride + page];
-    }
+    const bool is_plain = from_lane(0) == r && from_lane(1) == r + 1;
+    if (!is_plain) row = decode_row(rows, r);
+    const bool shared = kPageBlocks * RowSplit(row.n).pages <= static_cast<int>(gridDim.y);
+    page = shared ? y / kPageBlocks : y, share = shared ? y % kPageBlocks : -1;
+    block = shared ? from_lane(4) : from_lane(3);
+    if (!is_plain) block = b.block_table[row.sequence * b.block_table_stride + page];
     token = row.token;
     n_tokens = min(kMlaTile, row.n - page * kMlaTile);
     n_known = max(0, min(n_tokens, row.known - page * kMlaTile));
@@ -157,33 +165,36 @@ __device__ __forceinline__ void fetch_known(const std::byte* page, int n_known, 
   copy_page_rows(m.fetched().row(from), page + from * kRowBytes, n * kRowBytes, &m.full);
 }
 
-// The part, or the result of a row that has no other one. A lane has sums of heads g and g + 8,
-// g = lane / 4.
-__device__ __forceinline__ void store_result(const MlaDecode& p, const MlaSums& sums, int token,
-                                             int warp, int lane) {
+// Stores the part, or the result of a row that has no other one: kTiles * 8 columns from `column`
+// on. A lane has sums of heads g and g + 8, g = lane / 4.
+template <int kTiles>
+__device__ __forceinline__ void store_result(const MlaDecode& p, const MlaSums<kTiles>& sums,
+                                             int token, int column, int lane) {
   const int head = static_cast<int>(blockIdx.x) * kMlaHeads + lane / 4;
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     if (head + 8 * i >= p.parts.H) return;
-    const float scale = 1 / sums[kMlaColumnTiles][2 * i];
-    bf16* to = p.out.row(token, head + 8 * i) + warp * kMlaColumns + lane % 4 * 2;
+    const float scale = 1 / sums[kTiles][2 * i];
+    bf16* to = p.out.row(token, head + 8 * i) + column + lane % 4 * 2;
 #pragma unroll
-    for (int n = 0; n < kMlaColumnTiles; ++n)
+    for (int n = 0; n < kTiles; ++n)
       *reinterpret_cast<uint32_t*>(to + n * 8) =
           pack_bf16(sums[n][2 * i] * scale, sums[n][2 * i + 1] * scale);
   }
 }
 // Lanes of even t = lane % 4 store four columns of even tiles of 8, those of odd t of odd ones.
-__device__ __forceinline__ void store_part(const MlaDecode& p, const MlaSums& sums,
-                                           const float (&max)[kMlaHeads], int item, int warp,
+// Whoever has column 0 stores the statistics.
+template <int kTiles>
+__device__ __forceinline__ void store_part(const MlaDecode& p, const MlaSums<kTiles>& sums,
+                                           const float (&max)[kMlaHeads], int item, int column,
                                            int lane) {
   const int head0 = static_cast<int>(blockIdx.x) * kMlaHeads, n_heads = p.parts.H - head0;
   const int g = lane / 4, t = lane % 4;
-  float* to = p.parts.sum(item, head0 + g) + warp * kMlaColumns + t % 2 * 8 + t / 2 * 4;
+  float* to = p.parts.sum(item, head0 + g) + column + t % 2 * 8 + t / 2 * 4;
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
 #pragma unroll
-    for (int n = 0; n < kMlaColumnTiles; n += 2) {
+    for (int n = 0; n < kTiles; n += 2) {
       const float2 even = {sums[n][2 * i], sums[n][2 * i + 1]};
       const float2 odd = {sums[n + 1][2 * i], sums[n + 1][2 * i + 1]};
       const float2 mine = t % 2 == 0 ? even : odd, other = t % 2 == 0 ? odd : even;
@@ -194,10 +205,22 @@ __device__ __forceinline__ void store_part(const MlaDecode& p, const MlaSums& su
       if (g + 8 * i < n_heads)
         *reinterpret_cast<float4*>(to + i * 8 * kMlaValueWidth + n * 8) = four;
     }
-    if (g + 8 * i < n_heads && warp == 0 && t == 0)
-      *p.parts.stat(item, head0 + g + 8 * i) =
-          make_float2(max[g + 8 * i], sums[kMlaColumnTiles][2 * i]);
+    if (g + 8 * i < n_heads && column == 0 && t == 0)
+      *p.parts.stat(item, head0 + g + 8 * i) = make_float2(max[g + 8 * i], sums[kTiles][2 * i]);
   }
+}
+
+// The products with the values of a warp's columns, and where they go.
+template <int kTiles>
+__device__ __forceinline__ void add_and_store(const MlaDecode& p, const PageMemory<false>& m,
+                                              const RowPage& here, int item, int warp, int lane) {
+  const int column = (max(here.share, 0) * kMlaTileWarps + warp) * kTiles * 8;
+  MlaSums<kTiles> sums = {};
+  add_tile<kTiles>(first_value(m.tile, column, lane), m.work, column == 0 || here.only, sums, lane);
+  if (here.only)
+    store_result<kTiles>(p, sums, here.token, column, lane);
+  else
+    store_part<kTiles>(p, sums, m.max, item, column, lane);
 }
 
 #endif
@@ -209,8 +232,8 @@ __global__ __launch_bounds__(kMlaTileThreads,
   extern __shared__ uint4 shared[];
   auto& m = *reinterpret_cast<PageMemory<kFp8>*>(shared);
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
-  const int page = static_cast<int>(blockIdx.y), r = static_cast<int>(blockIdx.z);
-  const RowPage here(p.rows, r, page, lane);
+  const int r = static_cast<int>(blockIdx.z);
+  const RowPage here(p.rows, r, static_cast<int>(blockIdx.y), lane);
   if (here.n_tokens <= 0) return;  // others, those of first pages, wait for the kernel before
   start_next_kernel();
   const std::byte* from = p.pages + here.block * (int64_t{kMlaTile} * kPageRowBytes<kFp8>);
@@ -218,7 +241,7 @@ __global__ __launch_bounds__(kMlaTileThreads,
   clear_values(m.tile, here.n_tokens + warp, kMlaTileWarps, lane);
   const int head = min(static_cast<int>(blockIdx.x) * kMlaHeads + warp, p.parts.H - 1);
   const LatePieces<kFp8> late(p.q.row(here.token, head), from, here, m, warp, lane);
-  const int item = pages_before(p.rows, r, lane) + page;
+  const int item = pages_before(p.rows, r, lane) + here.page;
   __syncthreads();  // the barrier and the zeros are there
   if constexpr (kFp8) {
     wait_barrier(&m.full, 0);
@@ -260,18 +283,10 @@ __global__ __launch_bounds__(kMlaTileThreads,
   const float max = logits.weigh(m.work, here.n_tokens, p.scale_log2, -INFINITY, warp, lane);
   if (lane == 0) m.max[warp] = max;
   __syncthreads();
-  MlaSums sums = {};
-  const bool wants_sum = warp == 0 || here.only;
-  const std::byte* values = first_value(m.tile, warp, lane);
-  add_tile(
-      [&](int k, int n, uint32_t(&b)[4]) {
-        load_matrices_transposed(b, values + mla_eights(2 * k) + n * 32);
-      },
-      m.work, wants_sum, sums, lane);
-  if (here.only)
-    store_result(p, sums, here.token, warp, lane);
+  if (here.share < 0)
+    add_and_store<kMlaColumnTiles>(p, m, here, item, warp, lane);
   else
-    store_part(p, sums, m.max, item, warp, lane);
+    add_and_store<kMlaColumnTiles / kPageBlocks>(p, m, here, item, warp, lane);
 #endif
 }
 

@@ -176,33 +176,33 @@ struct MlaLogits {
   }
 };
 
-// Of p v, and of p: this warp's columns.
-using MlaSums = float[kMlaColumnTiles + 1][4];
+// Of p v, and of p: a warp's columns, in tiles of 8.
+template <int kTiles>
+using MlaSums = float[kTiles + 1][4];
 
-// Where a lane's second operands of the values begin.
-__device__ __forceinline__ const std::byte* first_value(const MlaTile& tile, int warp, int lane) {
-  return tile.runs + mla_lane_run(lane) + mla_eights(lane / 8 % 2) + warp * kMlaColumns * 2 +
-         lane / 16 * 16;
+// Where a lane's second operands of the values begin, from `column` on.
+__device__ __forceinline__ const std::byte* first_value(const MlaTile& tile, int column, int lane) {
+  return tile.runs + mla_lane_run(lane) + mla_eights(lane / 8 % 2) + column * 2 + lane / 16 * 16;
 }
 
-// sums += the tile's, that of p only if it is wanted. `values(k, n, b)` gives the second operand of
-// 16 places and 16 columns.
-template <typename Values>
-__device__ __forceinline__ void add_tile(const Values& values, const MlaTileWork& work,
-                                         bool wants_sum, MlaSums& sums, int lane) {
+// sums += the tile's, that of p only if it is wanted. values: first_value().
+template <int kTiles>
+__device__ __forceinline__ void add_tile(const std::byte* values, const MlaTileWork& work,
+                                         bool wants_sum, MlaSums<kTiles>& sums, int lane) {
+  static_assert(kTiles % 2 == 0, "an ldmatrix has two of them");
   constexpr uint32_t kOnes = 0x3f803f80;
 #pragma unroll
   for (int k = 0; k < kMlaTile / 16; ++k) {
     uint32_t a[4];
     load_matrices(a, &work.weights[lane % 16][k * 16 + lane / 16 * 8]);
 #pragma unroll
-    for (int n = 0; n < kMlaColumnTiles / 2; ++n) {
+    for (int n = 0; n < kTiles / 2; ++n) {
       uint32_t b[4];
-      values(k, n, b);
+      load_matrices_transposed(b, values + mla_eights(2 * k) + n * 32);
       mma_bf16(sums[2 * n], a, b[0], b[1]);
       mma_bf16(sums[2 * n + 1], a, b[2], b[3]);
     }
-    if (wants_sum) mma_bf16(sums[kMlaColumnTiles], a, kOnes, kOnes);
+    if (wants_sum) mma_bf16(sums[kTiles], a, kOnes, kOnes);
   }
 }
 

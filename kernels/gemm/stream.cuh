@@ -121,8 +121,9 @@ __device__ __forceinline__ void fetch_stage_scale(const DenseLayout& l, const st
   if (l.ue8m0) arrive(full);
 }
 
-// A fetching warp. Lanes 0..3 fetch a row each, lanes 4..7 a scale of low or high.
-template <typename W, typename Job>
+// A fetching warp. Lanes 0..3 fetch a row each, lanes 4..7 a scale of low or high unless somebody
+// else does (kScales).
+template <typename W, typename Job, bool kScales = true>
 class StreamProducer {
  public:
   __device__ StreamProducer(const Job& job, const RingView& ring) : job_(job), ring_(ring) {}
@@ -138,8 +139,11 @@ class StreamProducer {
       const int n_bytes = l.n_steps * 64;
       if (at_ == 0) {
         const RowPair r = job_.rows(unit_, item % 8 * 4);
-        from_ = lane < kFetchRows ? (item < 8 ? r.low : r.high)
-                                  : (item < 8 ? r.scale_low : r.scale_high);
+        if constexpr (kScales)
+          from_ = lane < kFetchRows ? (item < 8 ? r.low : r.high)
+                                    : (item < 8 ? r.scale_low : r.scale_high);
+        else
+          from_ = item < 8 ? r.low : r.high;
       }
       StreamStage& stage = ring_.stages[place_.stage];
       uint64_t* full = &ring_.full[place_.stage];
@@ -149,7 +153,7 @@ class StreamProducer {
       __syncwarp();
       if (lane < kFetchRows)
         copy_bulk_evict_first(stage.rows[item], from_ + at_, static_cast<uint32_t>(bytes), full);
-      else if (W::kScaled && lane < 2 * kFetchRows)
+      else if (kScales && W::kScaled && lane < 2 * kFetchRows)
         fetch_stage_scale(l, from_, at_, item, stage, full);
       place_.advance(ring_.n_stages);
       at_ += kStageBytes;

@@ -111,6 +111,13 @@ struct RowPair {
   int run;
 };
 
+// Where the scales of a segment's row begin; past the end the last row is read again.
+__device__ __forceinline__ const std::byte* scale_row(const DenseLayout& l,
+                                                      const DenseSegment& segment, int row,
+                                                      int last) {
+  return segment.scales + (min(row, last) >> l.block_rows_shift) * l.scale_row_bytes;
+}
+
 // Two rows of segments that have a layout. Past the end the last row is read again, for results
 // that nobody stores. The scale is that of the first of 8 rows (dense_layout).
 __device__ __forceinline__ RowPair row_pair(const DenseLayout& l, const DenseSegment& low,
@@ -118,13 +125,10 @@ __device__ __forceinline__ RowPair row_pair(const DenseLayout& l, const DenseSeg
                                             int last, int lane) {
   const int g = lane / 4, t = lane % 4;
   const auto row = [&](int first) { return static_cast<int64_t>(min(first + g, last)); };
-  const auto scale = [&](const DenseSegment& segment, int first) {
-    return segment.scales + (min(first, last) >> l.block_rows_shift) * l.scale_row_bytes;
-  };
   return {.low = low.data + row(first_low) * l.row_bytes + 16 * t,
           .high = high.data + row(first_high) * l.row_bytes + 16 * t,
-          .scale_low = l.fp8 ? scale(low, first_low) : nullptr,
-          .scale_high = l.fp8 ? scale(high, first_high) : nullptr,
+          .scale_low = l.fp8 ? scale_row(l, low, first_low, last) : nullptr,
+          .scale_high = l.fp8 ? scale_row(l, high, first_high, last) : nullptr,
           .first_low = first_low,
           .first_high = first_high,
           .run = 0};
@@ -210,6 +214,16 @@ __device__ __forceinline__ float scale_value(bool ue8m0, const ScaleWord& s) {
 }
 __device__ __forceinline__ float scale_value(const DenseLayout& l, const ScaleWord& s) {
   return scale_value(l.ue8m0, s);
+}
+// To shared memory, for a step of the row whose scales begin at `row`: f32 ones as a copy that this
+// thread has to wait for, the others at once.
+__device__ __forceinline__ void bring_scale(const DenseLayout& l, const std::byte* row, int step,
+                                            float* to) {
+  const int block = step >> l.scale_step_shift;
+  if (l.ue8m0)
+    *to = to_float(e8m0{static_cast<uint8_t>(row[block])});
+  else
+    copy_async_4(to, row + 4 * block);
 }
 
 }  // namespace dsr::cuda

@@ -15,6 +15,10 @@ namespace dsr::cuda {
 namespace {
 
 constexpr int kDownStages = 8;
+struct DownRing {
+  Ring<kDownStages> ring;
+  KeptBarriers kept;
+};
 
 // Sums of a tile: of all chosen experts, then of the shared ones.
 __host__ __device__ constexpr int tile_floats(int K) { return (K + 1) * 16; }
@@ -34,12 +38,13 @@ class DownOne {
   __device__ DownOne(const ExpertsCall& c, const Shares& tiles, float* sums, std::byte* x,
                      std::byte* x_shared)
       : c_(c),
-        sums_(sums),
+        sums_(pinned(shared_address(sums))),
         x_(x),
         x_shared_(x_shared),
         first_tile_(tiles.first(static_cast<int>(blockIdx.x))),
         n_tiles_(tiles.n(static_cast<int>(blockIdx.x))),
         expert_(chosen_expert(c)) {}
+  __device__ __forceinline__ void choose() const {}
   __device__ __forceinline__ int n_units() const {
     return n_tiles_ * (c_.K + (c_.shared.F > 0 ? 1 : 0));
   }
@@ -69,7 +74,6 @@ class DownOne {
   __device__ __forceinline__ int n_steps(const Unit& unit) const {
     return unit.k < 0 ? c_.shared.down.n_steps : c_.down.n_steps;
   }
-  __device__ __forceinline__ bool ue8m0() const { return c_.down.ue8m0; }
   __device__ __forceinline__ RowPair rows(const Unit& unit, int lane) const {
     const int row = unit.tile * 16;
     if (unit.k < 0)
@@ -77,37 +81,81 @@ class DownOne {
                       c_.D - 1, lane);
     return down_rows(c_, __shfl_sync(0xffffffffu, expert_, unit.k), unit.tile, lane);
   }
-  __device__ __forceinline__ StagedRow x(const Unit& unit, int n_blocks) const {
-    return unit.k < 0 ? staged_row<W>(x_shared_, 1, 0, n_blocks)
-                      : staged_row<W>(x_, c_.K, unit.k, n_blocks);
+  __device__ __forceinline__ const std::byte* scales(const Unit& unit, int half) const {
+    const int expert = __shfl_sync(0xffffffffu, expert_, max(unit.k, 0));
+    return scale_row(layout(unit),
+                     unit.k < 0 ? c_.shared.down_rows : segment_of(c_.weights.down, expert),
+                     unit.tile * 16 + half * 8, c_.D - 1);
   }
+  class Walk {
+   public:
+    __device__ __forceinline__ explicit Walk(const DownOne& job)
+        : first_(staged_row<W>(job.x_, job.c_.K, 0, staged_blocks(job.c_.down.n_steps))),
+          n_steps_(job.c_.down.n_steps),
+          K_(job.c_.K),
+          k_(pinned(-job.n_shared_units())) {
+      n_steps = k_ < 0 ? job.c_.shared.down.n_steps : n_steps_;
+      x = k_ < 0 ? staged_row<W>(job.x_shared_, 1, 0, staged_blocks(n_steps)) : first_;
+    }
+    __device__ __forceinline__ void next() {
+      if (++k_ == K_) k_ = 0;
+      if (k_ < 0) return;
+      const int n_blocks = staged_blocks(n_steps_);
+      x = {first_.row + k_ * StagedRows<W>::pitch(n_blocks), first_.units + k_ * n_blocks * 4};
+      n_steps = n_steps_;
+    }
+    StagedRow x;
+    int n_steps;
+
+   private:
+    const StagedRow first_;  // of the first chosen expert
+    const int n_steps_, K_;
+    int k_;  // which of them; below 0: how many units of the shared ones are left
+  };
+  __device__ __forceinline__ Walk walk() const { return Walk(*this); }
   __device__ __forceinline__ bool is_sliced(const Unit& unit) const { return unit.k < 0; }
   __device__ __forceinline__ void finish(const Unit& unit, int row, float total, bool there) const {
-    if (there) sums(unit.tile)[(unit.k < 0 ? c_.K : unit.k) * 16 + row] = total;
+    if (there)
+      store_shared_4(sums(unit.tile) + ((unit.k < 0 ? c_.K : unit.k) * 16 + row) * 4, total);
   }
-  // By all multiplying warps, when all units are finished. weights: [K], in shared memory.
-  __device__ __forceinline__ void store_all(const float* weights) const {
+  // By all multiplying warps, when all units are finished. weights: address of [K].
+  __device__ __forceinline__ void store_all(uint32_t weights, bool rehearsal) const {
+    constexpr int kAtOnce = 8;
     consumers_barrier();
     for (int i = static_cast<int>(threadIdx.x); i < n_tiles_ * 16; i += kConsumers) {
       const int tile = first_tile_ + i / 16, row = i % 16;
       if (tile * 16 + row >= c_.D) continue;
-      const float* of_row = sums(tile) + row;
+      const uint32_t of_row = sums(tile) + row * 4;
       float sum = 0;
-      for (int k = 0; k < c_.K; ++k) sum = fmaf(weights[k], of_row[k * 16], sum);
+#pragma unroll 1
+      for (int first = 0; first < c_.K; first += kAtOnce) {
+        float products[kAtOnce], of_pairs[kAtOnce];
+#pragma unroll
+        for (int j = 0; j < kAtOnce; ++j) {  // all on their way together
+          const int k = min(first + j, c_.K - 1);
+          products[j] = __uint_as_float(load_shared_4(of_row + k * 64));
+          of_pairs[j] = __uint_as_float(load_shared_4(weights + k * 4));
+        }
+#pragma unroll
+        for (int j = 0; j < kAtOnce; ++j)
+          sum = first + j < c_.K ? fmaf(of_pairs[j], products[j], sum) : sum;
+      }
       // What linear() would have stored of the shared experts.
-      if (c_.shared.F > 0) sum += to_float(from_float<bf16>(of_row[c_.K * 16]));
-      store_result(c_, 0, tile * 16 + row, sum);
+      if (c_.shared.F > 0)
+        sum += to_float(from_float<bf16>(__uint_as_float(load_shared_4(of_row + c_.K * 64))));
+      if (!rehearsal) store_result(c_, 0, tile * 16 + row, sum);
     }
   }
 
  private:
   __device__ __forceinline__ int n_shared_units() const { return c_.shared.F > 0 ? n_tiles_ : 0; }
-  __device__ __forceinline__ float* sums(int tile) const {
-    return sums_ + (tile - first_tile_) * tile_floats(c_.K);
+  // Address in shared memory.
+  __device__ __forceinline__ uint32_t sums(int tile) const {
+    return sums_ + (tile - first_tile_) * tile_floats(c_.K) * 4;
   }
 
   const ExpertsCall& c_;
-  float* const sums_;
+  const uint32_t sums_;
   std::byte* const x_;
   std::byte* const x_shared_;
   const int first_tile_, n_tiles_;
@@ -190,38 +238,52 @@ __global__ __launch_bounds__(kStreamThreads,
                                                  const __grid_constant__ Shares tiles) {
 #if __CUDA_ARCH__ >= 900
   extern __shared__ uint4 shared[];
-  auto* const ring_memory = reinterpret_cast<Ring<kDownStages>*>(shared);
-  const RingView ring = ring_memory->view();
+  auto* const ring_memory = reinterpret_cast<DownRing*>(shared);
+  const RingView ring = ring_memory->ring.view();
   auto* const kept = reinterpret_cast<float*>(ring_memory + 1);
   std::byte* const x_shared = behind_kept(kept, plan);
   std::byte* const x = x_shared + staged_shared_bytes<W>(c);
   auto* const weights = reinterpret_cast<float*>(x + StagedRows<W>::bytes(c.K, c.down.n_steps));
   float* const sums = weights + c.K;
-  init_ring(ring, W::kScaled, c.down.ue8m0);
+  init_kept_barriers(&ring_memory->kept);
+  init_ring(ring, /*scaled=*/false, /*ue8m0=*/false);
   using Job = DownOne<W>;
   Job job(c, tiles, sums, x, x_shared);
+  KeptProducts<W, Job> products(job, kept, plan, &ring_memory->kept);
   if (threadIdx.x >= kConsumers) {
     keep_registers<kFetchRegisters>();
-    StreamProducer<W, Job> producer(job, ring);
+    StreamProducer<W, Job, /*kScales=*/false> producer(job, ring);
     producer.go_to(job.first());
-    producer.run(job.n_units(), 1 << 30);
+#pragma unroll 1
+    for (int part = 0; part < 2; ++part) {  // the scales when the ring is full
+      producer.run(job.n_units(), part == 0 ? kDownStages : 1 << 30);
+      if (part == 0) products.fetch_first_scales();
+    }
     if constexpr (W::kScaled) start_next_kernel();
     return;
   }
   take_registers<kMultiplyRegisters>();
+  MultiplyOneToken<W, Job> multiply(job, ring, products);
   const auto k = static_cast<int>(threadIdx.x);
+  const uint32_t weights_at = pinned(shared_address(weights));
   if (k < c.K) weights[k] = __ldcg(c.chosen + k);
-  // The next kernels start when all FP8 weights have been called for: else theirs come first, and
-  // what code this kernel goes through for the first time waits beside them. With bf16, whose
-  // weights take twice as long, it was slower.
-  if constexpr (W::kScaled)
-    wait_and_hold_next_kernel();
-  else
-    wait_for_previous_kernel();
-  stage_hidden<W>(c, x_shared, x);
-  consumers_barrier();
-  multiply_one_token<W>(job, ring, kept, plan, /*rehearsal=*/false);
-  job.store_all(weights);
+#pragma unroll 1
+  for (int pass = W::kScaled ? 0 : 1; pass < 2; ++pass) {  // as in stream_gate_up_sm90.cu
+    const bool rehearsal = pass == 0;
+    if (!rehearsal) {
+      // The next kernels start when all FP8 weights have been called for: else theirs come first,
+      // and what code this kernel goes through for the first time waits beside them. With bf16,
+      // whose weights take twice as long, it was slower.
+      if constexpr (W::kScaled)
+        wait_and_hold_next_kernel();
+      else
+        wait_for_previous_kernel();
+      stage_hidden<W>(c, x_shared, x);
+    }
+    consumers_barrier();
+    multiply.run(rehearsal);
+    job.store_all(weights_at, rehearsal);
+  }
 #endif
 }
 
@@ -241,7 +303,7 @@ DownShape shape_of(const ExpertsCall& c, int n_sms) {
 }
 template <typename W>
 int64_t shared_bytes(const ExpertsCall& c, const KeptPlan& plan, int most_tiles) {
-  return int64_t{sizeof(Ring<kDownStages>)} + kept_bytes(plan) + staged_shared_bytes<W>(c) +
+  return int64_t{sizeof(DownRing)} + kept_bytes(plan) + staged_shared_bytes<W>(c) +
          StagedRows<W>::bytes(c.K, c.down.n_steps) +
          (c.K + int64_t{most_tiles} * tile_floats(c.K)) * 4;
 }

@@ -17,8 +17,9 @@ struct GateUpPlan {
   KeptPlan kept;
   Shares shared, routed;  // units
 };
+constexpr int kStagesBeforeScales = 3;  // of the chosen experts
 constexpr int64_t ring_bytes(int n_stages) {
-  return n_stages * (int64_t{sizeof(StreamStage)} + 2 * sizeof(uint64_t));
+  return n_stages * (int64_t{sizeof(StreamStage)} + 2 * sizeof(uint64_t)) + sizeof(KeptBarriers);
 }
 
 #if __CUDA_ARCH__ >= 900
@@ -62,15 +63,28 @@ class GateUpOne {
   }
   __device__ __forceinline__ const DenseLayout& layout(const Unit&) const { return c_.gate_up; }
   __device__ __forceinline__ int n_steps(const Unit&) const { return c_.gate_up.n_steps; }
-  __device__ __forceinline__ bool ue8m0() const { return c_.gate_up.ue8m0; }
   __device__ __forceinline__ RowPair rows(const Unit& unit, int lane) const {
     if (unit.k < 0)
       return row_pair(c_.gate_up, c_.shared.gate, c_.shared.up, unit.row, unit.row, c_.shared.F - 1,
                       lane);
     return gate_up_rows(c_, __shfl_sync(0xffffffffu, expert_, unit.k), unit.row / 8, lane);
   }
-  __device__ __forceinline__ StagedRow x(const Unit&, int n_blocks) const {
-    return staged_row<W>(x_, 1, 0, n_blocks);
+  __device__ __forceinline__ const std::byte* scales(const Unit& unit, int half) const {
+    const int expert = __shfl_sync(0xffffffffu, expert_, max(unit.k, 0));
+    if (unit.k < 0)
+      return scale_row(c_.gate_up, half == 0 ? c_.shared.gate : c_.shared.up, unit.row,
+                       c_.shared.F - 1);
+    return scale_row(c_.gate_up, segment_of(half == 0 ? c_.weights.gate : c_.weights.up, expert),
+                     unit.row, c_.F - 1);
+  }
+  struct Walk {  // the row is the same one for all
+    StagedRow x;
+    int n_steps;
+    __device__ __forceinline__ void next() const {}
+  };
+  __device__ __forceinline__ Walk walk() const {
+    const int n_steps = c_.gate_up.n_steps;
+    return {staged_row<W>(x_, 1, 0, staged_blocks(n_steps)), n_steps};
   }
   __device__ __forceinline__ bool is_sliced(const Unit& unit) const { return unit.k < 0; }
   __device__ __forceinline__ void finish(const Unit& unit, int row, float total, bool there) const {
@@ -99,22 +113,32 @@ __global__ __launch_bounds__(kStreamThreads,
   auto* const stages = reinterpret_cast<StreamStage*>(shared);
   auto* const barriers = reinterpret_cast<uint64_t*>(stages + plan.n_stages);
   const RingView ring = {stages, barriers, barriers + plan.n_stages, plan.n_stages};
-  auto* const kept = reinterpret_cast<float*>(barriers + 2 * plan.n_stages);
+  auto* const kept_barriers = reinterpret_cast<KeptBarriers*>(barriers + 2 * plan.n_stages);
+  auto* const kept = reinterpret_cast<float*>(kept_barriers + 1);
   std::byte* const x = behind_kept(kept, plan.kept);
-  init_ring(ring, W::kScaled, c.gate_up.ue8m0);
+  init_kept_barriers(kept_barriers);
+  init_ring(ring, /*scaled=*/false, /*ue8m0=*/false);
   using Job = GateUpOne<W>;
   Job job(c, plan, x);
+  KeptProducts<W, Job> products(job, kept, plan.kept, kept_barriers);
   if (threadIdx.x >= kConsumers) {
     keep_registers<kFetchRegisters>();
-    StreamProducer<W, Job> producer(job, ring);
+    StreamProducer<W, Job, /*kScales=*/false> producer(job, ring);
     producer.go_to(job.first());
-    producer.run(job.n_shared(), plan.n_stages);
-    wait_then_start_next_kernel();  // which weights are wanted is what the last one wrote
-    job.choose();
-    producer.run(job.n_units(), 1 << 30);
+#pragma unroll 1
+    for (int part = 0; part < 3; ++part) {  // shared units; a few chosen stages, scales; the rest
+      if (part == 1) {
+        wait_then_start_next_kernel();  // which weights are wanted is what the last one wrote
+        job.choose();
+      }
+      const int n_stages = part == 0 ? plan.n_stages : part == 1 ? kStagesBeforeScales : 1 << 30;
+      producer.run(part == 0 ? job.n_shared() : job.n_units(), n_stages);
+      if (part == 1) products.fetch_first_scales();
+    }
     return;
   }
   take_registers<kMultiplyRegisters>();
+  MultiplyOneToken<W, Job> multiply(job, ring, products);
 #pragma unroll 1
   for (int pass = 0; pass < 2; ++pass) {  // what runs once is fetched by a rehearsal
     const bool rehearsal = pass == 0;
@@ -122,7 +146,7 @@ __global__ __launch_bounds__(kStreamThreads,
     stage_x_by(Stager<W, 2>(staged_in<W>(x, 1, c.gate_up.n_steps), c.x, /*x_stride_bytes=*/0,
                             rehearsal ? 0 : c.gate_up.n_steps));
     consumers_barrier();
-    multiply_one_token<W>(job, ring, kept, plan.kept, rehearsal);
+    multiply.run(rehearsal);
   }
 #endif
 }

@@ -7,6 +7,7 @@
 //           free again after the time of one pair.
 //           Products of a block are kept, in shared memory, and not added up at once: no warp waits
 //           for another until the block of threads has done its units, or has no room for more.
+//           Scales come to where the products are, beside the ring, long before they are needed.
 // Order     that of the kernels for more tokens, whoever multiplied: a chosen expert's blocks in
 //           ascending order (stream_units.cuh), a shared one's in eight slices (stream.cuh).
 #pragma once
@@ -59,6 +60,12 @@ __device__ __forceinline__ std::byte* behind_kept(float* kept, const KeptPlan& p
          (p.n_buffers * p.n_blocks * kKeptFloats * 4 + 15) / 16 * 16;
 }
 
+// Between the multiplying warps, which rehearse with the memory of KeptProducts, and the fetching
+// ones, which bring the first scales to it.
+struct alignas(16) KeptBarriers {
+  uint64_t rehearsed, first_scales;
+};
+
 #if __CUDA_ARCH__ >= 900
 
 // What the router chose: of lane k of a fetching warp its k-th expert.
@@ -109,27 +116,35 @@ __device__ __forceinline__ float sum_of_blocks(const float* at, int row, int n, 
   return total;
 }
 
+__device__ __forceinline__ void init_kept_barriers(KeptBarriers* barriers) {
+  if (threadIdx.x != 0) return;
+  init_barrier(&barriers->rehearsed, kConsumers);
+  init_barrier(&barriers->first_scales, 2 * kFetchWarps * 32);
+}
+
 // A job says
 //   Unit, first(), next(unit), n_units()
 //   unit(i)               the i-th one
+//   choose()              finds out what the router chose, if that is not known yet
 //   blocks_before(i)      blocks of K of those before it
 //   layout(unit)          DenseLayout of its weights
 //   n_steps(unit)         of that
-//   ue8m0()               of all units' scales
-//   rows(unit, lane)      RowPair
-//   x(unit, n_blocks)     StagedRow of the token
+//   rows(unit, lane)      RowPair; by whole warps
+//   scales(unit, half)    where those of its rows 8 * half and on begin; by whole warps
+//   Walk, walk()          what multiplying takes of a unit, and no uniform registers, whose chains
+//                         of instructions are slow: x, StagedRow of the token; n_steps; next()
 //   is_sliced(unit)       whether its blocks are added up in eight slices
 //   finish(unit, row, total, there)  takes a row's sum, by a half of a warp for its 16 rows
 template <typename W, typename Job>
 class KeptProducts {
  public:
   using Unit = typename Job::Unit;
-  __device__ KeptProducts(Job& job, float* memory, const KeptPlan& plan)
-      : job_(job), memory_(memory), plan_(plan) {}
+  __device__ KeptProducts(Job& job, float* memory, const KeptPlan& plan, KeptBarriers* barriers)
+      : job_(job), memory_(memory), plan_(plan), barriers_(barriers) {}
 
-  // Where the next unit's blocks are kept.
+  // Where the blocks of units are kept from here on.
   __device__ __forceinline__ float* place() const {
-    return memory_ + (odd_ * plan_.n_blocks + n_blocks_) * kKeptFloats;
+    return memory_ + odd_ * plan_.n_blocks * kKeptFloats;
   }
   // For a unit of so many blocks.
   __device__ __forceinline__ bool has_room(int n_blocks) const {
@@ -139,9 +154,27 @@ class KeptProducts {
     ++n_units_;
     n_blocks_ += n_blocks;
   }
+  // By the fetching warps: brings the scales of the first units.
+  __device__ __forceinline__ void fetch_first_scales() {
+    if constexpr (!W::kScaled) return;
+    wait_barrier(&barriers_->rehearsed, 0);
+    bring_scales(static_cast<int>(threadIdx.x - kConsumers) / 32, kFetchWarps);
+    arrive_after_copies(&barriers_->first_scales);
+    arrive(&barriers_->first_scales);  // what was stored, not copied
+  }
+  // By all multiplying warps: those of the units that will be kept next.
+  __device__ __forceinline__ void fetch_scales() {
+    if constexpr (!W::kScaled) return;
+    bring_scales(static_cast<int>(threadIdx.x) / 32, kStreamWarps);
+    commit_copies();
+  }
   // By all multiplying warps: the sums of what is kept, which they finish. Of units that are not
   // there where this is a rehearsal.
   __device__ __forceinline__ void add_up(bool rehearsal) {
+    if constexpr (W::kScaled) {
+      if (!rehearsal) wait_barrier(&barriers_->first_scales, 0);
+      wait_for_copies<0>();  // of the later ones
+    }
     consumers_barrier();
     const int n = rehearsal ? 1 : n_units_;
     const int mine = static_cast<int>(threadIdx.x) / 16, row = static_cast<int>(threadIdx.x) % 16;
@@ -155,101 +188,127 @@ class KeptProducts {
           sum_of_blocks<W>(at, row % 8, staged_blocks(job_.n_steps(unit)), job_.is_sliced(unit));
       job_.finish(unit, row, total, mine < n && !rehearsal);
     }
+    if (W::kScaled && rehearsal) arrive(&barriers_->rehearsed);
     first_ += n_units_;
     n_units_ = n_blocks_ = 0;
-    if (plan_.n_buffers == 2) odd_ ^= 1;
+    if (plan_.n_buffers == 2 && !rehearsal) odd_ ^= 1;
   }
 
  private:
+  // A warp of n has every n-th unit, each half of it the scale of eight rows.
+  __device__ __forceinline__ void bring_scales(int warp, int n_warps) {
+    const int lane = static_cast<int>(threadIdx.x) % 32, before = job_.blocks_before(first_);
+    const int end = min(first_ + kKeptUnits, job_.n_units());
+#pragma unroll 1
+    for (int i = first_ + warp; i < end; i += n_warps) {
+      const Unit unit = job_.unit(i);
+      const int first = job_.blocks_before(i) - before;
+      const int n_blocks = staged_blocks(job_.n_steps(unit));
+      if (first + n_blocks > plan_.n_blocks) break;
+      const std::byte* const row = job_.scales(unit, lane / 16);
+      float* to =
+          memory_ + (odd_ * plan_.n_blocks + first) * kKeptFloats + lane / 16 * kKeptHalf + 8;
+#pragma unroll 1
+      for (int block = lane % 16; block < n_blocks; block += 16)
+        bring_scale(job_.layout(unit), row, 2 * block, to + block * kKeptFloats);
+    }
+  }
+
   Job& job_;
   float* const memory_;
   const KeptPlan plan_;
+  KeptBarriers* const barriers_;
   int first_ = 0;  // of the units that are kept
   int n_units_ = 0, n_blocks_ = 0, odd_ = 0;
 };
 
-// The eight warps: all units of the job, two blocks at a time each. In a rehearsal only what comes
-// after them, without results.
+// The eight warps: all units of the job, two blocks at a time each. What a lane knows is found out
+// when this is made: before there is anything to multiply.
 template <typename W, typename Job>
-__device__ __forceinline__ void multiply_one_token(Job& job, const RingView& ring, float* memory,
-                                                   const KeptPlan& plan, bool rehearsal) {
-  // What a lane reads and keeps, in registers: else every turn would find out again.
-  const uint32_t lane = pinned(threadIdx.x % 32), g = lane / 4, t = lane % 4;
-  const int warp = static_cast<int>(threadIdx.x) / 32;
-  const uint32_t stages = shared_address(ring.stages);
-  const uint32_t rows_at = pinned(stages + g * kRowPitch + t * 16);
-  const uint32_t scales_at =
-      pinned(stages + offsetof(StreamStage, scales) + (t % 2 * kStreamWarps + t / 2) * 4);
-  const uint32_t x_at = pinned((chunk_of_column<W>(g) + t * W::kXChunks) * 16);
-  // Of a pair's results row g + t % 2 * 8 of block t / 2; the first quad their scales as well.
-  const uint32_t keeps = pinned((t / 2 * kKeptFloats + t % 2 * kKeptHalf + g) * 4);
-  KeptProducts<W, Job> kept(job, memory, plan);
-  typename Job::Unit unit = job.first();
-  RingPlace place;
-  int mine = warp;  // the pair of the next stage's blocks that is this warp's
+class MultiplyOneToken {
+ public:
+  __device__ MultiplyOneToken(Job& job, const RingView& ring, const KeptProducts<W, Job>& kept)
+      : job_(job), ring_(ring), kept_(kept), unit_(job.walk()) {}
+
+  // In a rehearsal only what comes after the products, without results.
+  __device__ __forceinline__ void run(bool rehearsal) {
 #pragma unroll 1
-  for (int n_units = rehearsal ? 0 : job.n_units();; --n_units) {
-    const int n_steps = job.n_steps(unit), n_blocks = staged_blocks(n_steps);
-    if (n_units == 0 || !kept.has_room(n_blocks)) kept.add_up(rehearsal);
-    if (n_units == 0) return;
-    const StagedRow staged = job.x(unit, n_blocks);
-    const uint32_t x = staged.row + x_at, units = staged.units;
-    const uint32_t keep = shared_address(kept.place()) + keeps;
+    for (uint32_t n_units = pinned(rehearsal ? 0 : job_.n_units());; --n_units) {
+      const int n_steps = unit_.n_steps, n_blocks = staged_blocks(n_steps);
+      if (n_units == 0 || !kept_.has_room(n_blocks)) {
+        kept_.add_up(rehearsal);
+        if (n_units == 0) return;
+        job_.choose();
+        kept_.fetch_scales();
+        keep_ = pinned(shared_address(kept_.place()) + keeps_);
+      }
 #pragma unroll 1
-    for (int first = 0; first < n_blocks; first += kStreamWarps) {
-      const int n_pairs = (min(n_blocks - first, kStreamWarps) + 1) / 2;
-      const int in_stage = 2 * mine, block = first + in_stage;  // the pair's first one
-      const bool is_mine = mine < n_pairs, has_second = block + 1 < n_blocks;
-      const bool has_block = has_second || (lane & 2) == 0;  // block t / 2
-      uint4 chunk;
-      float x_unit = 1;
-      if (is_mine) {
-        const int back = has_second ? 0 : (lane & 16) * (StagedRows<W>::kBlockBytes / 16);
-        chunk = load_shared_16(x + block * StagedRows<W>::kBlockBytes - back);
-        if constexpr (W::kScaled)
-          x_unit =
-              __uint_as_float(load_shared_4(units + (block + (has_block ? lane / 2 & 1 : 0)) * 4));
-      }
-      wait_barrier(&ring.full[place.stage], place.parity);
-      if (is_mine) {
-        const uint32_t rows = rows_at + place.stage * sizeof(StreamStage) + in_stage * 128;
-        constexpr int kHigh = 8 * kRowPitch;
-        uint4 low[4], high[4];
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          low[i] = load_shared_16(rows + i * 64);
-          high[i] = load_shared_16(rows + kHigh + i * 64);
-        }
-        float scale = 1;
-        if constexpr (W::kScaled) {
-          const uint32_t at = scales_at + place.stage * sizeof(StreamStage) + in_stage * 4;
-          ScaleWord word = {load_shared_4(at), 0};
-          if (job.ue8m0()) word.shift = load_shared_4(at + sizeof(StreamStage::scales));
-          scale = scale_value(job.ue8m0(), word);
-        }
-        float steps[2];
-        multiply_steps<W>(low, high, chunk, lane, steps);
-        // What lies behind the row's end in a stage is of another one.
-        if (2 * block + (lane & 3) >= n_steps) steps[0] = steps[1] = 0;
-        const float blocks[2] = {block_of_steps(steps[0]), block_of_steps(steps[1])};
-        const float product = (lane & 1) == 0 ? blocks[0] : blocks[1];
-        const uint32_t to = keep + block * (kKeptFloats * 4);
-        if (has_block) {
-          store_shared_4(to, W::kScaled ? product * x_unit : product);
-          if (W::kScaled && lane < 4) store_shared_4(to + 8 * 4, scale);
-        }
-      }
-      // Not before the products: what is read of the stage is in registers only where it is used,
-      // and the arrival overtakes loads under way.
-      __syncwarp();
-      arrive(&ring.empty[place.stage]);
-      place.advance(ring.n_stages);
-      mine = (mine - n_pairs) & (kStreamWarps - 1);
+      for (int first = 0; first < n_blocks; first += kStreamWarps)
+        multiply_stage(first, n_steps, n_blocks);
+      kept_.add(n_blocks);
+      keep_ += n_blocks * (kKeptFloats * 4);
+      unit_.next();
     }
-    kept.add(n_blocks);
-    job.next(unit);
   }
-}
+
+ private:
+  // The blocks of K from `first` on, eight at most.
+  __device__ __forceinline__ void multiply_stage(int first, int n_steps, int n_blocks) {
+    const int n_pairs = (min(n_blocks - first, kStreamWarps) + 1) / 2;
+    const int in_stage = 2 * mine_, block = first + in_stage;  // the pair's first one
+    const bool is_mine = mine_ < n_pairs, has_second = block + 1 < n_blocks;
+    const bool has_block = has_second || (lane_ & 2) == 0;  // block t / 2
+    uint4 chunk;
+    float x_unit = 1;
+    if (is_mine) {
+      const int back = has_second ? 0 : (lane_ & 16) * (StagedRows<W>::kBlockBytes / 16);
+      chunk = load_shared_16(unit_.x.row + x_at_ + block * StagedRows<W>::kBlockBytes - back);
+      if constexpr (W::kScaled)
+        x_unit = __uint_as_float(
+            load_shared_4(unit_.x.units + (block + (has_block ? lane_ / 2 & 1 : 0)) * 4));
+    }
+    wait_barrier(&ring_.full[place_.stage], place_.parity);
+    if (is_mine) {
+      const uint32_t rows = rows_at_ + place_.stage * sizeof(StreamStage) + in_stage * 128;
+      constexpr int kHigh = 8 * kRowPitch;
+      uint4 low[4], high[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        low[i] = load_shared_16(rows + i * 64);
+        high[i] = load_shared_16(rows + kHigh + i * 64);
+      }
+      float steps[2];
+      multiply_steps<W>(low, high, chunk, lane_, steps);
+      // What lies behind the row's end in a stage is of another one.
+      if (2 * block + (lane_ & 3) >= n_steps) steps[0] = steps[1] = 0;
+      const float blocks[2] = {block_of_steps(steps[0]), block_of_steps(steps[1])};
+      const float product = (lane_ & 1) == 0 ? blocks[0] : blocks[1];
+      if (has_block)
+        store_shared_4(keep_ + block * (kKeptFloats * 4), W::kScaled ? product * x_unit : product);
+    }
+    // Not before the products: what is read of the stage is in registers only where it is used,
+    // and the arrival overtakes loads under way.
+    __syncwarp();
+    arrive(&ring_.empty[place_.stage]);
+    place_.advance(ring_.n_stages);
+    mine_ = (mine_ - n_pairs) & (kStreamWarps - 1);
+  }
+
+  Job& job_;
+  const RingView ring_;
+  KeptProducts<W, Job> kept_;
+  typename Job::Walk unit_;
+  RingPlace place_;
+  int mine_ = static_cast<int>(threadIdx.x) / 32;  // which pair of the next stage's blocks
+  // What a lane reads and keeps, in registers: else every turn would find out again.
+  const int lane_ = pinned(threadIdx.x % 32);
+  const int g_ = lane_ / 4, t_ = lane_ % 4;
+  const uint32_t rows_at_ = pinned(shared_address(ring_.stages) + g_ * kRowPitch + t_ * 16);
+  const uint32_t x_at_ = pinned((chunk_of_column<W>(g_) + t_ * W::kXChunks) * 16);
+  // Of a pair's results row g + t % 2 * 8 of block t / 2.
+  const uint32_t keeps_ = pinned((t_ / 2 * kKeptFloats + t_ % 2 * kKeptHalf + g_) * 4);
+  uint32_t keep_ = pinned(shared_address(kept_.place()) + keeps_);
+};
 
 #endif
 
