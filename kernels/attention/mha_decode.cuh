@@ -57,11 +57,12 @@ struct MhaRows {
     const std::byte* from = half + (row * kMhaWidth + mha_column()) * kElementBytes;
     const std::byte* other = from + p.page_bytes / 2;
     if constexpr (kFp8) {
+      // By way of the L2: the scales around a row's are there before the row is.
       const std::byte* scale = half + p.scales_at + row * 4;
-      keys[i] = *reinterpret_cast<const uint2*>(from);
-      values[i] = *reinterpret_cast<const uint2*>(other);
-      key_scales[i] = *reinterpret_cast<const float*>(scale);
-      value_scales[i] = *reinterpret_cast<const float*>(scale + p.page_bytes / 2);
+      keys[i] = __ldcg(reinterpret_cast<const uint2*>(from));
+      values[i] = __ldcg(reinterpret_cast<const uint2*>(other));
+      key_scales[i] = __ldcg(reinterpret_cast<const float*>(scale));
+      value_scales[i] = __ldcg(reinterpret_cast<const float*>(scale + p.page_bytes / 2));
     } else if constexpr (kOnce) {
       keys[i] = load_once(from);
       values[i] = load_once(other);

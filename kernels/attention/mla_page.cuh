@@ -66,7 +66,8 @@ struct RowPage {
     const bool shared = kPageBlocks * RowSplit(row.n).pages <= static_cast<int>(gridDim.y);
     page = shared ? y / kPageBlocks : y, share = shared ? y % kPageBlocks : -1;
     block = shared ? from_lane(4) : from_lane(3);
-    if (!is_plain) block = b.block_table[row.sequence * b.block_table_stride + page];
+    if (!is_plain)
+      block = b.block_table[row.sequence * b.block_table_stride + min(page, rows.max_pages - 1)];
     token = row.token;
     n_tokens = min(kMlaTile, row.n - page * kMlaTile);
     n_known = max(0, min(n_tokens, row.known - page * kMlaTile));

@@ -1,6 +1,10 @@
 #include "base/huge_memory.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <vector>
 
 #include "base/error.h"
 #include "base/math.h"
@@ -25,6 +29,15 @@ HugeMemory::HugeMemory(int64_t bytes) : bytes_(bytes) {
 
 HugeMemory::~HugeMemory() {
   if (data_ != nullptr) ::munmap(mapping_, mapping_bytes_);
+}
+
+int64_t HugeMemory::resident_bytes() const {
+  if (data_ == nullptr) return 0;
+  const int64_t page = ::sysconf(_SC_PAGESIZE);
+  std::vector<unsigned char> pages(static_cast<size_t>(ceil_div(bytes_, page)));
+  if (::mincore(data_, static_cast<size_t>(bytes_), pages.data()) != 0) return bytes_;
+  const auto n = std::count_if(pages.begin(), pages.end(), [](unsigned char p) { return p & 1; });
+  return std::min(bytes_, n * page);
 }
 
 void HugeMemory::offer() const {

@@ -18,6 +18,7 @@ class HugeMemory {
   // A multiple of kHugePage, where there is memory at all.
   std::byte* data() const { return data_; }
   int64_t size_bytes() const { return bytes_; }
+  int64_t resident_bytes() const;
 
   // What is in it is not needed any more: the kernel takes it when it is short of memory, and not
   // before. Where it was taken, there are zeros. What is written from now on stays.

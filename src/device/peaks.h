@@ -24,7 +24,8 @@ struct Peaks {
 class PeakProbe {
  public:
   Peaks measure(Exec& exec);
-  int64_t held_bytes() const { return memory_ ? memory_->size_bytes() : 0; }
+  // Of this process's memory.
+  int64_t held_bytes() const { return memory_ ? memory_->resident_bytes() : 0; }
 
  private:
   std::optional<HugeMemory> memory_;

@@ -22,7 +22,9 @@ TEST(HugeMemory, WhatIsOfferedIsNotGivenBackUnasked) {
   const int64_t before = resident_bytes();
   const HugeMemory memory(kBytes);
   ASSERT_EQ(memory.size_bytes(), kBytes);
+  EXPECT_EQ(memory.resident_bytes(), 0);
   std::fill_n(memory.data(), kBytes, std::byte{1});
+  EXPECT_EQ(memory.resident_bytes(), kBytes);
   memory.offer();
   EXPECT_GT(resident_bytes() - before, kBytes / 8 * 7);
   std::fill_n(memory.data(), kBytes, std::byte{2});
@@ -33,6 +35,7 @@ TEST(HugeMemory, OfNothingCanBeOffered) {
   const HugeMemory memory(0);
   memory.offer();
   EXPECT_EQ(memory.data(), nullptr);
+  EXPECT_EQ(memory.resident_bytes(), 0);
 }
 
 TEST(PeakProbe, KeepsTheMemoryThatItReadsForTheNextTime) {

@@ -24,14 +24,19 @@ struct Wide {
   const char *name, *card, *weights;
   int64_t layers, first_k_dense_replace;
   int64_t n_routed_experts;  // 0: as in the card
+  CacheType cache = CacheType::kBF16;
 };
 std::ostream& operator<<(std::ostream& out, const Wide& w) { return out << w.name; }
 
-constexpr Wide kWide[] = {{"v2_lite_fp8", "deepseek-v2-lite", "fp8", 2, 1, 0},
-                          {"v2_lite_bf16", "deepseek-v2-lite", "bf16", 2, 1, 0},
-                          {"v3_fp8", "deepseek-v3", "fp8", 1, 0, 32},
-                          {"llm_7b_bf16", "deepseek-llm-7b", "bf16", 2, 0, 0},
-                          {"qwen_7b_bf16", "r1-distill-qwen-7b", "bf16", 1, 0, 0}};
+constexpr Wide kWide[] = {
+    {"v2_lite_fp8", "deepseek-v2-lite", "fp8", 2, 1, 0},
+    {"v2_lite_bf16", "deepseek-v2-lite", "bf16", 2, 1, 0},
+    {"v3_fp8", "deepseek-v3", "fp8", 1, 0, 32},
+    {"llm_7b_bf16", "deepseek-llm-7b", "bf16", 2, 0, 0},
+    {"qwen_7b_bf16", "r1-distill-qwen-7b", "bf16", 1, 0, 0},
+    {"v2_lite_fp8_cache", "deepseek-v2-lite", "fp8", 2, 1, 0, CacheType::kFP8},
+    {"llm_7b_fp8_cache", "deepseek-llm-7b", "bf16", 2, 0, 0, CacheType::kFP8},
+    {"qwen_7b_fp8_cache", "r1-distill-qwen-7b", "bf16", 1, 0, 0, CacheType::kFP8}};
 
 class CudaWidths : public testing::TestWithParam<Wide> {
  protected:
@@ -53,7 +58,7 @@ class CudaWidths : public testing::TestWithParam<Wide> {
     return ReferenceModel(config_, *source_,
                           {.max_tokens = kContext,
                            .n_blocks = kSequences * kBlocksEach,
-                           .cache_type = CacheType::kBF16,
+                           .cache_type = GetParam().cache,
                            .backend = Backend::kCuda,
                            .cuda = cuda});
   }

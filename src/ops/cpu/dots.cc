@@ -250,7 +250,11 @@ class TileProduct {
             [&](float* out) { decode_unscaled(loops_, s, d_.quant, row, k, n, out); });
       }
     }
-    std::fill(tile_.w + rows * kGroupColumns, std::end(tile_.w), 0.0f);
+    if (fast_ != nullptr)
+      std::fill(as_bf16(tile_.w) + rows * kGroupColumns,
+                as_bf16(tile_.w) + kGroupRows * kGroupColumns, uint16_t{0});
+    else
+      std::fill(tile_.w + rows * kGroupColumns, std::end(tile_.w), 0.0f);
   }
 
   // Columns [k, k + columns) of tokens [t0, t0 + n).
