@@ -59,7 +59,7 @@ bool is_tiled(const GqaAttentionArgs& a) {
 
 template <typename Shape>
 void attention(Exec& exec, const TiledParams& p, int64_t T, int64_t S, int64_t n_kv_heads) {
-  const bool apart = p.heads_per_kv_head == 1;
+  const bool apart = p.prefill_only;  // decode rows have a kernel of their own
   if (apart) mha_decode<Shape::kFp8>(exec, "gqa_attention", p, S, n_kv_heads);
   // No more tokens than sequences: one each, as the engine gives no sequence without a token.
   if (!apart || T > S) tiled_attention<Shape>(exec, "gqa_attention", p, T, S, n_kv_heads);

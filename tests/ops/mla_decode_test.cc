@@ -174,25 +174,25 @@ TEST_P(MlaDecodeTest, TheRoomForPagesChangesNoBit) {
              {lite, {33 * p, 1, 20 * p + 7, 33 * p - 63}},
              {lite, {16 * p, 1, 2, p, p + 1, 15 * p, 15 * p + 1, 700}}};
   }
-  for (size_t i = 0; i < 2 * cases.size(); ++i) {
-    const Case& c = cases[i / 2];
-    const CacheType cache = i % 2 == 0 ? CacheType::kBF16 : CacheType::kFP8;
-    const Batch narrow = batch(cache, c.s, c.lengths);
-    const int64_t S = std::ssize(c.lengths), pages = narrow.table.shape[1];
-    const Tensor q = random_activation({narrow.T, c.s.H, c.s.C + c.s.rope});
-    const Tensor want = empty_activation({narrow.T, c.s.H, c.s.C});
-    ops::mla_attention(exec, args(narrow, want, q));
-    for (const int64_t more : {1, 100}) {
-      std::vector<int32_t> table(static_cast<size_t>(S * (pages + more)), -1);
-      for (int64_t r = 0; r < S; ++r)
-        std::copy_n(narrow.table.ptr<int32_t>(r), pages, table.begin() + r * (pages + more));
-      Batch wide = narrow;
-      wide.table = make.i32({S, pages + more}, table);
-      const Tensor out = empty_activation({narrow.T, c.s.H, c.s.C});
-      ops::mla_attention(exec, args(wide, out, q));
-      EXPECT_TRUE(same_bits(out, want))
-          << name(cache) << " H=" << c.s.H << " T=" << narrow.T << " " << c.lengths.front()
-          << " tokens, " << pages << " pages and " << more;
+  for (const CacheType cache : {CacheType::kBF16, CacheType::kFP8}) {
+    for (const Case& c : cases) {
+      const Batch narrow = batch(cache, c.s, c.lengths);
+      const int64_t S = std::ssize(c.lengths), pages = narrow.table.shape[1];
+      const Tensor q = random_activation({narrow.T, c.s.H, c.s.C + c.s.rope});
+      const Tensor want = empty_activation({narrow.T, c.s.H, c.s.C});
+      ops::mla_attention(exec, args(narrow, want, q));
+      for (const int64_t more : {1, 100}) {
+        std::vector<int32_t> table(static_cast<size_t>(S * (pages + more)), -1);
+        for (int64_t r = 0; r < S; ++r)
+          std::copy_n(narrow.table.ptr<int32_t>(r), pages, table.begin() + r * (pages + more));
+        Batch wide = narrow;
+        wide.table = make.i32({S, pages + more}, table);
+        const Tensor out = empty_activation({narrow.T, c.s.H, c.s.C});
+        ops::mla_attention(exec, args(wide, out, q));
+        EXPECT_TRUE(same_bits(out, want))
+            << name(cache) << " H=" << c.s.H << " T=" << narrow.T << " " << c.lengths.front()
+            << " tokens, " << pages << " pages and " << more;
+      }
     }
   }
 }
