@@ -36,10 +36,10 @@ struct BatchSlice {
   int32_t drawn_by = -1;            // as in a Slice
 };
 
-// The columns of a block table for so many sequences, of which the longest has `most_blocks`: of
-// two widths the smaller one that is enough, since attention has a grid, and a step a graph, for
-// each. The smaller one is that of 8K tokens and an answer's for a sequence alone, of half for two,
-// and so on up to eight.
+// The columns of a block table for so many sequences, of which the longest has `most_blocks`: the
+// smallest of a few widths that is enough, since attention has a grid, and a step a graph, for
+// each. For a sequence alone these are 2K tokens, 8K and an answer's, and the context; for two half
+// of 8K and the context, and so on up to eight.
 int64_t table_width(int64_t n_seqs, int64_t most_blocks, int64_t max_blocks);
 
 // Appends a slice; `max_blocks` columns in the block table.

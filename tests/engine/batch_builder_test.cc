@@ -38,7 +38,9 @@ TEST(BatchBuilder, PromptsAreTheSequencesFromTheFirstOfSeveralTokensOn) {
 }
 
 TEST(BatchBuilder, FewPagesHaveANarrowTable) {
-  EXPECT_EQ(table_width(1, 1, 512), 132);
+  EXPECT_EQ(table_width(1, 1, 512), 33);
+  EXPECT_EQ(table_width(1, 33, 512), 33);
+  EXPECT_EQ(table_width(1, 34, 512), 132);
   EXPECT_EQ(table_width(1, 132, 512), 132);
   EXPECT_EQ(table_width(1, 133, 512), 512);
   EXPECT_EQ(table_width(2, 66, 512), 66);
@@ -47,6 +49,8 @@ TEST(BatchBuilder, FewPagesHaveANarrowTable) {
   EXPECT_EQ(table_width(8, 16, 512), 16);
   EXPECT_EQ(table_width(9, 1, 512), 512);
   EXPECT_EQ(table_width(1, 3, 4), 4);  // the context is shorter
+  EXPECT_EQ(table_width(1, 34, 60), 60);
+  EXPECT_EQ(table_width(8, 5, 9), 9);
 }
 
 TEST(BatchBuilder, TheLongestSequenceDecidesTheTablesWidth) {
