@@ -6,6 +6,7 @@
 
 #include "deepseek_run/error.h"
 #include "tools/terminal.h"
+#include "tools/values.h"
 
 namespace dsr {
 namespace {
@@ -120,10 +121,6 @@ constexpr std::array kForeign = {
     Foreign{"--port", kNoServer},
     Foreign{"--verbose-prompt", "--show-prompt prints the prompt and its ids"},
 };
-
-[[noreturn]] void fail_usage(const std::string& message) {
-  throw Error(ErrorKind::kUsage, message);
-}
 
 // Levenshtein distance.
 size_t distance(std::string_view a, std::string_view b) {

@@ -11,10 +11,6 @@
 namespace dsr {
 namespace {
 
-[[noreturn]] void fail_usage(const std::string& message) {
-  throw Error(ErrorKind::kUsage, message);
-}
-
 // `echo` and editors end a text with a line break that is not part of it.
 void drop_last_line_break(std::string& text) {
   if (text.ends_with('\n')) text.pop_back();

@@ -24,10 +24,6 @@ namespace {
 // The context is nearly full from here on.
 constexpr double kNearlyFull = 0.9;
 
-[[noreturn]] void fail_usage(const std::string& message) {
-  throw Error(ErrorKind::kUsage, message);
-}
-
 // A chat needs turns. A model without a template gets those of the plain format.
 const ChatFormat& format_of_chat(const Options& options, const std::string& dir,
                                  const Tokenizer& tokenizer) {

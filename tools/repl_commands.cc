@@ -18,11 +18,6 @@ namespace {
 
 constexpr std::string_view kBlanks = " \t";
 
-std::string_view trimmed(std::string_view text) {
-  text.remove_prefix(std::min(text.find_first_not_of(kBlanks), text.size()));
-  return text.substr(0, text.find_last_not_of(kBlanks) + 1);
-}
-
 std::string_view first_word(std::string_view line) {
   return line.substr(0, line.find_first_of(kBlanks));
 }
@@ -36,10 +31,6 @@ constexpr std::array kAliases = {
     Alias{"/bye", "/exit"},    Alias{"/reset", "/clear"}, Alias{"/new", "/clear"},
     Alias{"/retry", "/regen"},
 };
-
-[[noreturn]] void fail_usage(const std::string& message) {
-  throw Error(ErrorKind::kUsage, message);
-}
 
 // A home directory is what the shell would have put in its place.
 std::string path_of(const std::string& typed) {

@@ -12,11 +12,6 @@ namespace {
 
 constexpr std::string_view kPrefix = "DEEPSEEK_RUN_", kBlank = " \t";
 
-std::string_view trimmed(std::string_view text) {
-  text.remove_prefix(std::min(text.find_first_not_of(kBlank), text.size()));
-  return text.substr(0, text.find_last_not_of(kBlank) + 1);
-}
-
 // "TOP_K" <-> "--top-k"; empty for what is no name in capitals.
 std::string flag_of_variable(std::string_view name) {
   std::string out = "--";

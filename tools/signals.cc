@@ -75,7 +75,7 @@ void on_timer(int) {
 // --- SIGBUS: only calls that are safe in a signal handler --------------------------------------
 
 // A line of text of limited length, without allocation.
-struct Line {
+struct FixedLine {
   char text[4600];
   size_t size = 0;
 
@@ -126,7 +126,7 @@ const char* file_at(const char* line, uint64_t address, uint64_t& offset) {
 }
 
 // Finds the mapped file that holds `address` and describes it in `message`.
-bool describe(uint64_t address, Line& message) {
+bool describe(uint64_t address, FixedLine& message) {
   const int fd = ::open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
   if (fd < 0) return false;
   char line[4500];
@@ -160,7 +160,7 @@ bool describe(uint64_t address, Line& message) {
 }
 
 void on_bus_error(int, siginfo_t* info, void*) {
-  Line message;
+  FixedLine message;
   if (describe(reinterpret_cast<uint64_t>(info->si_addr), message)) {
     if (::write(STDERR_FILENO, message.text, message.size) < 0) leave(kModelExit);
     leave(kModelExit);

@@ -1,5 +1,6 @@
 #include "tools/values.h"
 
+#include <algorithm>
 #include <charconv>
 #include <limits>
 
@@ -38,9 +39,17 @@ std::vector<std::string_view> parts_of(std::string_view text) {
 
 }  // namespace
 
+void fail_usage(const std::string& message) { throw Error(ErrorKind::kUsage, message); }
+
 void fail_value(std::string_view flag, std::string_view value, const std::string& expected) {
   throw Error(ErrorKind::kUsage,
               std::string(flag) + " is \"" + visible_line(value) + "\", expected " + expected);
+}
+
+std::string_view trimmed(std::string_view text) {
+  constexpr std::string_view kBlanks = " \t";
+  text.remove_prefix(std::min(text.find_first_not_of(kBlanks), text.size()));
+  return text.substr(0, text.find_last_not_of(kBlanks) + 1);
 }
 
 int64_t parse_int(std::string_view flag, std::string_view text, int64_t min, int64_t max) {

@@ -26,7 +26,7 @@
 namespace dsr {
 namespace {
 
-constexpr int64_t kMaxSeqs = 256;  // more make a step longer than they make it fuller
+constexpr int64_t kMostTogether = 256;  // more make a step longer than they make it fuller
 constexpr int64_t kMaxSmallFile = int64_t{64} << 20;
 
 // What a model's answers depend on, without reading all of its weights: the small files whole, of
@@ -238,7 +238,7 @@ class Batch {
                                : std::min(room, item->prompt_tokens + item->max_new_tokens);
       tokens += item->n * round_up(most, kPageTokens);
     }
-    if (e.max_seqs == 0) e.max_seqs = std::clamp<int64_t>(answers, 1, kMaxSeqs);
+    if (e.max_seqs == 0) e.max_seqs = std::clamp<int64_t>(answers, 1, kMostTogether);
     // No more than all records together could fill.
     if (e.ctx_size > 0)
       e.cache_tokens = std::min(tokens, e.max_seqs * round_up(e.ctx_size, kPageTokens));

@@ -19,7 +19,9 @@ double squared_error(const std::vector<double>& v) {
   return std::pow(deviation_of(v), 2) / static_cast<double>(v.size());
 }
 
-std::string percent(double share) { return (share > 0 ? "+" : "") + fixed(share * 100, 1) + " %"; }
+std::string change_in_percent(double share) {
+  return (share > 0 ? "+" : "") + fixed(share * 100, 1) + " %";
+}
 
 ComparedRow read_row(const Json& json, const std::string& path) {
   JsonReader row(json, path);
@@ -98,7 +100,7 @@ BenchComparison compare(const std::vector<ComparedRow>& base,
     const BenchVerdict v = verdict_of(before->tok_per_s, row.tok_per_s);
     out.has_regression = out.has_regression || v.is_regression();
     cells.push_back({row.test, str(row.batch), str(row.depth), fixed(v.before, 2),
-                     fixed(v.after, 2), percent(v.change), fixed(v.noise * 100, 1) + " %",
+                     fixed(v.after, 2), change_in_percent(v.change), fixed(v.noise * 100, 1) + " %",
                      v.is_regression() ? "slower"
                      : v.is_gain()     ? "faster"
                                        : "the same"});

@@ -4,9 +4,9 @@
 #include <chrono>
 #include <cmath>
 #include <map>
-#include <numeric>
 #include <thread>
 
+#include "app/bench_report.h"
 #include "app/format.h"
 #include "app/machine.h"
 #include "base/error.h"
@@ -16,10 +16,6 @@ namespace dsr {
 namespace {
 
 constexpr double kLongestSleep = 0.02;  // seconds, so that a signal is seen
-
-double mean_of(const std::vector<double>& v) {
-  return std::accumulate(v.begin(), v.end(), 0.0) / static_cast<double>(v.size());
-}
 
 // Of sorted values.
 double quantile(const std::vector<double>& v, double share) {

@@ -20,7 +20,7 @@
 namespace dsr {
 namespace {
 
-constexpr int64_t kVersion = 1;
+constexpr int64_t kFileVersion = 1;
 constexpr int64_t kMaxFileBytes = int64_t{64} << 20;
 constexpr const char* kMagic = "deepseek_run_session";
 constexpr std::array kFinishes = {FinishReason::kStop, FinishReason::kLength,
@@ -124,7 +124,7 @@ void read_messages(JsonReader& reader, ChatSession& out) {
 ChatSession read_session(const Json& json, const std::string& place) {
   JsonReader reader(object_of(json, place), place);
   if (!reader.has(kMagic)) fail_model(place, ": is not a saved chat: it has no ", kMagic);
-  reader.require_int(kMagic, kVersion, kVersion);
+  reader.require_int(kMagic, kFileVersion, kFileVersion);
   ChatSession out;
   JsonReader model(object_of(reader.require("model"), place + ": model"), place + ": model");
   out.model = model.require_string("name");
@@ -180,7 +180,7 @@ void save_chat_session(const std::string& path, const ChatSession& session) {
   Json settings = Json::array();
   for (const std::string& setting : session.settings) settings.push_back(setting);
   Json out = Json::object();
-  out.set(kMagic, kVersion);
+  out.set(kMagic, kFileVersion);
   out.set("model", std::move(model));
   out.set("chat_format", session.chat_format);
   out.set("settings", std::move(settings));

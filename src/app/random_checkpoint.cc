@@ -48,13 +48,13 @@ class PartialDirectory {
   std::string final_, temporary_;
 };
 
-struct Shard {
+struct ShardFile {
   std::vector<std::string> tensors;
   int64_t bytes = 0;
 };
 
-std::vector<Shard> split(const DeclaredSource& source) {
-  std::vector<Shard> out;
+std::vector<ShardFile> split(const DeclaredSource& source) {
+  std::vector<ShardFile> out;
   for (const std::string& name : source.names()) {
     const int64_t bytes = tensor_bytes(*source.find(name));
     if (out.empty() || out.back().bytes + bytes > kMaxShardBytes) out.emplace_back();
@@ -73,7 +73,7 @@ std::string file_name(size_t shard, size_t n_shards) {
 }
 
 // The length and the JSON in front of a file's data.
-std::string header_of(const Shard& shard, const DeclaredSource& source) {
+std::string header_of(const ShardFile& shard, const DeclaredSource& source) {
   Json header = Json::object();
   header.set("__metadata__", Json::object().set("format", "pt"));
   int64_t at = 0;
@@ -94,7 +94,7 @@ std::string header_of(const Shard& shard, const DeclaredSource& source) {
   return out + text;
 }
 
-std::string index_of(const std::vector<Shard>& shards, int64_t total_bytes) {
+std::string index_of(const std::vector<ShardFile>& shards, int64_t total_bytes) {
   Json map = Json::object();
   for (size_t s = 0; s < shards.size(); ++s)
     for (const std::string& name : shards[s].tensors) map.set(name, file_name(s, shards.size()));
@@ -150,11 +150,11 @@ RandomCheckpoint make_random_checkpoint(const RandomCheckpointOptions& o) {
       o.weights.empty() ? released_format(parse_config(card, {})) : weight_format(o.weights);
   const Json config = config_of(card, format, o.layers);
   const DeclaredSource source(parse_config(config, o.warn));
-  const std::vector<Shard> shards = split(source);
+  const std::vector<ShardFile> shards = split(source);
 
   RandomCheckpoint out;
   out.files = std::ssize(shards);
-  for (const Shard& s : shards) {
+  for (const ShardFile& s : shards) {
     out.tensors += std::ssize(s.tensors);
     out.bytes += s.bytes;
   }

@@ -6,19 +6,19 @@
 
 #include "base/error.h"
 #include "base/utf8.h"
+#include "text/token_table.h"
 
 namespace dsr {
 namespace {
 
 constexpr size_t kMaxAddedTokens = size_t{1} << 16;
 constexpr size_t kMaxContentBytes = 256;  // bounds the work per byte of text
-constexpr int64_t kMaxId = (int64_t{1} << 21) - 1;
 
 AddedToken read_one(const Json& json, const std::string& place) {
   if (!json.is_object()) fail_model(place, " is ", json.type_name(), ", expected an object");
   JsonReader reader(json, place);
   AddedToken token;
-  token.id = static_cast<TokenId>(reader.require_int("id", 0, kMaxId));
+  token.id = static_cast<TokenId>(reader.require_int("id", 0, kMaxTokenId));
   token.content = reader.require_string("content");
   token.special = reader.get_bool("special", false);
   token.normalized = reader.get_bool("normalized", !token.special);

@@ -11,7 +11,6 @@ namespace {
 
 constexpr size_t kMaxVocabulary = size_t{1} << 20;
 constexpr size_t kMaxMerges = size_t{1} << 20;
-constexpr int64_t kMaxId = (int64_t{1} << 21) - 1;
 constexpr size_t kShortPiece = 48;  // bytes; up to here a plain search beats a heap
 
 // The two tokens of a merge, written "a b" or ["a", "b"].
@@ -71,9 +70,9 @@ void BpeModel::read_vocabulary(const Json& json, const std::string& place) {
   std::vector<TokenId> others;  // not written in the byte alphabet, so BPE cannot produce them
   std::string decoded;
   for (const auto& [written, value] : members) {
-    if (!value.is_int() || value.as_int() < 0 || value.as_int() > kMaxId)
+    if (!value.is_int() || value.as_int() < 0 || value.as_int() > kMaxTokenId)
       fail_model(place, ".vocab: the id of ", quoted(written), " must be an integer from 0 to ",
-                 with_commas(kMaxId));
+                 with_commas(kMaxTokenId));
     const auto id = static_cast<TokenId>(value.as_int());
     if (bytes_.has(id))
       fail_model(place, ".vocab: ", quoted(written), " has the id ", id, " of another entry");

@@ -11,6 +11,9 @@
 
 namespace dsr {
 
+// The largest id that a tokenizer's files may name.
+inline constexpr int64_t kMaxTokenId = (int64_t{1} << 21) - 1;
+
 // The bytes of every id. Ids may have gaps.
 class TokenBytes {
  public:

@@ -10,7 +10,7 @@ namespace dsr {
 namespace {
 
 constexpr size_t kCodePoints = 0x110000;
-constexpr uint32_t kRanges[] = {
+constexpr uint32_t kClassesFrom[] = {
 #include "text/unicode_tables.inc"
 };
 
@@ -18,9 +18,9 @@ constexpr uint32_t kRanges[] = {
 
 UnicodeClasses::UnicodeClasses() {
   classes_.reserve(kCodePoints);
-  for (size_t i = 0; i < std::size(kRanges); ++i) {
-    const size_t end = i + 1 < std::size(kRanges) ? kRanges[i + 1] >> 8 : kCodePoints;
-    classes_.resize(end, static_cast<CharClass>(kRanges[i] & 0xff));
+  for (size_t i = 0; i < std::size(kClassesFrom); ++i) {
+    const size_t end = i + 1 < std::size(kClassesFrom) ? kClassesFrom[i + 1] >> 8 : kCodePoints;
+    classes_.resize(end, static_cast<CharClass>(kClassesFrom[i] & 0xff));
   }
 }
 
