@@ -13,8 +13,10 @@ namespace {
 // From this many tokens on, weights are turned into float32 once for all.
 constexpr int64_t kTileFrom = kDotTokens + 1;
 
-// Scaled activations that are held at once: 9 tokens of 7168, 32 of 2048.
+// Scaled activations that are held at once: 9 tokens of 7168, 31 of 2048.
 constexpr int64_t kScaled = 1 << 16;
+// Of a token: padded, so that those of several tokens do not begin at the same sets of a cache.
+int64_t scaled_stride(int64_t K) { return round_up(K, kLanes) + kLanes; }
 
 const std::byte* row_at(const WeightSegment& s, int64_t row) {
   return static_cast<const std::byte*>(s.data.at(row));
@@ -22,7 +24,7 @@ const std::byte* row_at(const WeightSegment& s, int64_t row) {
 
 // Rows that the inner loops read as they are stored.
 bool is_read_in_place(const Tensor& rows) {
-  if (rows.dtype == DType::kF8E4M3) return rows.shape[1] <= kScaled;
+  if (rows.dtype == DType::kF8E4M3) return scaled_stride(rows.shape[1]) <= kScaled;
   return rows.dtype == DType::kBF16 || rows.dtype == DType::kF32;
 }
 
@@ -73,7 +75,7 @@ void stored_rows(const InnerLoops& loops, const Dots& d, const float* const* x) 
   if (d.segment.data.dtype != DType::kF8E4M3) return stored_rows(loops, d, d.x);
   const RowScales scales(d.segment, d.quant, d.first_row);
   const int64_t K = d.segment.data.shape[1];
-  const int64_t stride = round_up(K, kLanes);
+  const int64_t stride = scaled_stride(K);
   alignas(64) float scaled[kScaled];
   const float* x[kTileFrom];
   const int64_t at_once = std::min(kTileFrom, kScaled / stride);

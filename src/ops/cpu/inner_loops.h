@@ -73,7 +73,7 @@ struct TileArgsOf {
   int64_t tokens;
   int64_t columns;  // a multiple of 16, or of 32
   bool begin;       // the lanes are 0 so far, whatever they hold
-  float* lanes;     // [tokens][kGroupRows][16]
+  float* lanes;     // [tokens][kGroupRows][16]; with `sums`, something else afterwards
   float* sums;      // of the lanes: [t * sums_stride + row]; nullptr: more columns follow
   int64_t sums_stride;
   NextRows next;

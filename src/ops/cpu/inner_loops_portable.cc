@@ -10,7 +10,8 @@ namespace dsr::cpu {
 namespace {
 
 struct Portable {
-  static constexpr int kRegs = 1, kTileR = 1, kTileT = 1, kTokens = 1;
+  using Tile = Portable;
+  static constexpr int kRegs = 1, kParts = 1, kTileR = 1, kTileT = 1, kTokens = 1;
   static constexpr int rows_for(int) { return 1; }
   struct Reg {
     float lane[kLanes];
