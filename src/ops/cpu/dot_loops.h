@@ -377,22 +377,21 @@ void dots_of_halves(const DotArgs& a, int64_t step, const DotStep& s, int token,
   }
 }
 
-// From how many parts of tokens on the rows are decoded once for all; 0: never. What bf16 takes to
-// decode again is less than to keep it, but not with the many parts of few registers (README.md).
+// Whether a step's rows are decoded once for all tokens. With few registers sooner, as they have
+// fewer sums at once; what bf16 takes to decode again is less than to keep it, unless it is thrice
+// (README.md).
 template <class V, class W>
-constexpr int decodes_from() {
-  if (V::kRegs == 1 || W::kBytes == 4) return 0;
-  if (W::kBytes == 1) return 2;
-  return V::kRegs < 32 ? 3 : 0;
+bool is_decoded_once(int tokens, int parts) {
+  if (V::kRegs >= 32) return W::kBytes == 1 && parts > 1;
+  return W::kBytes == 1 ? tokens >= 3 : parts > 2;
 }
 
 template <class V, class W>
 void dots(const DotArgs& a) {
   const auto tokens = static_cast<int>(a.tokens);
   const int parts = (tokens + V::kTokens - 1) / V::kTokens;  // of about the same size
-  constexpr int kDecodesFrom = decodes_from<V, W>();
-  if constexpr (kDecodesFrom > 0)
-    if (parts >= kDecodesFrom && a.columns % 64 == 0) {
+  if constexpr (V::kRegs > 1 && W::kBytes < 4)
+    if (is_decoded_once<V, W>(tokens, parts) && a.columns % 64 == 0) {
       for (int64_t step = a.begin; step < a.end; ++step) dots_of_decoded<V, W>(a, step, parts);
       return;
     }
