@@ -111,13 +111,15 @@ constexpr int64_t kPad = 2 * kLanes;
 // Activations are padded to more, so that rows of them do not begin at the same sets of a cache.
 constexpr int64_t kApart = kLanes;
 
+// Of the activations of so many tokens.
+constexpr int64_t values_of(int64_t tokens) { return tokens * (3 * kGroupColumns + kApart); }
+
 // What is computed with, on the stack of the thread that does: float32, or bf16 for fast math. The
 // activations of some tokens, in the second-level cache, meet a group of rows in the first-level
 // one.
 struct Tile {
-  static constexpr int64_t kX = kTileTokens * (3 * kGroupColumns + kApart);
   alignas(64) float w[kGroupRows * kGroupColumns];
-  alignas(64) float x[kX];
+  alignas(64) float x[values_of(kTileTokens)];
   alignas(64) float lanes[kTileRows * kTileTokens * kLanes];
   alignas(64) float sums[kTileTokens * kTileRows];
 };
@@ -127,7 +129,11 @@ struct Tile {
 class TileProduct {
  public:
   TileProduct(CpuContext& cpu, const Dots& d, const float* scales, Tile& tile)
-      : loops_(inner_loops(cpu.level())), d_(d), scales_(scales), tile_(tile) {
+      : loops_(inner_loops(cpu.level())),
+        size_(loops_.tile_size),
+        d_(d),
+        scales_(scales),
+        tile_(tile) {
     if (cpu.math() == CpuMath::kExact) return;
     fast_ = cpu.level() >= CpuLevel::kAvx512 ? &fast_loops_avx512bf16() : &loops_.fast;
   }
@@ -135,7 +141,7 @@ class TileProduct {
   void run(int64_t t0, int64_t n) {
     goes_on_ = t0 + n < d_.tokens;
     const int64_t K = d_.segment.data.shape[1];
-    const int64_t room = (Tile::kX / n - kApart) / kGroupColumns * kGroupColumns;
+    const int64_t room = (values_of(size_.tokens) / n - kApart) / size_.columns * size_.columns;
     for (int64_t k = 0; k < K; k += room) add(k, std::min(K, k + room), t0, n);
     store(t0, n);
   }
@@ -150,8 +156,8 @@ class TileProduct {
                         K % kPad == 0 && d_.quant.block_columns % kPad == 0;
     if (!is_raw) fill_x(t0, n, begin, end - begin);
     for (int64_t r = 0; r < d_.rows; r += kGroupRows) {
-      for (int64_t k = begin; k < end; k += kGroupColumns) {
-        const int64_t columns = std::min(kGroupColumns, end - k);
+      for (int64_t k = begin; k < end; k += size_.columns) {
+        const int64_t columns = std::min(size_.columns, end - k);
         fill_w(r, k, columns);
         multiply({.w = tile_.w,
                   .x = tile_.x + (k - begin),
@@ -185,7 +191,7 @@ class TileProduct {
       first = d_.next != nullptr ? static_cast<const std::byte*>(d_.next)
                                  : row_at(d_.segment, d_.first_row + d_.rows);
     return {first, data.strides[0] * size, std::min(kGroupRows, d_.rows - r),
-            std::min(K - k, kGroupColumns) * size};
+            std::min(K - k, size_.columns) * size};
   }
 
   void multiply(const TileArgs& a) {
@@ -275,6 +281,7 @@ class TileProduct {
   }
 
   const InnerLoops& loops_;
+  const TileSize size_;
   const FastLoops* fast_ = nullptr;  // with fast math
   const Dots& d_;
   const float* scales_;
@@ -287,7 +294,7 @@ class TileProduct {
 void many_tokens(CpuContext& cpu, const Dots& d, const float* scales) {
   Tile tile;
   TileProduct product(cpu, d, scales, tile);
-  for_each_token_part(d.tokens, [&](int64_t t0, int64_t n) { product.run(t0, n); });
+  for_each_token_part(cpu, d.tokens, [&](int64_t t0, int64_t n) { product.run(t0, n); });
 }
 
 // Rows that share their scales.

@@ -25,6 +25,7 @@ void sum_four(const __m256 (&v)[4], float* out) {
 // 8 columns serve; with 16 lanes in two registers, 6 sums of half as many, it would be 10.
 struct Avx2Half {
   static constexpr int kParts = 2, kTileR = 4, kTileT = 3;
+  static constexpr TileSize kSize = {.tokens = 48, .columns = 512};  // of 32 and 512 KB
   using Reg = __m256;
   using Pairs = __m256i;
 

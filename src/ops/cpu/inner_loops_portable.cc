@@ -12,6 +12,7 @@ namespace {
 struct Portable {
   using Tile = Portable;
   static constexpr int kRegs = 1, kParts = 1, kTileR = 1, kTileT = 1, kTokens = 1;
+  static constexpr TileSize kSize = {.tokens = kTileTokens, .columns = kGroupColumns};
   static constexpr int rows_for(int) { return 1; }
   struct Reg {
     float lane[kLanes];

@@ -258,6 +258,7 @@ constexpr InnerLoops table() {
           .decode_bf16 = decode_bf16<V>,
           .decode_e4m3_as_bf16 = decode_e4m3_as_bf16<V>,
           .has_e4m3_nan = has_e4m3_nan<V>,
+          .tile_size = V::Tile::kSize,
           .tile = tile<typename V::Tile, Floats<typename V::Tile>>,
           .fast = {.tile = tile<typename V::Tile, Bf16Pairs<typename V::Tile>>,
                    .round_bf16 = round_bf16<V>,
