@@ -181,7 +181,7 @@ void add_weighted_block(const InnerLoops::Weighted& a, int64_t q0, int64_t c0) {
 
 template <class V, int C>
 void add_weighted_columns(const InnerLoops::Weighted& a, int64_t c0) {
-  constexpr int Q = V::kRegs >= 32 ? 4 : 2;
+  constexpr int Q = V::kRegs > 1 ? 4 : 1;
   int64_t q = 0;
   for (; q + Q <= a.queries; q += Q) add_weighted_block<V, Q, C>(a, q, c0);
   for (; q < a.queries; ++q) add_weighted_block<V, 1, C>(a, q, c0);
@@ -189,7 +189,7 @@ void add_weighted_columns(const InnerLoops::Weighted& a, int64_t c0) {
 
 template <class V>
 void add_weighted_rows(const InnerLoops::Weighted& a) {
-  constexpr int kRuns = V::kRegs >= 32 ? 4 : 2;  // of columns: as many sums as fit the registers
+  constexpr int kRuns = V::kRegs >= 32 ? 4 : 1;  // of columns: as many sums as fit the registers
   int64_t c = 0;
   for (; c + kRuns * kLanes <= a.columns; c += kRuns * kLanes) add_weighted_columns<V, kRuns>(a, c);
   for (; c + kLanes <= a.columns; c += kLanes) add_weighted_columns<V, 1>(a, c);
