@@ -101,18 +101,19 @@ void dots(benchmark::State& state, void (*loop)(const DotArgs&), int64_t rows, i
 
 // As many tokens as an expert of V2-Lite has of a prompt of 512.
 void tile(benchmark::State& state, const InnerLoops& loops) {
-  constexpr int64_t kTokens = 48;
+  constexpr int64_t kTokens = 48, kStride = kColumns + kLanes;
+  const int64_t columns = loops.tile_size.columns;
   Values<float> w = random_values<float>(kGroupRows * kGroupColumns);
-  Values<float> x = random_values<float>(kTokens * kColumns);
+  Values<float> x = random_values<float>(kTokens * kStride);
   Values<float> lanes(kTokens * kGroupRows * kLanes), sums(kTokens * kTileRows);
   for (auto _ : state) {
     for (const bool begin : {true, false})  // the first columns and the last ones
       loops.tile({.w = w.data(),
-                  .x = x.data() + (begin ? 0 : kGroupColumns),
-                  .x_stride = kColumns,
+                  .x = x.data() + (begin ? 0 : columns),
+                  .x_stride = kStride,
                   .raw = {},
                   .tokens = kTokens,
-                  .columns = kGroupColumns,
+                  .columns = columns,
                   .begin = begin,
                   .lanes = lanes.data(),
                   .sums = begin ? nullptr : sums.data(),
@@ -120,7 +121,7 @@ void tile(benchmark::State& state, const InnerLoops& loops) {
                   .next = {}});
     benchmark::ClobberMemory();
   }
-  count(state, 0, 2 * 2.0 * kGroupRows * kTokens * kGroupColumns);
+  count(state, 0, 2 * 2.0 * static_cast<double>(kGroupRows * kTokens * columns));
 }
 
 void scale(benchmark::State& state, const InnerLoops& loops) {

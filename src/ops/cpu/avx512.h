@@ -12,7 +12,9 @@ namespace {
 
 struct Avx512 {
   static constexpr int kRegs = 32;
-  static constexpr int kTileR = 8, kTileT = 3;  // 24 sums
+  using Tile = Avx512;
+  static constexpr int kParts = 1, kTileR = 8, kTileT = 3;  // 24 sums
+  static constexpr TileSize kSize = {.tokens = kTileTokens, .columns = kGroupColumns};
   static constexpr int kTokens = 6;
   static constexpr int rows_for(int) { return 4; }
   using Reg = __m512;

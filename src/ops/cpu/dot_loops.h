@@ -10,6 +10,8 @@ namespace dsr::cpu::loops {
 
 template <class V>
 struct F32 {
+  template <class Other>
+  using With = F32<Other>;
   static constexpr int64_t kBytes = 4;
   static typename V::Reg load(const void* p) { return V::load(static_cast<const float*>(p)); }
   static constexpr int kRun = 2;
@@ -20,6 +22,8 @@ struct F32 {
 };
 template <class V>
 struct Bf16 {
+  template <class Other>
+  using With = Bf16<Other>;
   static constexpr int64_t kBytes = 2;
   static typename V::Reg load(const void* p) { return V::bf16(static_cast<const uint16_t*>(p)); }
   static constexpr int kRun = 2;
@@ -37,6 +41,19 @@ struct E4M3 {
     V::e4m3_run(static_cast<const uint8_t*>(p), out);
   }
 };
+
+// Codes that are not subnormal: V::CodeMin looks whether one is, at kCodes of them in one step.
+template <class V>
+struct NormalE4M3 {
+  static constexpr int64_t kBytes = 1;
+  static typename V::Reg load(const void* p) {
+    return V::e4m3_normal(static_cast<const uint8_t*>(p));
+  }
+};
+template <class V, class W>
+constexpr bool looks_for_subnormal() {
+  return W::kBytes == 1 && requires { typename V::CodeMin; };
+}
 
 template <class W>
 const uint8_t* at(const void* row, int64_t k) {
@@ -156,12 +173,40 @@ struct Sums {
     }
   }
 
+  // Of 64 columns: after a look whether a code is subnormal, which few are.
+  void step_line(int64_t k) {
+    typename V::CodeMin min;
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) min.look_at(at<W>(s.row[row + r], k));
+    if (__builtin_expect(min.has_subnormal(), 0)) return step_line_of<W>(k);
+    step_line_of<NormalE4M3<V>>(k);
+  }
+  template <class Codes>
+  void step_line_of(int64_t k) {
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      const int64_t c = k + i * kLanes;
+      typename V::Reg x[T];
+#pragma GCC unroll 4
+      for (int t = 0; t < T; ++t) x[t] = V::load(a.x[token + t] + c);
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) {
+        if (i == 0) ask<W>(s, row + r, k);
+        const typename V::Reg w = Codes::load(at<W>(s.row[row + r], c));
+#pragma GCC unroll 4
+        for (int t = 0; t < T; ++t) sum[t][r] = V::fma(w, x[t], sum[t][r]);
+      }
+    }
+  }
+
   void run() {
     constexpr int kRun = W::kRun * kLanes;
     constexpr bool kTogether = R * T + W::kRun * R + 2 <= V::kRegs;
     int64_t k = 0;
     for (; k + 64 <= a.columns; k += 64) {
-      if constexpr (kTogether || W::kRun == 4) {
+      if constexpr (looks_for_subnormal<V, W>()) {
+        step_line(k);
+      } else if constexpr (kTogether || W::kRun == 4) {
 #pragma GCC unroll 4
         for (int64_t i = 0; i < 64; i += kRun)
           step_run<kTogether ? R : 1>(k + i, begins_line<W>(i));
@@ -221,16 +266,18 @@ void decode_columns(const DotStep& s, int64_t k, int64_t n, DecodedStep& d) {
     }
 }
 
-// Adds the products of columns [k, k + n) and T tokens from `token` on.
-template <class V, int T>
-void add_decoded(const DotArgs& a, int64_t k, int64_t n, int token, DecodedStep& d) {
+// Adds the products of columns [k, k + n) and T tokens from `token` on, a part of the lanes at a
+// time.
+template <class V, int T, int Part>
+void add_decoded_part(const DotArgs& a, int64_t k, int64_t n, int token, DecodedStep& d) {
+  constexpr int64_t lane = Part * (kLanes / V::kParts);
   typename V::Reg sum[T][kDotRows];
 #pragma GCC unroll 8
   for (int t = 0; t < T; ++t)
 #pragma GCC unroll 4
     for (int r = 0; r < kDotRows; ++r)
-      sum[t][r] = k == 0 ? V::zero() : V::load(d.lanes[token + t][r]);
-  for (int64_t i = 0; i < n; i += kLanes) {
+      sum[t][r] = k == 0 ? V::zero() : V::load(d.lanes[token + t][r] + lane);
+  for (int64_t i = lane; i < n; i += kLanes) {
     typename V::Reg w[kDotRows];
 #pragma GCC unroll 4
     for (int r = 0; r < kDotRows; ++r) w[r] = V::load(d.w[r] + i);
@@ -244,7 +291,12 @@ void add_decoded(const DotArgs& a, int64_t k, int64_t n, int token, DecodedStep&
 #pragma GCC unroll 8
   for (int t = 0; t < T; ++t)
 #pragma GCC unroll 4
-    for (int r = 0; r < kDotRows; ++r) V::store(d.lanes[token + t][r], sum[t][r]);
+    for (int r = 0; r < kDotRows; ++r) V::store(d.lanes[token + t][r] + lane, sum[t][r]);
+}
+template <class V, int T>
+void add_decoded(const DotArgs& a, int64_t k, int64_t n, int token, DecodedStep& d) {
+  add_decoded_part<V, T, 0>(a, k, n, token, d);
+  if constexpr (V::kParts == 2) add_decoded_part<V, T, 1>(a, k, n, token, d);
 }
 
 // At most T.
@@ -267,7 +319,8 @@ void dots_of_decoded(const DotArgs& a, int64_t step, int parts) {
     decode_columns<V, W>(s, k, n, d);
     for (int i = 0; i < parts; ++i) {
       const int first = tokens * i / parts;
-      add_decoded_tokens<V, V::kTokens>(a, k, n, first, tokens * (i + 1) / parts - first, d);
+      add_decoded_tokens<typename V::Tile, V::kTokens>(a, k, n, first,
+                                                       tokens * (i + 1) / parts - first, d);
     }
   }
   for (int t = 0; t < tokens; ++t) {
@@ -279,15 +332,80 @@ void dots_of_decoded(const DotArgs& a, int64_t step, int parts) {
   }
 }
 
+// Adds the products of four rows and T tokens, in a part of the lanes.
+template <class V, class W, int T, int Part>
+[[gnu::always_inline]] inline void add_part(const DotArgs& a, const DotStep& s, int token,
+                                            typename V::Reg (&sum)[T][kDotRows]) {
+  constexpr int64_t kColumns = 2 * kLanes;
+#pragma GCC unroll 4
+  for (int t = 0; t < T; ++t)
+#pragma GCC unroll 4
+    for (int r = 0; r < kDotRows; ++r) sum[t][r] = V::zero();
+  for (int64_t k = 0; k < a.columns; k += kColumns)
+#pragma GCC unroll 2
+    for (int64_t i = k + Part * (kLanes / V::kParts); i < k + kColumns; i += kLanes) {
+      typename V::Reg x[T];
+#pragma GCC unroll 4
+      for (int t = 0; t < T; ++t) x[t] = V::load(a.x[token + t] + i);
+#pragma GCC unroll 4
+      for (int r = 0; r < kDotRows; ++r) {
+        if (begins_line<W>(i)) ask<W>(s, r, k);
+        typename V::Reg w = W::load(at<W>(s.row[r], i));
+        V::hold(w);
+#pragma GCC unroll 4
+        for (int t = 0; t < T; ++t) sum[t][r] = V::fma(w, x[t], sum[t][r]);
+      }
+    }
+}
+
+// `tokens` tokens from `token` on, at most T: the two halves of the lanes one after the other, each
+// with twice as many sums at once.
+template <class V, class W, int T>
+void dots_of_halves(const DotArgs& a, int64_t step, const DotStep& s, int token, int tokens) {
+  if constexpr (T > 1)
+    if (tokens < T) return dots_of_halves<V, W, T - 1>(a, step, s, token, tokens);
+  typename V::Reg low[T][kDotRows], high[T][kDotRows];
+  add_part<V, W, T, 0>(a, s, token, low);
+  add_part<V, W, T, 1>(a, s, token, high);
+  for (int t = 0; t < T; ++t) {
+    float sums[kDotRows];
+#pragma GCC unroll 4
+    for (int r = 0; r < kDotRows; ++r) high[t][r] = V::add(low[t][r], high[t][r]);
+    V::template sum_rows<kDotRows>(high[t], sums);
+    for (int r = 0; r < kDotRows; ++r)
+      a.out[r][step * a.row_stride + (token + t) * a.token_stride] = sums[r];
+  }
+}
+
+// Whether a step's rows are decoded once for all tokens. With few registers sooner, as they have
+// fewer sums at once; what bf16 takes to decode again is less than to keep it, unless it is thrice
+// (README.md).
+template <class V, class W>
+bool is_decoded_once(int tokens, int parts) {
+  if (V::kRegs >= 32) return W::kBytes == 1 && parts > 1;
+  return W::kBytes == 1 ? tokens >= 3 : parts > 2;
+}
+
 template <class V, class W>
 void dots(const DotArgs& a) {
   const auto tokens = static_cast<int>(a.tokens);
   const int parts = (tokens + V::kTokens - 1) / V::kTokens;  // of about the same size
-  // Fewer registers hold too few sums of four rows; what bf16 takes to decode again is less than to
-  // keep it (README.md).
-  if constexpr (V::kRegs >= 32 && W::kBytes == 1)
-    if (parts > 1 && a.columns % 64 == 0) {
+  if constexpr (V::kRegs > 1 && W::kBytes < 4)
+    if (is_decoded_once<V, W>(tokens, parts) && a.columns % 64 == 0) {
       for (int64_t step = a.begin; step < a.end; ++step) dots_of_decoded<V, W>(a, step, parts);
+      return;
+    }
+  if constexpr (V::Tile::kParts == 2 && W::kBytes > 1)
+    if (tokens > 1 && a.columns % (2 * kLanes) == 0) {
+      using Half = typename V::Tile;
+      for (int64_t step = a.begin; step < a.end; ++step) {
+        const DotStep s = dot_step(a, step);
+        for (int i = 0; i < parts; ++i) {
+          const int first = tokens * i / parts;
+          dots_of_halves<Half, typename W::template With<Half>, V::kTokens>(
+              a, step, s, first, tokens * (i + 1) / parts - first);
+        }
+      }
       return;
     }
   for (int64_t step = a.begin; step < a.end; ++step) {

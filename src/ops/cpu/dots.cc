@@ -13,8 +13,10 @@ namespace {
 // From this many tokens on, weights are turned into float32 once for all.
 constexpr int64_t kTileFrom = kDotTokens + 1;
 
-// Scaled activations that are held at once: 9 tokens of 7168, 32 of 2048.
+// Scaled activations that are held at once: 9 tokens of 7168, 31 of 2048.
 constexpr int64_t kScaled = 1 << 16;
+// Of a token: padded, so that those of several tokens do not begin at the same sets of a cache.
+int64_t scaled_stride(int64_t K) { return round_up(K, kLanes) + kLanes; }
 
 const std::byte* row_at(const WeightSegment& s, int64_t row) {
   return static_cast<const std::byte*>(s.data.at(row));
@@ -22,7 +24,7 @@ const std::byte* row_at(const WeightSegment& s, int64_t row) {
 
 // Rows that the inner loops read as they are stored.
 bool is_read_in_place(const Tensor& rows) {
-  if (rows.dtype == DType::kF8E4M3) return rows.shape[1] <= kScaled;
+  if (rows.dtype == DType::kF8E4M3) return scaled_stride(rows.shape[1]) <= kScaled;
   return rows.dtype == DType::kBF16 || rows.dtype == DType::kF32;
 }
 
@@ -73,7 +75,7 @@ void stored_rows(const InnerLoops& loops, const Dots& d, const float* const* x) 
   if (d.segment.data.dtype != DType::kF8E4M3) return stored_rows(loops, d, d.x);
   const RowScales scales(d.segment, d.quant, d.first_row);
   const int64_t K = d.segment.data.shape[1];
-  const int64_t stride = round_up(K, kLanes);
+  const int64_t stride = scaled_stride(K);
   alignas(64) float scaled[kScaled];
   const float* x[kTileFrom];
   const int64_t at_once = std::min(kTileFrom, kScaled / stride);
@@ -109,13 +111,15 @@ constexpr int64_t kPad = 2 * kLanes;
 // Activations are padded to more, so that rows of them do not begin at the same sets of a cache.
 constexpr int64_t kApart = kLanes;
 
+// Of the activations of so many tokens.
+constexpr int64_t values_of(int64_t tokens) { return tokens * (3 * kGroupColumns + kApart); }
+
 // What is computed with, on the stack of the thread that does: float32, or bf16 for fast math. The
 // activations of some tokens, in the second-level cache, meet a group of rows in the first-level
 // one.
 struct Tile {
-  static constexpr int64_t kX = kTileTokens * (3 * kGroupColumns + kApart);
   alignas(64) float w[kGroupRows * kGroupColumns];
-  alignas(64) float x[kX];
+  alignas(64) float x[values_of(kTileTokens)];
   alignas(64) float lanes[kTileRows * kTileTokens * kLanes];
   alignas(64) float sums[kTileTokens * kTileRows];
 };
@@ -125,7 +129,11 @@ struct Tile {
 class TileProduct {
  public:
   TileProduct(CpuContext& cpu, const Dots& d, const float* scales, Tile& tile)
-      : loops_(inner_loops(cpu.level())), d_(d), scales_(scales), tile_(tile) {
+      : loops_(inner_loops(cpu.level())),
+        size_(loops_.tile_size),
+        d_(d),
+        scales_(scales),
+        tile_(tile) {
     if (cpu.math() == CpuMath::kExact) return;
     fast_ = cpu.level() >= CpuLevel::kAvx512 ? &fast_loops_avx512bf16() : &loops_.fast;
   }
@@ -133,7 +141,7 @@ class TileProduct {
   void run(int64_t t0, int64_t n) {
     goes_on_ = t0 + n < d_.tokens;
     const int64_t K = d_.segment.data.shape[1];
-    const int64_t room = (Tile::kX / n - kApart) / kGroupColumns * kGroupColumns;
+    const int64_t room = (values_of(size_.tokens) / n - kApart) / size_.columns * size_.columns;
     for (int64_t k = 0; k < K; k += room) add(k, std::min(K, k + room), t0, n);
     store(t0, n);
   }
@@ -148,8 +156,8 @@ class TileProduct {
                         K % kPad == 0 && d_.quant.block_columns % kPad == 0;
     if (!is_raw) fill_x(t0, n, begin, end - begin);
     for (int64_t r = 0; r < d_.rows; r += kGroupRows) {
-      for (int64_t k = begin; k < end; k += kGroupColumns) {
-        const int64_t columns = std::min(kGroupColumns, end - k);
+      for (int64_t k = begin; k < end; k += size_.columns) {
+        const int64_t columns = std::min(size_.columns, end - k);
         fill_w(r, k, columns);
         multiply({.w = tile_.w,
                   .x = tile_.x + (k - begin),
@@ -183,7 +191,7 @@ class TileProduct {
       first = d_.next != nullptr ? static_cast<const std::byte*>(d_.next)
                                  : row_at(d_.segment, d_.first_row + d_.rows);
     return {first, data.strides[0] * size, std::min(kGroupRows, d_.rows - r),
-            std::min(K - k, kGroupColumns) * size};
+            std::min(K - k, size_.columns) * size};
   }
 
   void multiply(const TileArgs& a) {
@@ -273,6 +281,7 @@ class TileProduct {
   }
 
   const InnerLoops& loops_;
+  const TileSize size_;
   const FastLoops* fast_ = nullptr;  // with fast math
   const Dots& d_;
   const float* scales_;
@@ -285,7 +294,7 @@ class TileProduct {
 void many_tokens(CpuContext& cpu, const Dots& d, const float* scales) {
   Tile tile;
   TileProduct product(cpu, d, scales, tile);
-  for_each_token_part(d.tokens, [&](int64_t t0, int64_t n) { product.run(t0, n); });
+  for_each_token_part(cpu, d.tokens, [&](int64_t t0, int64_t n) { product.run(t0, n); });
 }
 
 // Rows that share their scales.

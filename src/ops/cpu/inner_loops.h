@@ -26,11 +26,17 @@ inline constexpr int64_t kDotRows = 4;
 inline constexpr int64_t kDotTokens = 12;
 
 // Tiles: rows and tokens of one, and what of its weights is held as float32: a group of rows, some
-// columns of them at a time.
+// columns of them at a time. Of tokens and columns the most; see TileSize.
 inline constexpr int64_t kTileRows = 128;
 inline constexpr int64_t kTileTokens = 84;
 inline constexpr int64_t kGroupRows = 8;
 inline constexpr int64_t kGroupColumns = 704;
+
+// What the caches of a level's machines hold: a group's columns in the first one, beside the
+// activations that they meet; those of all tokens, some 2048 columns of them, in the second one.
+struct TileSize {
+  int64_t tokens, columns;
+};
 
 struct DotArgs {
   const void* rows[kDotRows];  // of weights: the first of each stream
@@ -73,7 +79,7 @@ struct TileArgsOf {
   int64_t tokens;
   int64_t columns;  // a multiple of 16, or of 32
   bool begin;       // the lanes are 0 so far, whatever they hold
-  float* lanes;     // [tokens][kGroupRows][16]
+  float* lanes;     // [tokens][kGroupRows][16]; with `sums`, something else afterwards
   float* sums;      // of the lanes: [t * sums_stride + row]; nullptr: more columns follow
   int64_t sums_stride;
   NextRows next;
@@ -108,6 +114,7 @@ struct InnerLoops {
   void (*decode_e4m3_as_bf16)(const uint8_t* codes, int64_t n, uint16_t* out);
   bool (*has_e4m3_nan)(const uint8_t* codes, int64_t n);
 
+  TileSize tile_size;
   // Adds the products of a group to the 16 lanes of every (row, token). Where it has all columns
   // the lanes stay in registers.
   void (*tile)(const TileArgs& a);

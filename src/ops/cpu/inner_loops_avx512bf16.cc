@@ -8,7 +8,7 @@ namespace dsr::cpu {
 namespace {
 
 struct Avx512Bf16 {
-  static constexpr int kTileR = 8, kTileT = 3;  // 24 of 32 registers are sums
+  static constexpr int kParts = 1, kTileR = 8, kTileT = 3;  // 24 of 32 registers are sums
   using Reg = __m512;
   using Pairs = __m512i;
 

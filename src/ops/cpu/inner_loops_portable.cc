@@ -10,7 +10,9 @@ namespace dsr::cpu {
 namespace {
 
 struct Portable {
-  static constexpr int kRegs = 1, kTileR = 1, kTileT = 1, kTokens = 1;
+  using Tile = Portable;
+  static constexpr int kRegs = 1, kParts = 1, kTileR = 1, kTileT = 1, kTokens = 1;
+  static constexpr TileSize kSize = {.tokens = kTileTokens, .columns = kGroupColumns};
   static constexpr int rows_for(int) { return 1; }
   struct Reg {
     float lane[kLanes];

@@ -181,7 +181,7 @@ void add_weighted_block(const InnerLoops::Weighted& a, int64_t q0, int64_t c0) {
 
 template <class V, int C>
 void add_weighted_columns(const InnerLoops::Weighted& a, int64_t c0) {
-  constexpr int Q = V::kRegs >= 32 ? 4 : V::kTileR;
+  constexpr int Q = V::kRegs > 1 ? 4 : 1;
   int64_t q = 0;
   for (; q + Q <= a.queries; q += Q) add_weighted_block<V, Q, C>(a, q, c0);
   for (; q < a.queries; ++q) add_weighted_block<V, 1, C>(a, q, c0);
@@ -189,7 +189,7 @@ void add_weighted_columns(const InnerLoops::Weighted& a, int64_t c0) {
 
 template <class V>
 void add_weighted_rows(const InnerLoops::Weighted& a) {
-  constexpr int kRuns = V::kRegs >= 32 ? 4 : 2;  // of columns: as many sums as fit the registers
+  constexpr int kRuns = V::kRegs >= 32 ? 4 : 1;  // of columns: as many sums as fit the registers
   int64_t c = 0;
   for (; c + kRuns * kLanes <= a.columns; c += kRuns * kLanes) add_weighted_columns<V, kRuns>(a, c);
   for (; c + kLanes <= a.columns; c += kLanes) add_weighted_columns<V, 1>(a, c);
@@ -249,7 +249,7 @@ void add_stored_rows(const InnerLoops::StoredRows& a) {
 template <class V>
 constexpr InnerLoops table() {
   static_assert(kDotRows % V::rows_for(1) == 0 && kDotRows % V::rows_for(V::kTokens) == 0);
-  static_assert(kTileRows % kGroupRows == 0 && kGroupRows % V::kTileR == 0);
+  static_assert(kTileRows % kGroupRows == 0 && kGroupRows % V::Tile::kTileR == 0);
   return {.dots_e4m3 = dots<V, E4M3<V>>,
           .dots_bf16 = dots<V, Bf16<V>>,
           .dots_f32 = dots<V, F32<V>>,
@@ -258,8 +258,11 @@ constexpr InnerLoops table() {
           .decode_bf16 = decode_bf16<V>,
           .decode_e4m3_as_bf16 = decode_e4m3_as_bf16<V>,
           .has_e4m3_nan = has_e4m3_nan<V>,
-          .tile = tile<V, Floats<V>>,
-          .fast = {.tile = tile<V, Bf16Pairs<V>>, .round_bf16 = round_bf16<V>, .takes_raw = false},
+          .tile_size = V::Tile::kSize,
+          .tile = tile<typename V::Tile, Floats<typename V::Tile>>,
+          .fast = {.tile = tile<typename V::Tile, Bf16Pairs<typename V::Tile>>,
+                   .round_bf16 = round_bf16<V>,
+                   .takes_raw = false},
           .exp_minus = exp_minus<V>,
           .silu_times = silu_times<V>,
           .add_weighted_rows = add_weighted_rows<V>,

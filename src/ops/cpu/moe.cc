@@ -163,7 +163,7 @@ class Experts {
         const bool goes_on = row + rows < last_column;
         const void* next =
             down_of(goes_on ? e : wanted(i + 1)).data.at(goes_on ? row + rows : first_column);
-        for_each_token_part(tokens(e), [&](int64_t first, int64_t n) {
+        for_each_token_part(cpu_, tokens(e), [&](int64_t first, int64_t n) {
           add_down({.e = e, .row = row, .rows = rows, .first = first_of(e) + first, .n = n}, next);
         });
       });

@@ -1,10 +1,11 @@
 // The inner loops of tiles, written once over V like the others: see loops.h.
 //
-// V has: Reg; kTileR x kTileT, sums of a tile that fit the registers, kTileR dividing kGroupRows;
-// zero, load, store, fma, sum_rows, of R registers by the tree of inner_loops.h; Pairs, 32 bf16,
-// load_pairs and dot_pairs(sum, w, x): the odd products first; with kRoundsPairs, store_pairs and
-// round_pairs, of 32 floats in two registers; hold(v), where v would otherwise be read again for
-// each product.
+// V has: Reg, of kLanes / kParts lanes: where two registers hold the 16, each has its own pass over
+// the columns, with twice as many sums of it at once; kTileR x kTileT, sums of a tile that fit the
+// registers, kTileR dividing kGroupRows; zero, load, store, fma, sum_rows, of R registers by the
+// tree of inner_loops.h; Pairs, bf16 of twice as many columns, load_pairs and dot_pairs(sum, w, x):
+// the odd products first; with kRoundsPairs, store_pairs and round_pairs, of the floats of two
+// registers; hold(v), where v would otherwise be read again for each product.
 #pragma once
 
 #include "ops/cpu/inner_loops.h"
@@ -13,8 +14,8 @@ namespace dsr::cpu::loops {
 
 constexpr int64_t kE4M3Unit = 256;  // V::e4m3 gives 2^-8 of the value
 
-// What a tile multiplies, and how: kColumns of them in one step. Where kScales, `scaled` makes them
-// of raw activations and leaves them at `to`.
+// What a tile multiplies, and how: kColumns of them in one step, of which a part of the lanes takes
+// its share. Where kScales, `scaled` makes them of raw activations and leaves them at `to`.
 template <class V>
 struct Floats {
   using Value = float;
@@ -75,7 +76,7 @@ class Asking {
 // The sums of R rows and T tokens of a tile, from row r0 and token t0 on. GCC 12 keeps them in
 // memory around the products where these loops are not unrolled by force, or where one of them
 // chooses what to load: a tenth of the time.
-template <class V, int T>
+template <class V, int T, int Part>
 class TileBlock {
  public:
   template <class Args>
@@ -97,17 +98,17 @@ class TileBlock {
   void run(const Args& a, int64_t r0, int64_t t0) {
     if constexpr (P::kScales)
       if (r0 == 0 && a.raw.x != nullptr) return run_raw<P>(a, t0);
-    const auto* xt = a.x + t0 * a.x_stride;
+    const auto* xt = a.x + t0 * a.x_stride + kFirst<P>;
     add<P>(a, r0, t0, 0, a.columns,
            [&](int64_t t, int64_t k) { return P::load(xt + t * a.x_stride + k); });
   }
 
   template <class Args>
   void end(const Args& a, int64_t r0, int64_t t0) const {
-    if (a.sums != nullptr) {
+    if (Part + 1 == V::kParts && a.sums != nullptr) {
 #pragma GCC unroll 8
       for (int t = 0; t < T; ++t)
-        V::template sum_rows<R>(sum_[t], a.sums + (t0 + t) * a.sums_stride + r0);
+        sum_of_token(a, r0, t0, t, a.sums + (t0 + t) * a.sums_stride + r0);
     } else {
 #pragma GCC unroll 8
       for (int t = 0; t < T; ++t)
@@ -117,15 +118,34 @@ class TileBlock {
   }
 
  private:
-  static int64_t lanes_at(int64_t r, int64_t t) { return (t * kGroupRows + r) * kLanes; }
+  static constexpr int64_t kPartLanes = kLanes / V::kParts;
+  static int64_t lanes_at(int64_t r, int64_t t) {
+    return (t * kGroupRows + r) * kLanes + Part * kPartLanes;
+  }
+  // The first of its values among those of a step.
+  template <class P>
+  static constexpr int64_t kFirst = P::kColumns / V::kParts* Part;
+
+  template <class Args>
+  void sum_of_token(const Args& a, int64_t r0, int64_t t0, int t, float* out) const {
+    if constexpr (V::kParts == 1) {
+      V::template sum_rows<R>(sum_[t], out);
+    } else {
+      typename V::Reg both[R];
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r)
+        both[r] = V::add(V::load(a.lanes + lanes_at(r0 + r, t0 + t) - kPartLanes), sum_[t][r]);
+      V::template sum_rows<R>(both, out);
+    }
+  }
 
   template <class P, class Args>
   void run_raw(const Args& a, int64_t t0) {
     const RawActivations& raw = a.raw;
-    auto* xt = a.x + t0 * a.x_stride;
+    auto* xt = a.x + t0 * a.x_stride + kFirst<P>;
     const float* from[T];
 #pragma GCC unroll 8
-    for (int t = 0; t < T; ++t) from[t] = raw.x[t0 + t] + raw.first;
+    for (int t = 0; t < T; ++t) from[t] = raw.x[t0 + t] + raw.first + kFirst<P>;
     int64_t k = 0;
     for (int64_t b = raw.first / raw.block_columns; k < a.columns; ++b) {
       const int64_t block_end = (b + 1) * raw.block_columns - raw.first;
@@ -141,11 +161,12 @@ class TileBlock {
   // The products of columns [k, end) with the activations x(token, column).
   template <class P, class Args, class X>
   void add(const Args& a, int64_t r0, int64_t t0, int64_t k, int64_t end, const X& x) {
-    const auto* wr = a.w + r0 * kGroupColumns;
-    // The sums of the next tokens are on their way from the second-level cache meanwhile.
+    const auto* wr = a.w + r0 * kGroupColumns + kFirst<P>;
+    // The sums of the next tokens are on their way from the second-level cache meanwhile. A pass
+    // over a part of the lanes has half of the time for it, which costs more (README.md).
     const float* next = a.lanes + lanes_at(r0, t0 + T) + k;
     for (; k < end; k += P::kColumns, next += kLanes) {
-      __builtin_prefetch(next, 1, 3);
+      if constexpr (V::kParts == 1) __builtin_prefetch(next, 1, 3);
       typename P::Values xk[T];
 #pragma GCC unroll 8
       for (int t = 0; t < T; ++t) xk[t] = x(t, k);
@@ -163,16 +184,22 @@ class TileBlock {
   typename V::Reg sum_[T][R];
 };
 
+template <class V, class P, int T, int Part, class Args>
+[[gnu::always_inline]] inline void tile_block(const Args& a, int64_t r0, int64_t t0) {
+  TileBlock<V, T, Part> block;
+  block.begin(a, r0, t0);
+  block.template run<P>(a, r0, t0);
+  block.end(a, r0, t0);
+}
+
 // Tokens from t0 on, at most T.
 template <class V, class P, int T, class Args>
 void tile_tokens(const Args& a, int64_t t0) {
   if constexpr (T > 1)
     if (a.tokens - t0 < T) return tile_tokens<V, P, T - 1>(a, t0);
   for (int64_t r0 = 0; r0 < kGroupRows; r0 += V::kTileR) {
-    TileBlock<V, T> block;
-    block.begin(a, r0, t0);
-    block.template run<P>(a, r0, t0);
-    block.end(a, r0, t0);
+    tile_block<V, P, T, 0>(a, r0, t0);
+    if constexpr (V::kParts == 2) tile_block<V, P, T, 1>(a, r0, t0);
   }
 }
 

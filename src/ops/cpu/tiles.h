@@ -50,8 +50,8 @@ inline int64_t units_to_take(int64_t tokens) {
 
 // Calls each(first, count) for `tokens` tokens in parts of about the same size that fit a tile.
 template <typename Each>
-void for_each_token_part(int64_t tokens, const Each& each) {
-  const int64_t parts = ceil_div(tokens, kTileTokens);
+void for_each_token_part(const CpuContext& cpu, int64_t tokens, const Each& each) {
+  const int64_t parts = ceil_div(tokens, inner_loops(cpu.level()).tile_size.tokens);
   for (int64_t i = 0; i < parts; ++i) {
     const int64_t first = tokens * i / parts;
     each(first, tokens * (i + 1) / parts - first);
@@ -79,7 +79,7 @@ void for_each_tile(CpuContext& cpu, const Weight& w, int64_t tokens, int64_t pro
     }
   };
   const auto part = [&](int64_t begin, int64_t end) {
-    for_each_token_part(tokens, [&](int64_t first, int64_t count) {
+    for_each_token_part(cpu, tokens, [&](int64_t first, int64_t count) {
       tiles(begin, end, [&](const RowTile& tile) { each(tile, first, count); });
     });
   };
