@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <array>
 
-#include "deepseek_run/error.h"
 #include "tools/terminal.h"
 #include "tools/values.h"
 

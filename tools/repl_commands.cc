@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <array>
 
-#include "deepseek_run/error.h"
 #include "deepseek_run/tokenize.h"
 #include "tools/arguments.h"
 #include "tools/chat_options.h"

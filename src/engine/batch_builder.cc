@@ -79,12 +79,11 @@ int64_t table_width(int64_t n_seqs, int64_t most_blocks, int64_t max_blocks) {
   // sequence alone that needs no more than half of them (two blocks a page) leaves the others to
   // the kernels behind it.
   constexpr int64_t kNarrow = 132, kMostSeqs = 8, kShort = kNarrow / 4;
-  const auto is_enough = [&](int64_t width) { return most_blocks <= std::min(width, max_blocks); };
-  if (n_seqs == 1 && is_enough(kShort)) return std::min(kShort, max_blocks);
+  if (n_seqs == 1 && most_blocks <= kShort) return std::min(kShort, max_blocks);
   if (n_seqs > kMostSeqs) return max_blocks;
   const int64_t narrow =
       kNarrow / static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(n_seqs)));
-  return is_enough(narrow) ? std::min(narrow, max_blocks) : max_blocks;
+  return most_blocks <= narrow ? std::min(narrow, max_blocks) : max_blocks;
 }
 
 HostBatch build_batch(const StepPlan& plan, int64_t max_blocks) {

@@ -42,7 +42,7 @@ struct E4M3 {
   }
 };
 
-// Codes that are not subnormal: V::CodeMin looks whether one is, at kCodes of them in one step.
+// Codes that are not subnormal: V::CodeMin looks whether one is, at 64 of them in one step.
 template <class V>
 struct NormalE4M3 {
   static constexpr int64_t kBytes = 1;
@@ -82,6 +82,8 @@ struct DotStep {
   const uint8_t* far[kDotRows];
 };
 
+namespace {  // no templates: see loops.h
+
 // `ahead` bytes on from a row that has `left` bytes of its stream before it, its own among them.
 // Where most of that lies behind the stream's end: as far on in what comes next.
 inline const uint8_t* place_ahead(const uint8_t* row, int64_t ahead, int64_t row_bytes,
@@ -100,6 +102,8 @@ inline DotStep dot_step(const DotArgs& a, int64_t step) {
   }
   return s;
 }
+
+}  // namespace
 
 // Whether weights are asked for, and begin a line of the cache, `i` columns behind some that do.
 // Float32 rows are keys, which mostly lie in the cache: other heads have just read them. To ask for
@@ -390,7 +394,7 @@ template <class V, class W>
 void dots(const DotArgs& a) {
   const auto tokens = static_cast<int>(a.tokens);
   const int parts = (tokens + V::kTokens - 1) / V::kTokens;  // of about the same size
-  if constexpr (V::kRegs > 1 && W::kBytes < 4)
+  if constexpr (V::kRegs >= 32 ? W::kBytes == 1 : V::kRegs > 1 && W::kBytes < 4)
     if (is_decoded_once<V, W>(tokens, parts) && a.columns % 64 == 0) {
       for (int64_t step = a.begin; step < a.end; ++step) dots_of_decoded<V, W>(a, step, parts);
       return;

@@ -116,7 +116,7 @@ struct InnerLoops {
 
   TileSize tile_size;
   // Adds the products of a group to the 16 lanes of every (row, token). Where it has all columns
-  // the lanes stay in registers.
+  // the lanes stay in registers, with AVX2 half of them.
   void (*tile)(const TileArgs& a);
   FastLoops fast;  // with float32 instructions
 

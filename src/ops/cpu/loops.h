@@ -1,14 +1,15 @@
 // The inner loops, written once over V, 16 lanes of one level of instructions. Only the files
 // inner_loops_*.cc include this, each compiled for its level; their V is in an unnamed namespace,
 // so that the linker cannot take one level's code for another's. For the same reason nothing here
-// calls an inline function of another header.
+// calls an inline function of another header, and what is no template is unnamed.
 //
 // V has: Reg; kRegs of them; rows_for(T), how many rows of weights to take with T tokens, and
 // kTokens, the most of these; what tile_loops.h asks for; load_part (the first n lanes, 0 behind
 // them), broadcast, mul, add, div, min and max (b where one is NaN); power_of_two(v), of the
 // integers in the lowest bits of v; bf16(p), and e4m3(p) and e4m3_run(p, out): 2^-8 of the value,
 // exact, of 16 codes and of the next ones of kE4M3Run registers; kCodes codes are looked at in one
-// step by CodeMax.
+// step by CodeMax; Tile, the V of tile_loops.h, with kSize, what a tile takes at once. Where there
+// is a faster way for codes that are not subnormal: CodeMin, which looks at 64, and e4m3_normal(p).
 #pragma once
 
 #include "ops/cpu/dot_loops.h"
@@ -250,6 +251,8 @@ template <class V>
 constexpr InnerLoops table() {
   static_assert(kDotRows % V::rows_for(1) == 0 && kDotRows % V::rows_for(V::kTokens) == 0);
   static_assert(kTileRows % kGroupRows == 0 && kGroupRows % V::Tile::kTileR == 0);
+  static_assert(V::Tile::kSize.tokens <= kTileTokens && V::Tile::kSize.columns <= kGroupColumns &&
+                V::Tile::kSize.columns % (2 * kLanes) == 0);
   return {.dots_e4m3 = dots<V, E4M3<V>>,
           .dots_bf16 = dots<V, Bf16<V>>,
           .dots_f32 = dots<V, F32<V>>,

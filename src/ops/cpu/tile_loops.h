@@ -48,6 +48,8 @@ struct Bf16Pairs {
   }
 };
 
+namespace {  // no template: see loops.h
+
 // Asks for the lines of the next rows in `steps` parts of the same size.
 class Asking {
  public:
@@ -72,6 +74,8 @@ class Asking {
   const uint8_t* row_;
   int64_t at_once_, rows_ = 0, byte_ = 0;
 };
+
+}  // namespace
 
 // The sums of R rows and T tokens of a tile, from row r0 and token t0 on. GCC 12 keeps them in
 // memory around the products where these loops are not unrolled by force, or where one of them
@@ -124,7 +128,7 @@ class TileBlock {
   }
   // The first of its values among those of a step.
   template <class P>
-  static constexpr int64_t kFirst = P::kColumns / V::kParts* Part;
+  static constexpr int64_t kFirst = Part*(P::kColumns / V::kParts);
 
   template <class Args>
   void sum_of_token(const Args& a, int64_t r0, int64_t t0, int t, float* out) const {
