@@ -188,11 +188,10 @@ std::vector<float> some_floats(int64_t n) {
   return out;
 }
 
-// By the definition of inner_loops.h, of 2^-8 the codes' values.
-float dot_of_codes(const uint8_t* codes, const float* x, int64_t n) {
+// By the definition of inner_loops.h.
+float dot_of(const float* w, const float* x, int64_t n) {
   float lanes[kLanes] = {};
-  for (int64_t k = 0; k < n; ++k)
-    lanes[k % kLanes] = std::fma(e4m3_to_f32(codes[k]) * 0x1p-8f, x[k], lanes[k % kLanes]);
+  for (int64_t k = 0; k < n; ++k) lanes[k % kLanes] = std::fma(w[k], x[k], lanes[k % kLanes]);
   for (int64_t half = kLanes / 2; half > 0; half /= 2)
     for (int64_t i = 0; i < half; ++i) lanes[i] += lanes[i + half];
   return lanes[0];
@@ -235,7 +234,7 @@ void expect_dots(int64_t columns, int64_t every, DType dtype) {
       for (int64_t r = 0; r < kRows; ++r)
         for (int64_t t = 0; t < tokens; ++t)
           ASSERT_EQ(out[static_cast<size_t>(r * tokens + t)],
-                    dot_of_codes(codes.data() + r * columns, a.x[t], columns))
+                    dot_of(values.data() + r * columns, a.x[t], columns))
               << "row " << r << " token " << t << " of " << tokens << ", " << columns
               << " columns, " << name(level) << " " << name(dtype);
     }
@@ -342,6 +341,39 @@ void expect_pairs_of_columns(const FastLoops& loops, int64_t tokens) {
 TEST(CpuLoops, FastTileAddsPairsOfColumns) {
   for (const FastLoops& loops : fast_loops())
     for (int64_t tokens = 1; tokens <= 8; ++tokens) expect_pairs_of_columns(loops, tokens);
+}
+
+// Whoever keeps the lanes in two registers has to go on with both where they were.
+TEST(CpuLoops, ATileInTwoCallsIsTheDefinitionBitForBit) {
+  constexpr int64_t kFirst = 96, kColumns = 160, kStride = 176, kTokens = 8;
+  const std::vector<float> w = some_floats(kGroupRows * kGroupColumns);
+  std::vector<float> x = some_floats(kTokens * kStride);
+  for (const CpuLevel level : kCpuLevels) {
+    if (level > best_cpu_level()) continue;
+    for (int64_t tokens = 1; tokens <= kTokens; ++tokens) {
+      std::vector<float> lanes(static_cast<size_t>(tokens * kGroupRows * kLanes), NAN);
+      std::vector<float> sums(static_cast<size_t>(tokens * kTileRows));
+      for (const bool begin : {true, false}) {
+        const int64_t k = begin ? 0 : kFirst;
+        cpu::inner_loops(level).tile({.w = w.data() + k,
+                                      .x = x.data() + k,
+                                      .x_stride = kStride,
+                                      .raw = {},
+                                      .tokens = tokens,
+                                      .columns = begin ? kFirst : kColumns - kFirst,
+                                      .begin = begin,
+                                      .lanes = lanes.data(),
+                                      .sums = begin ? nullptr : sums.data(),
+                                      .sums_stride = kTileRows,
+                                      .next = {}});
+      }
+      for (int64_t r = 0; r < kGroupRows; ++r)
+        for (int64_t t = 0; t < tokens; ++t)
+          ASSERT_EQ(sums[static_cast<size_t>(t * kTileRows + r)],
+                    dot_of(w.data() + r * kGroupColumns, x.data() + t * kStride, kColumns))
+              << "row " << r << " token " << t << " of " << tokens << ", " << name(level);
+    }
+  }
 }
 
 // What `make` writes for every token, and what it multiplies: the same as raw activations, left
