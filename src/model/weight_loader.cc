@@ -43,17 +43,24 @@ bool has_mtp(const ModelConfig& config, const WeightSource& source) {
   });
 }
 
+// What a source has of a weight.
+struct Found {
+  const SourceTensor* tensor = nullptr;
+  const SourceTensor* scales = nullptr;  // of FP8
+};
+
 // Pass one: every tensor is there, has its shape and a usable type; nothing else is there.
 class Validator {
  public:
   Validator(const ModelConfig& config, const WeightSource& source)
       : config_(config), source_(source) {}
 
-  void check(const WeightSpec& spec) {
+  // Without a tensor where it is missing, which finish() knows.
+  Found check(const WeightSpec& spec) {
     const SourceTensor* t = find(spec.name);
     if (t == nullptr) {
       if (!spec.optional) add_missing(spec.name);
-      return;
+      return {};
     }
     const bool fp8 = t->dtype == DType::kF8E4M3 && spec.role == WeightRole::kLinear;
     const bool usable = t->dtype && (is_float(*t->dtype) || fp8);
@@ -62,14 +69,16 @@ class Validator {
     if (spec.fp8 && !fp8)
       fail_mismatch(spec.name, *t, str("F8_E4M3 ", shape_text(spec.shape)),
                     "by quantization_config, which does not name it in modules_to_not_convert");
-    if (fp8) check_scales(spec, *t);
+    return {t, fp8 ? check_scales(spec, *t) : nullptr};
   }
 
   void finish() const {
     if (n_missing_ > 0) fail_missing("");
-    for (const std::string& name : source_.names())
-      if (!used_.contains(name) && !is_known_leftover(name)) {
-        const SourceTensor* t = source_.find(name);
+    const std::vector<std::string> names = source_.names();
+    if (names.size() == used_.size()) return;
+    for (const std::string& name : names)
+      if (const SourceTensor* t = source_.find(name);
+          !used_.contains(t) && !is_known_leftover(name)) {
         fail_model("checkpoint: tensor ", quoted(name), " ", found_text(*t),
                    " does not belong to the model of config.json (file ", escaped(t->file), ")");
       }
@@ -95,11 +104,11 @@ class Validator {
 
   const SourceTensor* find(const std::string& name) {
     const SourceTensor* t = source_.find(name);
-    if (t != nullptr) used_.insert(name);
+    if (t != nullptr) used_.insert(t);
     return t;
   }
 
-  void check_scales(const WeightSpec& spec, const SourceTensor& weight) {
+  const SourceTensor* check_scales(const WeightSpec& spec, const SourceTensor& weight) {
     const std::string name = spec.name + "_scale_inv";
     const QuantScheme& q = config_.quant;
     if (q.block_rows == 0)
@@ -108,7 +117,7 @@ class Validator {
     const SourceTensor* t = find(name);
     if (t == nullptr) {
       add_missing(name);
-      return;
+      return nullptr;
     }
     const std::vector<int64_t> shape = {ceil_div(spec.shape[0], q.block_rows),
                                         ceil_div(spec.shape[1], q.block_columns)};
@@ -117,11 +126,12 @@ class Validator {
       fail_mismatch(name, *t, str("F32 or F8_E8M0 ", shape_text(shape)),
                     str(spec.shape[0], " x ", spec.shape[1], " in blocks of ", q.block_rows, " x ",
                         q.block_columns));
+    return t;
   }
 
   const ModelConfig& config_;
   const WeightSource& source_;
-  std::unordered_set<std::string> used_;
+  std::unordered_set<const SourceTensor*> used_;
   static constexpr int64_t kShown = 3, kEnough = 10000;
   int64_t n_missing_ = 0;
   std::string missing_;  // the first kShown names
@@ -168,17 +178,14 @@ LoadedWeights::LoadedWeights(Exec& exec, const ModelConfig& config, const Weight
   Validator validator(config, source);
   int64_t vector_bytes = 0, matrix_bytes = 0;
   ModelWeights scratch;
+  std::vector<Found> all;  // in the order of the visit: names are looked for once
   for_each_weight(config, with_mtp, scratch, [&](const WeightSpec& spec) {
-    validator.check(spec);
+    const Found& found = all.emplace_back(validator.check(spec));
     if (spec.role == WeightRole::kVector && spec.part_begin == 0)
       vector_bytes += vector_buffer_bytes(spec);
-    const SourceTensor* t = source.find(spec.name);
-    if (t == nullptr || spec.role == WeightRole::kVector || spec.role == WeightRole::kUnused)
-      return;
-    matrix_bytes += matrix_buffer_bytes(*t);
-    if (t->dtype == DType::kF8E4M3)
-      if (const SourceTensor* s = source.find(spec.name + "_scale_inv"); s != nullptr && s->dtype)
-        matrix_bytes += matrix_buffer_bytes(*s);
+    if (spec.role == WeightRole::kVector || spec.role == WeightRole::kUnused) return;
+    if (found.tensor != nullptr) matrix_bytes += matrix_buffer_bytes(*found.tensor);
+    if (found.scales != nullptr) matrix_bytes += matrix_buffer_bytes(*found.scales);
   });
   validator.finish();
 
@@ -187,16 +194,18 @@ LoadedWeights::LoadedWeights(Exec& exec, const ModelConfig& config, const Weight
     matrices_ = Buffer(exec, MemoryKind::kWeights, matrix_bytes);
     if (!exec.dry_run()) widened_.resize(static_cast<size_t>(vectors_.size_bytes()));
   }
+  auto next = all.begin();
   for_each_weight(config, with_mtp, weights_, [&](const WeightSpec& spec) {
+    const Found& found = *next++;
     if (spec.role == WeightRole::kUnused) return;
-    const SourceTensor& t = *source.find(spec.name);
+    const SourceTensor& t = *found.tensor;
     source_bytes_ += bytes_of(t);
     if (spec.role == WeightRole::kTable) {
       *spec.tensor = place(t);
     } else if (spec.role == WeightRole::kVector) {
       place_vector(spec, t);
     } else {
-      place_matrix(spec, t, source);
+      place_matrix(spec, t, found.scales);
     }
   });
   if (config.tie_word_embeddings) weights_.lm_head.segments = {{weights_.embed_tokens, {}}};
@@ -232,17 +241,16 @@ void LoadedWeights::place_vector(const WeightSpec& spec, const SourceTensor& t) 
 }
 
 void LoadedWeights::place_matrix(const WeightSpec& spec, const SourceTensor& t,
-                                 const WeightSource& source) {
-  const bool fp8 = t.dtype == DType::kF8E4M3;
+                                 const SourceTensor* scales) {
+  const bool is_looked_at = scales != nullptr && !t.no_nan && matrices_.data() != nullptr;
   const std::string fp8_name =
-      fp8 && !t.no_nan ? str(escaped(spec.name), " (file ", escaped(t.file), ")") : "";
+      is_looked_at ? str(escaped(spec.name), " (file ", escaped(t.file), ")") : "";
   WeightSegment segment{place(t, fp8_name), {}, t.no_nan};
-  if (fp8) {
-    const std::string scale_name = spec.name + "_scale_inv";
-    const SourceTensor& s = *source.find(scale_name);
-    if (s.data != nullptr && !dry_run_) check_scale_values(scale_name, s, s.shape[1]);
-    segment.scales = place(s);
-    source_bytes_ += bytes_of(s);
+  if (scales != nullptr) {
+    if (scales->data != nullptr && !dry_run_)
+      check_scale_values(spec.name + "_scale_inv", *scales, scales->shape[1]);
+    segment.scales = place(*scales);
+    source_bytes_ += bytes_of(*scales);
   }
   spec.weight->segments.push_back(segment);
 }

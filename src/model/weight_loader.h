@@ -27,7 +27,8 @@ class LoadedWeights {
 
  private:
   void place_vector(const WeightSpec& spec, const SourceTensor& t);
-  void place_matrix(const WeightSpec& spec, const SourceTensor& t, const WeightSource& source);
+  void place_matrix(const WeightSpec& spec, const SourceTensor& t,
+                    const SourceTensor* scales);  // nullptr: not FP8
 
   // A view of `t` where ops read it; on a GPU, the place it will be copied to.
   Tensor place(const SourceTensor& t, const std::string& fp8_name = "");

@@ -74,15 +74,15 @@ class Plan(CliTest):
                 r"  try: --load-mode mmap, which reads from the disk again what does not fit\n$")
 
     @unittest.skipIf(SANITIZED, "not with sanitizers")
-    def test_it_takes_less_than_two_seconds(self):
+    def test_it_takes_less_than_a_second(self):
         def seconds():
-            """Of processors, not of a busy machine. The slowest so far, a Zen 3 of 2.4 GHz, takes 1.5."""
+            """Of processors: the promise is about the program, not about a busy machine."""
             used = resource.getrusage(resource.RUSAGE_CHILDREN)
             return used.ru_utime + used.ru_stime
 
         start = seconds()
         self.plan("--card", CARDS / "deepseek-v3.json", code=4)
-        self.assertLess(seconds() - start, 2.0)
+        self.assertLess(seconds() - start, 1.0)
 
     def test_gpus_by_name_stand_over_a_device_of_the_settings(self):
         card = str(CARDS / "deepseek-v2-lite.json")
