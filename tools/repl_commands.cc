@@ -15,8 +15,6 @@
 namespace dsr {
 namespace {
 
-constexpr std::string_view kBlanks = " \t";
-
 std::string_view first_word(std::string_view line) {
   return line.substr(0, line.find_first_of(kBlanks));
 }

@@ -10,7 +10,7 @@
 namespace dsr {
 namespace {
 
-constexpr std::string_view kPrefix = "DEEPSEEK_RUN_", kBlank = " \t";
+constexpr std::string_view kPrefix = "DEEPSEEK_RUN_";
 
 // "TOP_K" <-> "--top-k"; empty for what is no name in capitals.
 std::string flag_of_variable(std::string_view name) {
@@ -77,7 +77,7 @@ class LineParser {
  private:
   static std::string bare(std::string_view text) {
     for (size_t i = 0; i < text.size(); ++i)
-      if (text[i] == '#' && (i == 0 || kBlank.find(text[i - 1]) != kBlank.npos))
+      if (text[i] == '#' && (i == 0 || kBlanks.find(text[i - 1]) != kBlanks.npos))
         return std::string(trimmed(text.substr(0, i)));
     return std::string(text);
   }

@@ -47,7 +47,6 @@ void fail_value(std::string_view flag, std::string_view value, const std::string
 }
 
 std::string_view trimmed(std::string_view text) {
-  constexpr std::string_view kBlanks = " \t";
   text.remove_prefix(std::min(text.find_first_not_of(kBlanks), text.size()));
   return text.substr(0, text.find_last_not_of(kBlanks) + 1);
 }
@@ -117,10 +116,10 @@ std::pair<TokenId, double> parse_logit_bias(std::string_view flag, std::string_v
 }
 
 std::vector<TokenId> parse_ids(std::string_view flag, std::string_view text) {
-  constexpr std::string_view kBlanks = " \t\r\n", kSeparators = ", \t\r\n";
+  constexpr std::string_view kSpaces = " \t\r\n", kSeparators = ", \t\r\n";
   std::vector<TokenId> ids;
   const auto skip_blanks = [&] {
-    text.remove_prefix(std::min(text.find_first_not_of(kBlanks), text.size()));
+    text.remove_prefix(std::min(text.find_first_not_of(kSpaces), text.size()));
   };
   skip_blanks();
   while (!text.empty()) {

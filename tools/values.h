@@ -18,7 +18,8 @@ namespace dsr {
 [[noreturn]] void fail_value(std::string_view flag, std::string_view value,
                              const std::string& expected);
 
-// Without the blanks and tabs around it.
+inline constexpr std::string_view kBlanks = " \t";
+// Without the blanks around it.
 std::string_view trimmed(std::string_view text);
 // A whole number; "32K" is 32768 and "32k" is 32000.
 int64_t parse_int(std::string_view flag, std::string_view text, int64_t min, int64_t max);
