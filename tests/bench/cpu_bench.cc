@@ -101,27 +101,44 @@ void dots(benchmark::State& state, void (*loop)(const DotArgs&), int64_t rows, i
 
 // As many tokens as an expert of V2-Lite has of a prompt of 512.
 void tile(benchmark::State& state, const InnerLoops& loops) {
-  constexpr int64_t kTokens = 48, kStride = kColumns + kLanes;
+  constexpr int64_t kTokens = 48;
   const int64_t columns = loops.tile_size.columns;
-  Values<float> w = random_values<float>(kGroupRows * kGroupColumns);
-  Values<float> x = random_values<float>(kTokens * kStride);
+  Values<float> w = random_values<float>(kGroupRows * columns);
+  Values<float> x = random_values<float>(kTokens * 2 * columns);
   Values<float> lanes(kTokens * kGroupRows * kLanes), sums(kTokens * kTileRows);
   for (auto _ : state) {
     for (const bool begin : {true, false})  // the first columns and the last ones
-      loops.tile({.w = w.data(),
-                  .x = x.data() + (begin ? 0 : columns),
-                  .x_stride = kStride,
-                  .raw = {},
-                  .tokens = kTokens,
-                  .columns = columns,
-                  .begin = begin,
-                  .lanes = lanes.data(),
-                  .sums = begin ? nullptr : sums.data(),
-                  .sums_stride = kTileRows,
-                  .next = {}});
+      loops.tile.run({.w = w.data(),
+                      .x = x.data() + (begin ? 0 : kTokens * columns),
+                      .raw = {},
+                      .tokens = kTokens,
+                      .columns = columns,
+                      .begin = begin,
+                      .lanes = lanes.data(),
+                      .sums = begin ? nullptr : sums.data(),
+                      .sums_stride = kTileRows});
     benchmark::ClobberMemory();
   }
   count(state, 0, 2 * 2.0 * static_cast<double>(kGroupRows * kTokens * columns));
+}
+
+// A group of rows for a tile.
+template <typename T>
+void pack(benchmark::State& state, void (*loop)(const RowsToPack&), const InnerLoops& loops) {
+  const int64_t columns = loops.tile_size.columns;
+  Values<T> rows = random_values<T>(kGroupRows * columns);
+  Values<float> w(kGroupRows * columns);
+  const auto bytes = static_cast<int64_t>(sizeof(T));
+  for (auto _ : state) {
+    loop({.first = rows.data(),
+          .row_bytes = columns * bytes,
+          .rows = kGroupRows,
+          .columns = columns,
+          .w = w.data(),
+          .next = rows.data()});
+    benchmark::ClobberMemory();
+  }
+  count(state, static_cast<double>(kGroupRows * columns * bytes), 0);
 }
 
 void scale(benchmark::State& state, const InnerLoops& loops) {
@@ -219,7 +236,10 @@ void add_level(CpuLevel cpu_level) {
   add(level + "/tile", [&loops](auto& s) { tile(s, loops); });
   add(level + "/scale", [&loops](auto& s) { scale(s, loops); });
   add(level + "/decode_e4m3", [&loops](auto& s) { decode(s, loops.decode_e4m3); });
-  add(level + "/decode_e4m3_as_bf16", [&loops](auto& s) { decode(s, loops.decode_e4m3_as_bf16); });
+  add(level + "/pack_e4m3", [&loops](auto& s) { pack<uint8_t>(s, loops.pack_e4m3, loops); });
+  add(level + "/pack_bf16", [&loops](auto& s) { pack<uint16_t>(s, loops.pack_bf16, loops); });
+  add(level + "/pack_e4m3_as_bf16",
+      [&loops](auto& s) { pack<uint8_t>(s, loops.pack_e4m3_as_bf16, loops); });
   add(level + "/decode_bf16", [&loops](auto& s) { decode(s, loops.decode_bf16); });
   add(level + "/has_e4m3_nan", [&loops](auto& s) { has_nan(s, loops); });
   add(level + "/exp_minus", [&loops](auto& s) { exponentials(s, loops); });

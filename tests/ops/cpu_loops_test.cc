@@ -9,68 +9,14 @@
 #include <vector>
 
 #include "ops/formulas.h"
+#include "ops/lanes.h"
 #include "tensor/dtype.h"
 
 namespace dsr::test {
 namespace {
 
-using cpu::FastLoops;
-using cpu::FastTileArgs;
 using cpu::InnerLoops;
-using cpu::kGroupColumns;
-using cpu::kGroupRows;
 using cpu::kLanes;
-using cpu::kTileRows;
-
-// Those that this machine can run, the emulated ones first.
-std::vector<FastLoops> fast_loops() {
-  std::vector<FastLoops> out;
-  for (const CpuLevel level : kCpuLevels)
-    if (level <= best_cpu_level()) out.push_back(cpu::inner_loops(level).fast);
-  if (has_bf16_dots()) out.push_back(cpu::fast_loops_avx512bf16());
-  return out;
-}
-
-// The instruction that is made for it takes subnormal numbers for 0.
-TEST(CpuLoops, RoundBf16IsThatOfTheTypes) {
-  std::vector<float> values;
-  for (uint32_t high = 0; high < 0x10000; high += 7)
-    for (const uint32_t low : {0x0u, 0x1u, 0x7fffu, 0x8000u, 0x8001u, 0xffffu})
-      values.push_back(std::bit_cast<float>(high << 16 | low));
-  for (const FastLoops& loops : fast_loops()) {
-    const bool has_subnormals = loops.round_bf16 != cpu::fast_loops_avx512bf16().round_bf16;
-    std::vector<uint16_t> out(values.size() + 1, 7);
-    loops.round_bf16(values.data(), std::ssize(values), out.data());
-    ASSERT_EQ(out.back(), 7);
-    for (size_t i = 0; i < values.size(); ++i) {
-      const float v = values[i];
-      if (std::isnan(v))
-        ASSERT_TRUE(std::isnan(bf16_to_f32(out[i]))) << i;
-      else if (has_subnormals || std::fpclassify(v) != FP_SUBNORMAL)
-        ASSERT_EQ(out[i], f32_to_bf16(v)) << v;
-      else
-        ASSERT_EQ(out[i], f32_to_bf16(std::copysign(0.0f, v))) << v;
-    }
-  }
-}
-
-// Every code that is a number, where lanes, registers and none are full.
-TEST(CpuLoops, DecodedE4M3IsTheSameAsBf16) {
-  std::vector<uint8_t> codes;
-  for (int i = 0; i < 700; ++i)
-    if (const auto code = static_cast<uint8_t>(i * 37); (code & 0x7f) != 0x7f)
-      codes.push_back(code);
-  for (const CpuLevel level : kCpuLevels) {
-    if (level > best_cpu_level()) continue;
-    for (const int64_t n : {std::ssize(codes), int64_t{64}, int64_t{5}}) {
-      std::vector<uint16_t> out(static_cast<size_t>(n) + 1, 7);
-      cpu::inner_loops(level).decode_e4m3_as_bf16(codes.data(), n, out.data());
-      ASSERT_EQ(out.back(), 7);
-      for (size_t i = 0; i + 1 < out.size(); ++i)
-        ASSERT_EQ(out[i], f32_to_bf16(e4m3_to_f32(codes[i]) * 0x1p-8f)) << name(level) << " " << i;
-    }
-  }
-}
 
 std::vector<float> arguments() {
   std::vector<float> out;
@@ -181,22 +127,6 @@ std::vector<uint8_t> some_codes(int64_t rows, int64_t columns, int64_t every) {
   return out;
 }
 
-std::vector<float> some_floats(int64_t n) {
-  std::vector<float> out(static_cast<size_t>(n));
-  for (size_t i = 0; i < out.size(); ++i)
-    out[i] = static_cast<float>((i * 7919) % 1009) / 500.0f - 1.0f;
-  return out;
-}
-
-// By the definition of inner_loops.h.
-float dot_of(const float* w, const float* x, int64_t n) {
-  float lanes[kLanes] = {};
-  for (int64_t k = 0; k < n; ++k) lanes[k % kLanes] = std::fma(w[k], x[k], lanes[k % kLanes]);
-  for (int64_t half = kLanes / 2; half > 0; half /= 2)
-    for (int64_t i = 0; i < half; ++i) lanes[i] += lanes[i + half];
-  return lanes[0];
-}
-
 // Of `columns` columns with 1, 2, ... tokens, at all levels.
 void expect_dots(int64_t columns, int64_t every, DType dtype) {
   constexpr int64_t kSteps = 2, kRows = kSteps * cpu::kDotRows;
@@ -287,159 +217,6 @@ TEST(CpuLoops, SumsOfStoredRowsAreTheirDefinitionBitForBit) {
       EXPECT_EQ(sum, want) << name(level) << (e4m3 ? " e4m3" : " bf16");
     }
   }
-}
-
-// Products of numbers that bf16 holds exactly, of a few bits, so that every order and every
-// rounding of the sums gives the same: lanes 2 j and 2 j + 1 of each 32 columns, and nothing else.
-void expect_pairs_of_columns(const FastLoops& loops, int64_t tokens) {
-  constexpr int64_t kColumns = 96, kStride = 112;
-  std::vector<uint16_t> w(kGroupRows * kGroupColumns), x(static_cast<size_t>(tokens * kStride));
-  std::vector<int> wi(w.size()), xi(x.size());
-  for (size_t i = 0; i < w.size(); ++i)
-    w[i] = f32_to_bf16(static_cast<float>(wi[i] = static_cast<int>(i * 7 % 31) - 15));
-  for (size_t i = 0; i < x.size(); ++i)
-    x[i] = f32_to_bf16(static_cast<float>(xi[i] = static_cast<int>(i * 5 % 29) - 14));
-  std::vector<float> lanes(static_cast<size_t>(tokens * kGroupRows * kLanes), 1000.0f);
-  std::vector<float> sums(static_cast<size_t>((tokens + 1) * kTileRows), 7.0f);
-  FastTileArgs a = {.w = w.data(),
-                    .x = x.data(),
-                    .x_stride = kStride,
-                    .raw = {},
-                    .tokens = tokens,
-                    .columns = kColumns,
-                    .begin = true,
-                    .lanes = lanes.data(),
-                    .sums = nullptr,
-                    .sums_stride = kTileRows,
-                    .next = {w.data(), kGroupColumns, kGroupRows, 2 * kColumns}};
-  loops.tile(a);
-  a.begin = false;  // the same once more
-  loops.tile(a);
-  const std::vector<float> twice = lanes;
-  a.sums = sums.data();  // and a third time, for their sums
-  loops.tile(a);
-  for (int64_t r = 0; r < kGroupRows; ++r)
-    for (int64_t t = 0; t < tokens; ++t) {
-      float sum = 0;  // exact in any order
-      for (int64_t lane = 0; lane < kLanes; ++lane) {
-        int want = 0;
-        for (int64_t k = 2 * lane; k < kColumns; k += 2 * kLanes)
-          for (const int64_t i : {k, k + 1})
-            want += 2 * wi[static_cast<size_t>(r * kGroupColumns + i)] *
-                    xi[static_cast<size_t>(t * kStride + i)];
-        const auto at = static_cast<size_t>((t * kGroupRows + r) * kLanes + lane);
-        ASSERT_EQ(twice[at], static_cast<float>(want)) << r << " " << t << " " << lane;
-        sum += 1.5f * twice[at];
-      }
-      float& got = sums[static_cast<size_t>(t * kTileRows + r)];
-      ASSERT_EQ(got, sum) << r << " " << t;
-      got = 7;
-    }
-  for (const float s : sums) ASSERT_EQ(s, 7) << "written elsewhere";
-}
-
-TEST(CpuLoops, FastTileAddsPairsOfColumns) {
-  for (const FastLoops& loops : fast_loops())
-    for (int64_t tokens = 1; tokens <= 8; ++tokens) expect_pairs_of_columns(loops, tokens);
-}
-
-// Whoever keeps the lanes in two registers has to go on with both where they were.
-TEST(CpuLoops, ATileInTwoCallsIsTheDefinitionBitForBit) {
-  constexpr int64_t kFirst = 96, kColumns = 160, kStride = 176, kTokens = 8;
-  const std::vector<float> w = some_floats(kGroupRows * kGroupColumns);
-  std::vector<float> x = some_floats(kTokens * kStride);
-  for (const CpuLevel level : kCpuLevels) {
-    if (level > best_cpu_level()) continue;
-    for (int64_t tokens = 1; tokens <= kTokens; ++tokens) {
-      std::vector<float> lanes(static_cast<size_t>(tokens * kGroupRows * kLanes), NAN);
-      std::vector<float> sums(static_cast<size_t>(tokens * kTileRows));
-      for (const bool begin : {true, false}) {
-        const int64_t k = begin ? 0 : kFirst;
-        cpu::inner_loops(level).tile({.w = w.data() + k,
-                                      .x = x.data() + k,
-                                      .x_stride = kStride,
-                                      .raw = {},
-                                      .tokens = tokens,
-                                      .columns = begin ? kFirst : kColumns - kFirst,
-                                      .begin = begin,
-                                      .lanes = lanes.data(),
-                                      .sums = begin ? nullptr : sums.data(),
-                                      .sums_stride = kTileRows,
-                                      .next = {}});
-      }
-      for (int64_t r = 0; r < kGroupRows; ++r)
-        for (int64_t t = 0; t < tokens; ++t)
-          ASSERT_EQ(sums[static_cast<size_t>(t * kTileRows + r)],
-                    dot_of(w.data() + r * kGroupColumns, x.data() + t * kStride, kColumns))
-              << "row " << r << " token " << t << " of " << tokens << ", " << name(level);
-    }
-  }
-}
-
-// What `make` writes for every token, and what it multiplies: the same as raw activations, left
-// there and multiplied by all rows, where blocks begin before the columns and end within and behind
-// them.
-template <typename Value, typename Tile, typename Make>
-void expect_raw_activations(const Tile& tile, const std::vector<Value>& w, const Make& make) {
-  constexpr int64_t kColumns = 96, kStride = 112, kFirst = 160, kTokens = 8;
-  const std::vector<float> scales = some_floats(8);
-  const std::vector<float> raw = some_floats(kTokens * (kFirst + kColumns));
-  const float* x[kTokens];
-  for (int64_t t = 0; t < kTokens; ++t) x[t] = raw.data() + t * (kFirst + kColumns);
-  for (int64_t tokens = 1; tokens <= kTokens; ++tokens)
-    for (const int64_t block : {32, 64, 256}) {
-      const auto sums_of = [&](std::vector<Value>& there, const cpu::RawActivations& from) {
-        std::vector<float> lanes(static_cast<size_t>(tokens * kGroupRows * kLanes));
-        std::vector<float> sums(static_cast<size_t>(tokens * kTileRows));
-        tile({.w = w.data(),
-              .x = there.data(),
-              .x_stride = kStride,
-              .raw = from,
-              .tokens = tokens,
-              .columns = kColumns,
-              .begin = true,
-              .lanes = lanes.data(),
-              .sums = sums.data(),
-              .sums_stride = kTileRows,
-              .next = {}});
-        return sums;
-      };
-      std::vector<Value> want(static_cast<size_t>(kTokens * kStride)), got = want;
-      for (int64_t t = 0; t < tokens; ++t)
-        make(x[t] + kFirst, scales.data(), block, kFirst, kColumns, want.data() + t * kStride);
-      const std::vector<float> want_sums = sums_of(want, {});
-      EXPECT_EQ(sums_of(got, {x, scales.data(), block, kFirst}), want_sums)
-          << tokens << " " << block;
-      EXPECT_EQ(got, want) << tokens << " " << block;
-    }
-}
-
-TEST(CpuLoops, TileScalesRawActivations) {
-  const std::vector<float> w = some_floats(kGroupRows * kGroupColumns);
-  for (const CpuLevel level : kCpuLevels) {
-    if (level > best_cpu_level()) continue;
-    const InnerLoops& loops = cpu::inner_loops(level);
-    expect_raw_activations(loops.tile, w, loops.scale);
-  }
-}
-
-TEST(CpuLoops, FastTileScalesAndRoundsRawActivations) {
-  const std::vector<float> values = some_floats(kGroupRows * kGroupColumns);
-  std::vector<uint16_t> w;
-  for (const float v : values) w.push_back(f32_to_bf16(v));
-  bool found = false;
-  for (const FastLoops& loops : fast_loops()) {
-    if (!loops.takes_raw) continue;
-    found = true;
-    const auto make = [&](const float* x, const float* scales, int64_t block, int64_t first,
-                          int64_t n, uint16_t* out) {
-      std::vector<float> scaled(static_cast<size_t>(n));
-      cpu::inner_loops(best_cpu_level()).scale(x, scales, block, first, n, scaled.data());
-      loops.round_bf16(scaled.data(), n, out);
-    };
-    expect_raw_activations(loops.tile, w, make);
-  }
-  if (!found) GTEST_SKIP() << "this machine has no avx512_bf16";
 }
 
 }  // namespace

@@ -5,7 +5,7 @@
 #include <immintrin.h>
 
 #include "ops/cpu/avx512_sums.h"
-#include "ops/cpu/inner_loops.h"
+#include "ops/cpu/tile_loops.h"
 
 namespace dsr::cpu {
 namespace {
@@ -13,8 +13,9 @@ namespace {
 struct Avx512 {
   static constexpr int kRegs = 32;
   using Tile = Avx512;
+  using Rows = loops::Floats<Avx512>;
   static constexpr int kParts = 1, kTileR = 8, kTileT = 3;  // 24 sums
-  static constexpr TileSize kSize = {.tokens = kTileTokens, .columns = kGroupColumns};
+  static constexpr TileSize kSize = {.tokens = kTileTokens, .columns = 704, .panels = 3};
   static constexpr int kTokens = 6;
   static constexpr int rows_for(int) { return 4; }
   using Reg = __m512;

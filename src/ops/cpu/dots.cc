@@ -1,6 +1,7 @@
 #include "ops/cpu/dots.h"
 
 #include <algorithm>
+#include <cstring>
 #include <limits>
 #include <vector>
 
@@ -105,21 +106,12 @@ void few_gated_tokens(const InnerLoops& loops, const Dots& d) {
   }
 }
 
-// Columns are padded to this.
-constexpr int64_t kPad = 2 * kLanes;
-
-// Activations are padded to more, so that rows of them do not begin at the same sets of a cache.
-constexpr int64_t kApart = kLanes;
-
-// Of the activations of so many tokens.
-constexpr int64_t values_of(int64_t tokens) { return tokens * (3 * kGroupColumns + kApart); }
-
 // What is computed with, on the stack of the thread that does: float32, or bf16 for fast math. The
 // activations of some tokens, in the second-level cache, meet a group of rows in the first-level
-// one.
+// one. Both lie in the order of inner_loops.h.
 struct Tile {
   alignas(64) float w[kGroupRows * kGroupColumns];
-  alignas(64) float x[values_of(kTileTokens)];
+  alignas(64) float x[kTileValues];
   alignas(64) float lanes[kTileRows * kTileTokens * kLanes];
   alignas(64) float sums[kTileTokens * kTileRows];
 };
@@ -134,94 +126,98 @@ class TileProduct {
         d_(d),
         scales_(scales),
         tile_(tile) {
+    const DType type = d.segment.data.dtype;
+    if (type != DType::kF8E4M3 && type != DType::kBF16) exact_ = &loops_.f32_tile;
     if (cpu.math() == CpuMath::kExact) return;
     fast_ = cpu.level() >= CpuLevel::kAvx512 ? &fast_loops_avx512bf16() : &loops_.fast;
   }
 
   void run(int64_t t0, int64_t n) {
-    goes_on_ = t0 + n < d_.tokens;
+    t0_ = t0;
+    n_ = n;
     const int64_t K = d_.segment.data.shape[1];
-    const int64_t room = (values_of(size_.tokens) / n - kApart) / size_.columns * size_.columns;
-    for (int64_t k = 0; k < K; k += room) add(k, std::min(K, k + room), t0, n);
-    store(t0, n);
+    const int64_t panels = size_.tokens * size_.panels / n;
+    for (int64_t k = 0; k < K; k += panels * size_.columns)
+      add(k, std::min(K, k + panels * size_.columns));
+    store();
   }
 
  private:
+  const TileOrder& order() const { return fast_ == nullptr ? exact_->order : fast_->order; }
+  int64_t unit_columns() const { return fast_ == nullptr ? kLanes : 2 * kLanes; }
+  int64_t units(int64_t columns) const { return ceil_div(columns, unit_columns()); }
+  static uint16_t* as_bf16(float* values) { return reinterpret_cast<uint16_t*>(values); }
+  // Column k of the activations at hand, a multiple of a panel's.
+  void* x_at(int64_t k) const {
+    return reinterpret_cast<std::byte*>(tile_.x) + units(k) * n_ * TileOrder::kUnitBytes;
+  }
+
   // Columns [begin, end).
-  void add(int64_t begin, int64_t end, int64_t t0, int64_t n) {
+  void add(int64_t begin, int64_t end) {
     const int64_t K = d_.segment.data.shape[1];
-    stride_ = round_up(end - begin, kPad) + kApart;
-    // Whole registers of one scale each are scaled where they are multiplied.
+    // Whole units of one scale each are scaled where they are multiplied.
     const bool is_raw = scales_ != nullptr && (fast_ == nullptr || fast_->takes_raw) &&
-                        K % kPad == 0 && d_.quant.block_columns % kPad == 0;
-    if (!is_raw) fill_x(t0, n, begin, end - begin);
+                        K % unit_columns() == 0 && d_.quant.block_columns % unit_columns() == 0;
+    if (!is_raw) fill_x(begin, end);
     for (int64_t r = 0; r < d_.rows; r += kGroupRows) {
       for (int64_t k = begin; k < end; k += size_.columns) {
         const int64_t columns = std::min(size_.columns, end - k);
-        fill_w(r, k, columns);
+        fill_w(r, k, columns, packed_next(r, begin, k + columns, end));
         multiply({.w = tile_.w,
-                  .x = tile_.x + (k - begin),
-                  .x_stride = stride_,
-                  .raw = {.x = is_raw && r == 0 ? d_.x + t0 : nullptr,
+                  .x = static_cast<float*>(x_at(k - begin)),
+                  .raw = {.x = is_raw && r == 0 ? d_.x + t0_ : nullptr,
                           .scales = scales_,
                           .block_columns = d_.quant.block_columns,
                           .first = k},
-                  .tokens = n,
-                  .columns = round_up(columns, kPad),
+                  .tokens = n_,
+                  .columns = units(columns) * unit_columns(),
                   .begin = k == 0,
                   .lanes = tile_.lanes + (end - begin == K ? 0 : r * kTileTokens * kLanes),
-                  .sums = k + columns == K ? sums_at(r, t0) : nullptr,
-                  .sums_stride = r < n_direct() ? d_.token_stride : kTileRows,
-                  .next = codes_after(r, begin, k + columns, end)});
+                  .sums = k + columns == K ? sums_at(r) : nullptr,
+                  .sums_stride = r < n_direct() ? d_.token_stride : kTileRows});
       }
     }
   }
 
-  // What fill_w turns into float32 after columns [.., k) of the group of rows from r on, where
-  // [begin, end) are at hand: more of them, the next group, the first one from `end` on or, with
-  // all columns, once more, or what comes after all.
-  NextRows codes_after(int64_t r, int64_t begin, int64_t k, int64_t end) const {
-    const Tensor& data = d_.segment.data;
-    const int64_t K = data.shape[1], size = size_bytes(data.dtype);
+  // What fill_w packs after columns [.., k) of the group of rows from r on, where [begin, end) are
+  // at hand: more of them, the next group, the first one from `end` on or, with all columns, once
+  // more, or what comes after all.
+  const void* packed_next(int64_t r, int64_t begin, int64_t k, int64_t end) const {
+    const int64_t K = d_.segment.data.shape[1];
     const bool is_last = r + kGroupRows >= d_.rows && k == end;
     if (k == end) r = is_last ? 0 : r + kGroupRows;
     if (k == end && !(is_last && end < K)) k = is_last ? 0 : begin;
-    const std::byte* first = row_at(d_.segment, d_.first_row + r) + k * size;
-    if (is_last && k == 0 && !goes_on_)
-      first = d_.next != nullptr ? static_cast<const std::byte*>(d_.next)
-                                 : row_at(d_.segment, d_.first_row + d_.rows);
-    return {first, data.strides[0] * size, std::min(kGroupRows, d_.rows - r),
-            std::min(K - k, size_.columns) * size};
+    if (is_last && k == 0 && t0_ + n_ == d_.tokens)
+      return d_.next != nullptr ? d_.next : row_at(d_.segment, d_.first_row + d_.rows);
+    return row_at(d_.segment, d_.first_row + r) + k * size_bytes(d_.segment.data.dtype);
   }
 
   void multiply(const TileArgs& a) {
-    if (fast_ == nullptr) return loops_.tile(a);
-    fast_->tile({.w = as_bf16(tile_.w),
-                 .x = as_bf16(tile_.x) + (a.x - tile_.x),
-                 .x_stride = a.x_stride,
+    if (fast_ == nullptr) return exact_->run(a);
+    fast_->tile({.w = a.w,
+                 .x = reinterpret_cast<uint16_t*>(a.x),
                  .raw = a.raw,
                  .tokens = a.tokens,
                  .columns = a.columns,
                  .begin = a.begin,
                  .lanes = a.lanes,
                  .sums = a.sums,
-                 .sums_stride = a.sums_stride,
-                 .next = a.next});
+                 .sums_stride = a.sums_stride});
   }
 
   // Rows whose sums are what is wanted: whole groups of them.
   int64_t n_direct() const { return d_.gates ? 0 : d_.rows / kGroupRows * kGroupRows; }
-  float* sums_at(int64_t r, int64_t t0) const {
-    return r < n_direct() ? d_.out + t0 * d_.token_stride + r : tile_.sums + r;
+  float* sums_at(int64_t r) const {
+    return r < n_direct() ? d_.out + t0_ * d_.token_stride + r : tile_.sums + r;
   }
 
   // The other sums of all columns.
-  void store(int64_t t0, int64_t n) const {
+  void store() const {
     const int64_t first = n_direct(), rows = d_.rows - first;
     if (rows == 0) return;
-    for (int64_t t = 0; t < n; ++t) {
+    for (int64_t t = 0; t < n_; ++t) {
       const float* sums = tile_.sums + t * kTileRows + first;
-      float* out = d_.out + (t0 + t) * d_.token_stride + first;
+      float* out = d_.out + (t0_ + t) * d_.token_stride + first;
       if (d_.gates)
         loops_.silu_times(out, sums, rows, out);
       else
@@ -229,65 +225,89 @@ class TileProduct {
     }
   }
 
-  static uint16_t* as_bf16(float* values) { return reinterpret_cast<uint16_t*>(values); }
-
-  // fill(out) writes n values, at most kGroupColumns, to place `at` of `to`, with zeros up to kPad
-  // behind.
+  // fill(out) writes n float32 values, at most kGroupColumns, for the places `to`.
   template <typename Fill>
-  void put(int64_t n, float* to, int64_t at, const Fill& fill) {
-    float values[kGroupColumns];
-    float* out = fast_ == nullptr ? to + at : values;
-    fill(out);
-    std::fill(out + n, out + round_up(n, kPad), 0.0f);
-    if (fast_ != nullptr) fast_->round_bf16(out, round_up(n, kPad), as_bf16(to) + at);
+  void put(int64_t n, const UnitPlaces& to, const Fill& fill) const {
+    alignas(64) float values[kGroupColumns];
+    fill(values);
+    const int64_t all = units(n) * unit_columns();
+    std::fill(values + n, values + all, 0.0f);
+    if (fast_ == nullptr) return loops_.pack_units(values, units(n), to);
+    alignas(64) uint16_t rounded[kGroupColumns];
+    fast_->round_bf16(values, all, rounded);
+    loops_.pack_units(rounded, units(n), to);
   }
 
   // Columns [k, k + n) of the group of rows from r on. Rows that only fill the group are computed
   // and thrown away: they must be numbers.
-  void fill_w(int64_t r, int64_t k, int64_t n) {
+  void fill_w(int64_t r, int64_t k, int64_t n, const void* next) {
     const WeightSegment& s = d_.segment;
-    const int64_t rows = std::min(kGroupRows, d_.rows - r);
-    for (int64_t i = 0; i < rows; ++i) {
-      const int64_t row = d_.first_row + r + i, at = i * kGroupColumns;
-      if (fast_ != nullptr && s.data.dtype == DType::kF8E4M3 && s.no_nan) {
-        uint16_t* out = as_bf16(tile_.w) + at;
-        loops_.decode_e4m3_as_bf16(reinterpret_cast<const uint8_t*>(row_at(s, row)) + k, n, out);
-        std::fill(out + n, out + round_up(n, kPad), uint16_t{0});
-      } else {
-        put(n, tile_.w, at,
-            [&](float* out) { decode_unscaled(loops_, s, d_.quant, row, k, n, out); });
+    const int64_t size = size_bytes(s.data.dtype), first = d_.first_row + r;
+    RowsToPack rows{.first = row_at(s, first) + k * size,
+                    .row_bytes = s.data.strides[0] * size,
+                    .rows = std::min(kGroupRows, d_.rows - r),
+                    .columns = n,
+                    .w = tile_.w,
+                    .next = next};
+    if (rows.rows < kGroupRows)
+      std::memset(tile_.w, 0, static_cast<size_t>(kGroupRows * units(n) * TileOrder::kUnitBytes));
+    const auto put_rows = [&] {
+      for (int64_t i = 0; i < rows.rows; ++i)
+        put(n, row_places(order(), tile_.w, i, units(n)),
+            [&](float* out) { decode_unscaled(loops_, s, d_.quant, first + i, k, n, out); });
+    };
+    if (s.data.dtype == DType::kF8E4M3) {
+      if (has_no_nan(rows))
+        return (fast_ == nullptr ? loops_.pack_e4m3 : loops_.pack_e4m3_as_bf16)(rows);
+      if (fast_ != nullptr) return put_rows();
+      uint16_t bf16[kGroupRows * kGroupColumns];
+      for (int64_t i = 0; i < rows.rows; ++i) {
+        float values[kGroupColumns];
+        decode_unscaled(loops_, s, d_.quant, first + i, k, n, values);
+        std::transform(values, values + n, bf16 + i * n, f32_to_bf16);  // exact
       }
+      rows.first = bf16;
+      rows.row_bytes = n * size_bytes(DType::kBF16);
+      return loops_.pack_bf16(rows);
     }
-    if (fast_ != nullptr)
-      std::fill(as_bf16(tile_.w) + rows * kGroupColumns,
-                as_bf16(tile_.w) + kGroupRows * kGroupColumns, uint16_t{0});
-    else
-      std::fill(tile_.w + rows * kGroupColumns, std::end(tile_.w), 0.0f);
+    if (s.data.dtype == DType::kBF16 && fast_ == nullptr) return loops_.pack_bf16(rows);
+    put_rows();
   }
 
-  // Columns [k, k + columns) of tokens [t0, t0 + n).
-  void fill_x(int64_t t0, int64_t n, int64_t k, int64_t columns) {
-    for (int64_t t = 0; t < n; ++t)
-      for (int64_t c = 0; c < columns; c += kGroupColumns) {
-        const int64_t here = std::min(kGroupColumns, columns - c);
-        put(here, tile_.x, t * stride_ + c, [&](float* out) {
-          const float* x = d_.x[t0 + t] + k + c;
-          if (scales_ == nullptr)
-            std::copy_n(x, here, out);
-          else
-            loops_.scale(x, scales_, d_.quant.block_columns, k + c, here, out);
-        });
+  bool has_no_nan(const RowsToPack& rows) const {
+    if (d_.segment.no_nan) return true;
+    const auto* codes = static_cast<const uint8_t*>(rows.first);
+    for (int64_t i = 0; i < rows.rows; ++i)
+      if (loops_.has_e4m3_nan(codes + i * rows.row_bytes, rows.columns)) return false;
+    return true;
+  }
+
+  // Columns [begin, end) of all tokens.
+  void fill_x(int64_t begin, int64_t end) const {
+    for (int64_t k = begin; k < end; k += size_.columns) {
+      const int64_t n = std::min(size_.columns, end - k);
+      for (int64_t t = 0; t < n_; ++t) {
+        const float* x = d_.x[t0_ + t] + k;
+        const UnitPlaces to = token_places(order(), x_at(k - begin), t, n_, units(n));
+        if (scales_ == nullptr && fast_ == nullptr && n % kLanes == 0)
+          loops_.pack_units(x, units(n), to);
+        else if (scales_ == nullptr)
+          put(n, to, [&](float* out) { std::copy_n(x, n, out); });
+        else
+          put(n, to,
+              [&](float* out) { loops_.scale(x, scales_, d_.quant.block_columns, k, n, out); });
       }
+    }
   }
 
   const InnerLoops& loops_;
   const TileSize size_;
+  const TileLoop* exact_ = &loops_.tile;
   const FastLoops* fast_ = nullptr;  // with fast math
   const Dots& d_;
   const float* scales_;
   Tile& tile_;
-  bool goes_on_ = false;
-  int64_t stride_ = 0;  // from a token's activations to the next
+  int64_t t0_ = 0, n_ = 0;  // the tokens at hand
 };
 
 // Rows that share their scales.

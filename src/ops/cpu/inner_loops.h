@@ -13,6 +13,7 @@
 // ulp or two, and by 2^-124 where the true value is smaller than that.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "device/cpu_context.h"
@@ -25,18 +26,62 @@ inline constexpr int64_t kLanes = 16;
 inline constexpr int64_t kDotRows = 4;
 inline constexpr int64_t kDotTokens = 12;
 
-// Tiles: rows and tokens of one, and what of its weights is held as float32: a group of rows, some
-// columns of them at a time. Of tokens and columns the most; see TileSize.
+// Tiles: rows and tokens of one, and what of its weights is held for the products: a group of rows,
+// some columns of them at a time. Of tokens and columns the most; see TileSize.
 inline constexpr int64_t kTileRows = 128;
 inline constexpr int64_t kTileTokens = 84;
 inline constexpr int64_t kGroupRows = 8;
-inline constexpr int64_t kGroupColumns = 704;
+inline constexpr int64_t kGroupColumns = 1024;
+inline constexpr int64_t kTileValues = kTileTokens * 3 * 704;  // of activations at once, the most
 
-// What the caches of a level's machines hold: a group's columns in the first one, beside the
-// activations that they meet; those of all tokens, some 2048 columns of them, in the second one.
+// What the caches of a level's machines hold: so many columns of a group in the first one, beside
+// the activations that they meet; `panels` times as many of all tokens in the second one.
 struct TileSize {
-  int64_t tokens, columns;
+  int64_t tokens, columns, panels;
 };
+
+// What a tile multiplies lies in the order in which it is read. Of a row and of a token, columns
+// make units of 64 bytes (16 of float32, 32 of bf16), and these `parts` pieces. A run holds a part
+// of all columns of `rows` rows or of `tokens` tokens: a piece of each of them, and so on with the
+// next unit. Runs follow one another, all those of a part before the next part's. Rows may be
+// narrow: 16 columns as bf16 in 32 bytes, column j + 8 above column j, of which every part takes
+// its half.
+struct TileOrder {
+  int64_t parts, rows, tokens;
+  bool narrow_rows;
+  static constexpr int64_t kUnitBytes = 64;
+};
+
+// Where the pieces of one row's or one token's units are.
+struct UnitPlaces {
+  std::byte* first;
+  int64_t step_bytes;  // from a unit to the next
+  int64_t part_bytes;  // from a part of it to the next
+};
+
+// Tokens of the next run where `left` are left: two and two rather than three and one, which would
+// wait for its sums. Inlined, as each level has to have its own code: see loops.h.
+[[gnu::always_inline]] constexpr int64_t tokens_at_once(int64_t most, int64_t left) {
+  if (left == most + 1 && most > 2) return most - 1;
+  return left < most ? left : most;
+}
+
+// Of row r of a group, or of token t of `tokens`, whose columns are `units` units.
+inline UnitPlaces row_places(const TileOrder& order, void* w, int64_t r, int64_t units) {
+  const int64_t piece =
+      order.narrow_rows ? TileOrder::kUnitBytes / 2 : TileOrder::kUnitBytes / order.parts;
+  const int64_t run = r / order.rows * order.rows;
+  return {static_cast<std::byte*>(w) + (run * units + (r - run)) * piece, order.rows * piece,
+          kGroupRows * units * piece};
+}
+inline UnitPlaces token_places(const TileOrder& order, void* x, int64_t t, int64_t tokens,
+                               int64_t units) {
+  const int64_t piece = TileOrder::kUnitBytes / order.parts;
+  int64_t run = 0, n = 0;
+  while (run + (n = tokens_at_once(order.tokens, tokens - run)) <= t) run += n;
+  return {static_cast<std::byte*>(x) + (run * units + (t - run)) * piece, n * piece,
+          tokens * units * piece};
+}
 
 struct DotArgs {
   const void* rows[kDotRows];  // of weights: the first of each stream
@@ -51,12 +96,13 @@ struct DotArgs {
   int64_t row_stride, token_stride;
 };
 
-// Rows that will be turned into float32 next: asked for meanwhile.
-struct NextRows {
+// Rows of weights for a tile.
+struct RowsToPack {
   const void* first;
   int64_t row_bytes;  // from one to the next
-  int64_t rows;
-  int64_t bytes;  // that are wanted of each
+  int64_t rows, columns;
+  void* w;           // what follows the last column in its unit becomes 0
+  const void* next;  // rows that will be wanted after these, as far apart: asked for meanwhile
 };
 
 // Activations that a tile scales itself as InnerLoops::scale does, and rounds where it is of bf16,
@@ -72,25 +118,29 @@ struct RawActivations {
 // bf16, a lane taking two columns at a time, 2 j and 2 j + 1 of 32.
 template <typename Value>
 struct TileArgsOf {
-  const Value* w;      // [kGroupRows][kGroupColumns]
-  Value* x;            // [tokens], each x_stride from the one before
-  int64_t x_stride;    // in values
+  const void* w;       // kGroupRows rows and
+  Value* x;            // `tokens` tokens, in the order of the loop
   RawActivations raw;  // they are multiplied and left in x; bf16: see FastLoops
   int64_t tokens;
   int64_t columns;  // a multiple of 16, or of 32
   bool begin;       // the lanes are 0 so far, whatever they hold
-  float* lanes;     // [tokens][kGroupRows][16]; with `sums`, something else afterwards
+  float* lanes;     // 16 of every row and token; with `sums`, something else afterwards
   float* sums;      // of the lanes: [t * sums_stride + row]; nullptr: more columns follow
   int64_t sums_stride;
-  NextRows next;
 };
 using TileArgs = TileArgsOf<float>;
 using FastTileArgs = TileArgsOf<uint16_t>;
+
+struct TileLoop {
+  TileOrder order;
+  void (*run)(const TileArgs& a);
+};
 
 inline constexpr int64_t kAddColumns = 64;  // add_*_rows: what they take at once
 
 // Of fast math.
 struct FastLoops {
+  TileOrder order;
   void (*tile)(const FastTileArgs& a);
   // To the nearest bf16, even on a tie.
   void (*round_bf16)(const float* x, int64_t n, uint16_t* out);
@@ -110,15 +160,21 @@ struct InnerLoops {
   // Weights as float32; of e4m3 the 2^-8 of them.
   void (*decode_e4m3)(const uint8_t* codes, int64_t n, float* out);
   void (*decode_bf16)(const uint16_t* row, int64_t n, float* out);
-  // The same as bf16, which is exact.
-  void (*decode_e4m3_as_bf16)(const uint8_t* codes, int64_t n, uint16_t* out);
+  // The same to a tile in the order of `tile`.
+  void (*pack_e4m3)(const RowsToPack& a);
+  void (*pack_bf16)(const RowsToPack& a);
+  // As bf16, which is exact, in that of `fast`.
+  void (*pack_e4m3_as_bf16)(const RowsToPack& a);
+  // Whole units that are there already, of tokens or of rows that are not narrow.
+  void (*pack_units)(const void* from, int64_t units, const UnitPlaces& out);
   bool (*has_e4m3_nan)(const uint8_t* codes, int64_t n);
 
   TileSize tile_size;
   // Adds the products of a group to the 16 lanes of every (row, token). Where it has all columns
   // the lanes stay in registers, with AVX2 half of them.
-  void (*tile)(const TileArgs& a);
-  FastLoops fast;  // with float32 instructions
+  TileLoop tile;
+  TileLoop f32_tile;  // for rows of any float32 values
+  FastLoops fast;     // with float32 instructions
 
   // out[i] = e^(x[i] - minus); `out` may be x.
   void (*exp_minus)(const float* x, float minus, int64_t n, float* out);

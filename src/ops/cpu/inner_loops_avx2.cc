@@ -21,11 +21,19 @@ void sum_four(const __m256 (&v)[4], float* out) {
   _mm_storeu_ps(out, all);
 }
 
+// Of two bf16 in 32 bits each, one as float32.
+__m256 lower_bf16(__m256i pairs) { return _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16)); }
+__m256 upper_bf16(__m256i pairs) {
+  const __m256i mask = _mm256_set1_epi32(static_cast<int>(0xffff0000));
+  return _mm256_castsi256_ps(_mm256_and_si256(pairs, mask));
+}
+
 // Eight lanes of 16: half of the columns. 12 of 16 registers are sums of a tile, which 7 loads of
 // 8 columns serve; with 16 lanes in two registers, 6 sums of half as many, it would be 10.
 struct Avx2Half {
   static constexpr int kParts = 2, kTileR = 4, kTileT = 3;
-  static constexpr TileSize kSize = {.tokens = 48, .columns = 512};  // of 32 and 512 KB
+  static constexpr TileSize kSize = {.tokens = 60, .columns = 1024, .panels = 2};
+  using Rows = loops::NarrowRows<Avx2Half>;
   using Reg = __m256;
   using Pairs = __m256i;
 
@@ -40,6 +48,11 @@ struct Avx2Half {
   static void hold(Values& v) {
     asm("" : "+x"(v));
   }
+  template <int Part>
+  static Reg narrow(const std::byte* p) {
+    const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    return Part == 0 ? lower_bf16(both) : upper_bf16(both);
+  }
   template <int R>
   static void sum_rows(const Reg (&v)[R], float* out) {
     sum_four(v, out);
@@ -52,12 +65,7 @@ struct Avx2Half {
     return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
   }
   static Reg dot_pairs(Reg sum, Pairs w, Pairs x) {
-    const auto odd = [](Pairs v) {
-      const __m256i mask = _mm256_set1_epi32(static_cast<int>(0xffff0000));
-      return _mm256_castsi256_ps(_mm256_and_si256(v, mask));
-    };
-    const auto even = [](Pairs v) { return _mm256_castsi256_ps(_mm256_slli_epi32(v, 16)); };
-    return fma(even(w), even(x), fma(odd(w), odd(x), sum));
+    return fma(lower_bf16(w), lower_bf16(x), fma(upper_bf16(w), upper_bf16(x), sum));
   }
 };
 
@@ -134,6 +142,12 @@ struct Avx2 {
   // A normal one, s eeee mmm, is the bf16 s0111eee emmm0000 of 2^-8 its value: 6 instructions for
   // 16 codes where those of fp16 are 9.
   static Reg e4m3_normal(const uint8_t* p) {
+    __m256i bf16 = narrow_e4m3_normal(p);
+    asm("" : "+x"(bf16));  // GCC 12 would move the two before what follows: one more
+    return {lower_bf16(bf16), upper_bf16(bf16)};
+  }
+  // As narrow rows have them.
+  static __m256i narrow_e4m3_normal(const uint8_t* p) {
     const __m256i twice =
         _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
     // Codes j and j + 8 to the upper bytes of the halves of 32 bits, zeros beside them.
@@ -142,11 +156,7 @@ struct Avx2 {
                                 -1, 4, -1, 12, -1, 5, -1, 13, -1, 6, -1, 14, -1, 7, -1, 15));
     const __m256i moved = _mm256_and_si256(_mm256_srai_epi16(pairs, 4),
                                            _mm256_set1_epi16(static_cast<int16_t>(0x87f0)));
-    __m256i bf16 = _mm256_or_si256(moved, _mm256_set1_epi16(0x3800));
-    asm("" : "+x"(bf16));  // GCC 12 would move the two before what follows: one more
-    const __m256i odd = _mm256_set1_epi32(static_cast<int>(0xffff0000));
-    return {_mm256_castsi256_ps(_mm256_slli_epi32(bf16, 16)),
-            _mm256_castsi256_ps(_mm256_and_si256(bf16, odd))};
+    return _mm256_or_si256(moved, _mm256_set1_epi16(0x3800));
   }
   // Weights of a normal distribution have a subnormal code in some ten thousand.
   struct CodeMin {
@@ -171,6 +181,31 @@ struct Avx2 {
     }
 #pragma GCC unroll 4
     for (int i = 0; i < kE4M3Run; ++i) out[i] = e4m3_normal(p + i * kLanes);
+  }
+  static constexpr bool kNarrow = true;
+  static void store_narrow(__m256i pairs, std::byte* to) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), pairs);
+  }
+  static void store_narrow(const Reg& v, std::byte* to) {  // of values that are bf16
+    const __m256i low = _mm256_srli_epi32(_mm256_castps_si256(v.low), 16);
+    store_narrow(_mm256_or_si256(low, _mm256_castps_si256(upper_bf16(_mm256_castps_si256(v.high)))),
+                 to);
+  }
+  static void pack_narrow_run(const uint8_t* p, std::byte* to, int64_t step) {
+    CodeMin min;
+    min.look_at(p);
+    if (__builtin_expect(min.has_subnormal(), 0)) {
+      for (int i = 0; i < kE4M3Run; ++i) store_narrow(e4m3(p + i * kLanes), to + i * step);
+      return;
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < kE4M3Run; ++i)
+      store_narrow(narrow_e4m3_normal(p + i * kLanes), to + i * step);
+  }
+  static void pack_narrow(const uint16_t* p, std::byte* to) {
+    const __m256i v =
+        _mm256_permute4x64_epi64(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)), 0xd8);
+    store_narrow(_mm256_unpacklo_epi16(v, _mm256_srli_si256(v, 8)), to);
   }
   struct CodeMax {
     static constexpr int64_t kCodes = 32;

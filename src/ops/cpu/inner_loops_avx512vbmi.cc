@@ -59,12 +59,12 @@ struct Avx512Vbmi : Avx512 {
     split(_mm512_unpackhi_epi8(low, high), out[2], out[3]);
   }
   static constexpr int64_t kBf16Run = 64;
-  static void e4m3_as_bf16(const uint8_t* p, uint16_t* out) {
+  static void e4m3_as_bf16(const uint8_t* p, void* first, void* second) {
     __m512i low, high;
     as_bytes_of_bf16(_mm512_permutexvar_epi8(load_bytes(kInOrder), _mm512_loadu_si512(p)), low,
                      high);
-    _mm512_storeu_si512(out, _mm512_unpacklo_epi8(low, high));
-    _mm512_storeu_si512(out + 32, _mm512_unpackhi_epi8(low, high));
+    _mm512_storeu_si512(first, _mm512_unpacklo_epi8(low, high));
+    _mm512_storeu_si512(second, _mm512_unpackhi_epi8(low, high));
   }
 
  private:

@@ -11,8 +11,9 @@ namespace {
 
 struct Portable {
   using Tile = Portable;
+  using Rows = loops::Floats<Portable>;
   static constexpr int kRegs = 1, kParts = 1, kTileR = 1, kTileT = 1, kTokens = 1;
-  static constexpr TileSize kSize = {.tokens = kTileTokens, .columns = kGroupColumns};
+  static constexpr TileSize kSize = {.tokens = kTileTokens, .columns = 704, .panels = 3};
   static constexpr int rows_for(int) { return 1; }
   struct Reg {
     float lane[kLanes];

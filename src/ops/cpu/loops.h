@@ -8,8 +8,11 @@
 // them), broadcast, mul, add, div, min and max (b where one is NaN); power_of_two(v), of the
 // integers in the lowest bits of v; bf16(p), and e4m3(p) and e4m3_run(p, out): 2^-8 of the value,
 // exact, of 16 codes and of the next ones of kE4M3Run registers; kCodes codes are looked at in one
-// step by CodeMax; Tile, the V of tile_loops.h, with kSize, what a tile takes at once. Where there
-// is a faster way for codes that are not subnormal: CodeMin, which looks at 64, and e4m3_normal(p).
+// step by CodeMax; Tile, the V of tile_loops.h, with kSize, what a tile takes at once, and Rows,
+// Floats or NarrowRows of it. With kNarrow, for the latter: store_narrow(v, to), of values that are
+// bf16, pack_narrow(p, to), of 16 bf16, and pack_narrow_run(p, to, step), of kE4M3Run times 16
+// codes. Where there is a faster way for codes that are not subnormal: CodeMin, which looks at 64,
+// and e4m3_normal(p); for kBf16Run of them as bf16: e4m3_as_bf16(p, one unit, the next).
 #pragma once
 
 #include "ops/cpu/dot_loops.h"
@@ -48,6 +51,13 @@ void scale(const float* x, const float* scales, int64_t block_columns, int64_t f
 }
 
 template <class V>
+void store_part(const typename V::Reg& v, int64_t n, float* out) {
+  alignas(64) float part[kLanes];
+  V::store(part, v);
+  for (int64_t i = 0; i < n; ++i) out[i] = part[i];
+}
+
+template <class V>
 void decode_e4m3(const uint8_t* codes, int64_t n, float* out) {
   int64_t k = 0;
   for (; k + V::kE4M3Run * kLanes <= n; k += V::kE4M3Run * kLanes) {
@@ -58,25 +68,7 @@ void decode_e4m3(const uint8_t* codes, int64_t n, float* out) {
   }
   for (; k < n; k += kLanes) {
     const int64_t left = n - k < kLanes ? n - k : kLanes;
-    alignas(64) float part[kLanes];
-    V::store(part, load_part<V, E4M3<V>>(codes + k, left));
-    for (int64_t i = 0; i < left; ++i) out[k + i] = part[i];
-  }
-}
-
-template <class V>
-void decode_e4m3_as_bf16(const uint8_t* codes, int64_t n, uint16_t* out) {
-  int64_t k = 0;
-  if constexpr (requires { V::kBf16Run; })
-    for (; k + V::kBf16Run <= n; k += V::kBf16Run) V::e4m3_as_bf16(codes + k, out + k);
-  for (int64_t left; k < n; k += left) {
-    constexpr int64_t kAtOnce = 16 * kLanes;
-    left = n - k < kAtOnce ? n - k : kAtOnce;
-    alignas(64) float values[kAtOnce];
-    decode_e4m3<V>(codes + k, left, values);
-    uint32_t bits[kAtOnce];
-    __builtin_memcpy(bits, values, sizeof bits);
-    for (int64_t i = 0; i < left; ++i) out[k + i] = static_cast<uint16_t>(bits[i] >> 16);
+    store_part<V>(load_part<V, E4M3<V>>(codes + k, left), left, out + k);
   }
 }
 
@@ -84,10 +76,117 @@ template <class V>
 void decode_bf16(const uint16_t* row, int64_t n, float* out) {
   int64_t k = 0;
   for (; k + kLanes <= n; k += kLanes) V::store(out + k, V::bf16(row + k));
-  if (k == n) return;
-  alignas(64) float part[kLanes];
-  V::store(part, load_part<V, Bf16<V>>(row + k, n - k));
-  for (int64_t i = 0; k < n; ++i, ++k) out[k] = part[i];
+  if (k < n) store_part<V>(load_part<V, Bf16<V>>(row + k, n - k), n - k, out + k);
+}
+
+// --- weights to the places of a tile ------------------------------------------------------------
+
+// Sixteen columns, as they are or narrow.
+template <class V>
+void store_unit(const typename V::Reg& v, std::byte* to) {
+  if constexpr (requires { V::kNarrow; })
+    V::store_narrow(v, to);
+  else
+    V::store(reinterpret_cast<float*>(to), v);
+}
+
+// Calls each(row, place of its first unit, from one unit to the next).
+template <class P, int R, class Each>
+void for_each_row(const RowsToPack& a, const Each& each) {
+  const int64_t units = (a.columns + P::kColumns - 1) / P::kColumns;
+  for (int64_t r = 0; r < a.rows; ++r) {
+    const int64_t run = r / R * R;
+    auto* to = static_cast<std::byte*>(a.w) + (run * units + (r - run)) * P::kRowPiece;
+    each(static_cast<const uint8_t*>(a.first) + r * a.row_bytes,
+         static_cast<const uint8_t*>(a.next) + r * a.row_bytes, to);
+  }
+}
+
+template <class V>
+void pack_e4m3(const RowsToPack& a) {
+  using Tile = typename V::Tile;
+  constexpr int64_t kStep = Tile::kTileR * Tile::Rows::kRowPiece, kRun = V::kE4M3Run * kLanes;
+  static_assert(Tile::Rows::kRowParts == 1);
+  for_each_row<typename Tile::Rows, Tile::kTileR>(
+      a, [&](const uint8_t* codes, const uint8_t* next, std::byte* to) {
+        int64_t k = 0;
+        for (; k + kRun <= a.columns; k += kRun, to += V::kE4M3Run * kStep) {
+          if (k % 64 == 0) __builtin_prefetch(next + k, 0, 2);
+          if constexpr (requires { V::kNarrow; }) {
+            V::pack_narrow_run(codes + k, to, kStep);
+          } else {
+            typename V::Reg w[V::kE4M3Run];
+            V::e4m3_run(codes + k, w);
+#pragma GCC unroll 4
+            for (int i = 0; i < V::kE4M3Run; ++i) store_unit<V>(w[i], to + i * kStep);
+          }
+        }
+        for (; k < a.columns; k += kLanes, to += kStep) {
+          const int64_t left = a.columns - k < kLanes ? a.columns - k : kLanes;
+          store_unit<V>(load_part<V, E4M3<V>>(codes + k, left), to);
+        }
+      });
+}
+
+template <class V>
+void pack_bf16(const RowsToPack& a) {
+  using Tile = typename V::Tile;
+  constexpr int64_t kStep = Tile::kTileR * Tile::Rows::kRowPiece;
+  for_each_row<typename Tile::Rows, Tile::kTileR>(
+      a, [&](const uint8_t* row, const uint8_t* next, std::byte* to) {
+        const auto* values = reinterpret_cast<const uint16_t*>(row);
+        int64_t k = 0;
+        for (; k + kLanes <= a.columns; k += kLanes, to += kStep) {
+          if (k % 32 == 0) __builtin_prefetch(next + 2 * k, 0, 2);
+          if constexpr (requires { V::kNarrow; })
+            V::pack_narrow(values + k, to);
+          else
+            store_unit<V>(V::bf16(values + k), to);
+        }
+        if (k < a.columns) store_unit<V>(load_part<V, Bf16<V>>(values + k, a.columns - k), to);
+      });
+}
+
+// Units to the places of one row or token.
+template <class V>
+void pack_units(const void* from, int64_t units, const UnitPlaces& out) {
+  constexpr int64_t kPiece = TileOrder::kUnitBytes / V::Tile::kParts;
+  const auto* bytes = static_cast<const std::byte*>(from);
+  std::byte* to = out.first;
+  for (int64_t u = 0; u < units; ++u, to += out.step_bytes)
+#pragma GCC unroll 2
+    for (int64_t part = 0; part < V::Tile::kParts; ++part, bytes += kPiece)
+      __builtin_memcpy(to + part * out.part_bytes, bytes, kPiece);
+}
+
+template <class V>
+void pack_e4m3_as_bf16(const RowsToPack& a) {
+  using Tile = typename V::Tile;
+  using P = Bf16Pairs<Tile>;
+  constexpr int64_t kStep = Tile::kTileR * P::kRowPiece;
+  const int64_t units = (a.columns + P::kColumns - 1) / P::kColumns;
+  const int64_t part_bytes = kGroupRows * units * P::kRowPiece;
+  for_each_row<P, Tile::kTileR>(a, [&](const uint8_t* codes, const uint8_t* next, std::byte* to) {
+    int64_t k = 0;
+    if constexpr (requires { V::kBf16Run; })
+      for (; k + V::kBf16Run <= a.columns; k += V::kBf16Run, to += 2 * kStep) {
+        __builtin_prefetch(next + k, 0, 2);
+        V::e4m3_as_bf16(codes + k, to, to + kStep);
+      }
+    for (int64_t left; k < a.columns; k += left) {
+      constexpr int64_t kAtOnce = 8 * P::kColumns;
+      left = a.columns - k < kAtOnce ? a.columns - k : kAtOnce;
+      alignas(64) float values[kAtOnce] = {};
+      decode_e4m3<V>(codes + k, left, values);
+      uint32_t bits[kAtOnce];
+      __builtin_memcpy(bits, values, sizeof bits);
+      alignas(64) uint16_t numbers[kAtOnce];
+      for (int64_t i = 0; i < kAtOnce; ++i) numbers[i] = static_cast<uint16_t>(bits[i] >> 16);
+      const int64_t here = (left + P::kColumns - 1) / P::kColumns;
+      pack_units<V>(numbers, here, {to, kStep, part_bytes});
+      to += here * kStep;
+    }
+  });
 }
 
 template <class V>
@@ -249,21 +348,30 @@ void add_stored_rows(const InnerLoops::StoredRows& a) {
 
 template <class V>
 constexpr InnerLoops table() {
+  using Tile = typename V::Tile;
+  using Rows = typename Tile::Rows;
+  constexpr TileSize kSize = Tile::kSize;
   static_assert(kDotRows % V::rows_for(1) == 0 && kDotRows % V::rows_for(V::kTokens) == 0);
-  static_assert(kTileRows % kGroupRows == 0 && kGroupRows % V::Tile::kTileR == 0);
-  static_assert(V::Tile::kSize.tokens <= kTileTokens && V::Tile::kSize.columns <= kGroupColumns &&
-                V::Tile::kSize.columns % (2 * kLanes) == 0);
+  static_assert(kTileRows % kGroupRows == 0 && kGroupRows % Tile::kTileR == 0);
+  static_assert(kSize.tokens <= kTileTokens && kSize.tokens % Tile::kTileT == 0);
+  static_assert(kSize.columns <= kGroupColumns && kSize.columns % (2 * kLanes) == 0);
+  static_assert(kSize.tokens * kSize.columns * kSize.panels <= kTileValues);
   return {.dots_e4m3 = dots<V, E4M3<V>>,
           .dots_bf16 = dots<V, Bf16<V>>,
           .dots_f32 = dots<V, F32<V>>,
           .scale = scale<V>,
           .decode_e4m3 = decode_e4m3<V>,
           .decode_bf16 = decode_bf16<V>,
-          .decode_e4m3_as_bf16 = decode_e4m3_as_bf16<V>,
+          .pack_e4m3 = pack_e4m3<V>,
+          .pack_bf16 = pack_bf16<V>,
+          .pack_e4m3_as_bf16 = pack_e4m3_as_bf16<V>,
+          .pack_units = pack_units<V>,
           .has_e4m3_nan = has_e4m3_nan<V>,
-          .tile_size = V::Tile::kSize,
-          .tile = tile<typename V::Tile, Floats<typename V::Tile>>,
-          .fast = {.tile = tile<typename V::Tile, Bf16Pairs<typename V::Tile>>,
+          .tile_size = kSize,
+          .tile = {order_of<Tile, Rows>(), tile<Tile, Rows>},
+          .f32_tile = {order_of<Tile, Floats<Tile>>(), tile<Tile, Floats<Tile>>},
+          .fast = {.order = order_of<Tile, Bf16Pairs<Tile>>(),
+                   .tile = tile<Tile, Bf16Pairs<Tile>>,
                    .round_bf16 = round_bf16<V>,
                    .takes_raw = false},
           .exp_minus = exp_minus<V>,

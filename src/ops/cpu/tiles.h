@@ -48,13 +48,17 @@ inline int64_t units_to_take(int64_t tokens) {
   return tokens > kDotTokens ? kTileRows / kUnitRows : 1;
 }
 
-// Calls each(first, count) for `tokens` tokens in parts of about the same size that fit a tile.
+// Calls each(first, count) for `tokens` tokens in parts of about the same size that fit a tile, all
+// but the last of as many as are multiplied at once, or a multiple of it.
 template <typename Each>
 void for_each_token_part(const CpuContext& cpu, int64_t tokens, const Each& each) {
-  const int64_t parts = ceil_div(tokens, inner_loops(cpu.level()).tile_size.tokens);
-  for (int64_t i = 0; i < parts; ++i) {
-    const int64_t first = tokens * i / parts;
-    each(first, tokens * (i + 1) / parts - first);
+  const InnerLoops& loops = inner_loops(cpu.level());
+  const int64_t parts = ceil_div(tokens, loops.tile_size.tokens);
+  for (int64_t i = 0, first = 0; i < parts; ++i) {
+    const int64_t end =
+        std::min(tokens, round_up(tokens * (i + 1) / parts, loops.tile.order.tokens));
+    each(first, end - first);
+    first = end;
   }
 }
 
