@@ -22,7 +22,6 @@
 namespace dsr {
 namespace {
 
-constexpr std::string_view kPasteOn = "\x1b[?2004h", kPasteOff = "\x1b[?2004l";
 constexpr std::wstring_view kPasteBegin = L"\x1b[200~";  // a terminal says that a paste begins
 constexpr std::wstring_view kLineIsDone = L"\x1b[299~";  // no terminal says that
 constexpr std::string_view kPasteEnd = "\x1b[201~";

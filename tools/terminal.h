@@ -6,6 +6,9 @@
 
 namespace dsr {
 
+// Bracketed paste, which the line editor has a terminal tell while it reads.
+inline constexpr const char *kPasteOn = "\x1b[?2004h", *kPasteOff = "\x1b[?2004l";
+
 bool is_terminal(int fd);
 // Whether TERM names a terminal that understands more than text.
 bool understands_escapes();

@@ -6,11 +6,6 @@
 #include "tools/terminal.h"
 
 namespace dsr {
-namespace {
-
-constexpr const char* kPasteOff = "\x1b[?2004l";  // the line editor's, while it reads
-
-}  // namespace
 
 TerminalModes::TerminalModes() : is_terminal_(::tcgetattr(STDIN_FILENO, &found_) == 0) {
   if (is_terminal_)
