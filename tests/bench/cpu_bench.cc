@@ -103,7 +103,14 @@ void dots(benchmark::State& state, void (*loop)(const DotArgs&), int64_t rows, i
 void tile(benchmark::State& state, const InnerLoops& loops) {
   constexpr int64_t kTokens = 48;
   const int64_t columns = loops.tile_size.columns;
-  Values<float> w = random_values<float>(kGroupRows * columns);
+  Values<uint16_t> rows = random_values<uint16_t>(kGroupRows * columns);
+  Values<float> w(kGroupRows * columns);
+  loops.pack_bf16({.first = rows.data(),
+                   .row_bytes = 2 * columns,
+                   .rows = kGroupRows,
+                   .columns = columns,
+                   .w = w.data(),
+                   .next = rows.data()});
   Values<float> x = random_values<float>(kTokens * 2 * columns);
   Values<float> lanes(kTokens * kGroupRows * kLanes), sums(kTokens * kTileRows);
   for (auto _ : state) {

@@ -67,5 +67,26 @@ TEST(CpuFastMath, NeedsItsInstructions) {
             "  try: --cpu-level avx2, which emulates them, slowly");
 }
 
+TEST(CpuFastMath, ANanAmongWeightsStaysInItsRow) {
+  TensorMaker make{20260102};
+  for (const CpuLevel level : kCpuLevels) {
+    if (!can_be_fast(level)) continue;
+    Exec exec = fast_exec(level);
+    give_scratch(exec, 1 << 20);
+    const int64_t T = 40, K = 1216, N = 48;
+    const Weight w = make.weight(DType::kF8E4M3, {N}, K, 0.03f);
+    const Tensor x = make.normal(DType::kF32, {T, K});
+    const Tensor want = make.empty(DType::kF32, {T, N}), out = make.empty(DType::kF32, {T, N});
+    ops::linear(exec, {.out = want, .x = x, .w = w, .bias = {}});
+    w.segments[0].data.ptr<uint8_t>(5)[1201] = 0xff;
+    ops::linear(exec, {.out = out, .x = x, .w = w, .bias = {}});
+    for (int64_t t = 0; t < T; ++t)
+      for (int64_t n = 0; n < N; ++n)
+        EXPECT_TRUE(n == 5 ? std::isnan(out.ptr<float>(t)[n])
+                           : out.ptr<float>(t)[n] == want.ptr<float>(t)[n])
+            << "token " << t << " row " << n << " " << name(level);
+  }
+}
+
 }  // namespace
 }  // namespace dsr::test

@@ -39,7 +39,10 @@ std::vector<Case> cases() {
           {64, {130, 20}, 64, DType::kF8E4M3, {8, 64}},
           {65, {130, 20}, 576, DType::kF8E4M3},
           {70, {96, 48}, 32, DType::kBF16},
-          {9, {24}, 96, DType::kBF16}};
+          {9, {24}, 96, DType::kBF16},
+          {70, {48}, 1500, DType::kF32},
+          {40, {20, 3}, 1500, DType::kF16},
+          {20, {33}, 2100, DType::kF8E4M3}};
 }
 
 // Enough for the GEMMs' widest tiles; the definition takes long.

@@ -11,7 +11,7 @@
 namespace dsr::cpu {
 namespace {
 
-// From this many tokens on, weights are turned into float32 once for all.
+// From this many tokens on, weights are decoded once for all.
 constexpr int64_t kTileFrom = kDotTokens + 1;
 
 // Scaled activations that are held at once: 9 tokens of 7168, 31 of 2048.
@@ -106,9 +106,9 @@ void few_gated_tokens(const InnerLoops& loops, const Dots& d) {
   }
 }
 
-// What is computed with, on the stack of the thread that does: float32, or bf16 for fast math. The
-// activations of some tokens, in the second-level cache, meet a group of rows in the first-level
-// one. Both lie in the order of inner_loops.h.
+// What is computed with, on the stack of the thread that does: float32, or bf16 for fast math and,
+// of rows, where they are narrow. The activations of some tokens, in the second-level cache, meet a
+// group of rows in the first-level one. Both lie in the order of inner_loops.h.
 struct Tile {
   alignas(64) float w[kGroupRows * kGroupColumns];
   alignas(64) float x[kTileValues];
@@ -146,7 +146,6 @@ class TileProduct {
   const TileOrder& order() const { return fast_ == nullptr ? exact_->order : fast_->order; }
   int64_t unit_columns() const { return fast_ == nullptr ? kLanes : 2 * kLanes; }
   int64_t units(int64_t columns) const { return ceil_div(columns, unit_columns()); }
-  static uint16_t* as_bf16(float* values) { return reinterpret_cast<uint16_t*>(values); }
   // Column k of the activations at hand, a multiple of a panel's.
   void* x_at(int64_t k) const {
     return reinterpret_cast<std::byte*>(tile_.x) + units(k) * n_ * TileOrder::kUnitBytes;
@@ -252,9 +251,12 @@ class TileProduct {
     if (rows.rows < kGroupRows)
       std::memset(tile_.w, 0, static_cast<size_t>(kGroupRows * units(n) * TileOrder::kUnitBytes));
     const auto put_rows = [&] {
-      for (int64_t i = 0; i < rows.rows; ++i)
+      for (int64_t i = 0; i < rows.rows; ++i) {
+        for (int64_t line = 0; line < n * size; line += 64)
+          __builtin_prefetch(static_cast<const std::byte*>(next) + i * rows.row_bytes + line, 0, 2);
         put(n, row_places(order(), tile_.w, i, units(n)),
             [&](float* out) { decode_unscaled(loops_, s, d_.quant, first + i, k, n, out); });
+      }
     };
     if (s.data.dtype == DType::kF8E4M3) {
       if (has_no_nan(rows))
@@ -266,7 +268,7 @@ class TileProduct {
         decode_unscaled(loops_, s, d_.quant, first + i, k, n, values);
         std::transform(values, values + n, bf16 + i * n, f32_to_bf16);  // exact
       }
-      rows.first = bf16;
+      rows.first = rows.next = bf16;
       rows.row_bytes = n * size_bytes(DType::kBF16);
       return loops_.pack_bf16(rows);
     }

@@ -23,7 +23,7 @@ struct Dots {
   const void* next = nullptr;
 };
 
-// Reads each weight once where there are few tokens, and turns tiles of them into float32 where
+// Reads each weight once where there are few tokens, and decodes tiles of them once for all where
 // there are many.
 void dots(CpuContext& cpu, const Dots& d);
 

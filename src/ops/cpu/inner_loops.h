@@ -44,12 +44,12 @@ struct TileSize {
 // make units of 64 bytes (16 of float32, 32 of bf16), and these `parts` pieces. A run holds a part
 // of all columns of `rows` rows or of `tokens` tokens: a piece of each of them, and so on with the
 // next unit. Runs follow one another, all those of a part before the next part's. Rows may be
-// narrow: 16 columns as bf16 in 32 bytes, column j + 8 above column j, of which every part takes
-// its half.
+// narrow where a level says so: 16 columns as bf16 in 32 bytes, column j + 8 above column j, of
+// which every part takes its half.
 struct TileOrder {
   int64_t parts, rows, tokens;
-  bool narrow_rows;
   static constexpr int64_t kUnitBytes = 64;
+  bool operator==(const TileOrder&) const = default;
 };
 
 // Where the pieces of one row's or one token's units are.
@@ -66,11 +66,10 @@ struct UnitPlaces {
   return left < most ? left : most;
 }
 
-// Of row r of a group, or of token t of `tokens`, whose columns are `units` units.
+// Of row r of a group, which is not narrow, or of token t of `tokens`, whose columns are `units`
+// units.
 inline UnitPlaces row_places(const TileOrder& order, void* w, int64_t r, int64_t units) {
-  const int64_t piece =
-      order.narrow_rows ? TileOrder::kUnitBytes / 2 : TileOrder::kUnitBytes / order.parts;
-  const int64_t run = r / order.rows * order.rows;
+  const int64_t piece = TileOrder::kUnitBytes / order.parts, run = r / order.rows * order.rows;
   return {static_cast<std::byte*>(w) + (run * units + (r - run)) * piece, order.rows * piece,
           kGroupRows * units * piece};
 }
@@ -163,7 +162,7 @@ struct InnerLoops {
   // The same to a tile in the order of `tile`.
   void (*pack_e4m3)(const RowsToPack& a);
   void (*pack_bf16)(const RowsToPack& a);
-  // As bf16, which is exact, in that of `fast`.
+  // As bf16, which is exact, in that of fast math.
   void (*pack_e4m3_as_bf16)(const RowsToPack& a);
   // Whole units that are there already, of tokens or of rows that are not narrow.
   void (*pack_units)(const void* from, int64_t units, const UnitPlaces& out);

@@ -51,7 +51,7 @@ void round_bf16(const float* x, int64_t n, uint16_t* out) {
 
 const FastLoops& fast_loops_avx512bf16() {
   static constexpr FastLoops kLoops = {
-      .order = loops::order_of<Avx512Bf16, loops::Bf16Pairs<Avx512Bf16>>(),
+      .order = loops::order_of<Avx512Bf16>(),
       .tile = loops::tile<Avx512Bf16, loops::Bf16Pairs<Avx512Bf16>>,
       .round_bf16 = round_bf16,
       .takes_raw = true};

@@ -1,7 +1,8 @@
 // The inner loops, written once over V, 16 lanes of one level of instructions. Only the files
 // inner_loops_*.cc include this, each compiled for its level; their V is in an unnamed namespace,
 // so that the linker cannot take one level's code for another's. For the same reason nothing here
-// calls an inline function of another header, and what is no template is unnamed.
+// calls an inline function of another header, but for tokens_at_once, which is always inlined, and
+// what is no template is unnamed.
 //
 // V has: Reg; kRegs of them; rows_for(T), how many rows of weights to take with T tokens, and
 // kTokens, the most of these; what tile_loops.h asks for; load_part (the first n lanes, 0 behind
@@ -132,6 +133,7 @@ template <class V>
 void pack_bf16(const RowsToPack& a) {
   using Tile = typename V::Tile;
   constexpr int64_t kStep = Tile::kTileR * Tile::Rows::kRowPiece;
+  static_assert(Tile::Rows::kRowParts == 1);
   for_each_row<typename Tile::Rows, Tile::kTileR>(
       a, [&](const uint8_t* row, const uint8_t* next, std::byte* to) {
         const auto* values = reinterpret_cast<const uint16_t*>(row);
@@ -168,14 +170,17 @@ void pack_e4m3_as_bf16(const RowsToPack& a) {
   const int64_t part_bytes = kGroupRows * units * P::kRowPiece;
   for_each_row<P, Tile::kTileR>(a, [&](const uint8_t* codes, const uint8_t* next, std::byte* to) {
     int64_t k = 0;
-    if constexpr (requires { V::kBf16Run; })
+    if constexpr (requires { V::kBf16Run; }) {
+      static_assert(V::kBf16Run == 2 * P::kColumns && Tile::kParts == 1);
       for (; k + V::kBf16Run <= a.columns; k += V::kBf16Run, to += 2 * kStep) {
         __builtin_prefetch(next + k, 0, 2);
         V::e4m3_as_bf16(codes + k, to, to + kStep);
       }
+    }
     for (int64_t left; k < a.columns; k += left) {
       constexpr int64_t kAtOnce = 8 * P::kColumns;
       left = a.columns - k < kAtOnce ? a.columns - k : kAtOnce;
+      for (int64_t i = 0; i < left; i += 64) __builtin_prefetch(next + k + i, 0, 2);
       alignas(64) float values[kAtOnce] = {};
       decode_e4m3<V>(codes + k, left, values);
       uint32_t bits[kAtOnce];
@@ -368,9 +373,9 @@ constexpr InnerLoops table() {
           .pack_units = pack_units<V>,
           .has_e4m3_nan = has_e4m3_nan<V>,
           .tile_size = kSize,
-          .tile = {order_of<Tile, Rows>(), tile<Tile, Rows>},
-          .f32_tile = {order_of<Tile, Floats<Tile>>(), tile<Tile, Floats<Tile>>},
-          .fast = {.order = order_of<Tile, Bf16Pairs<Tile>>(),
+          .tile = {order_of<Tile>(), tile<Tile, Rows>},
+          .f32_tile = {order_of<Tile>(), tile<Tile, Floats<Tile>>},
+          .fast = {.order = order_of<Tile>(),
                    .tile = tile<Tile, Bf16Pairs<Tile>>,
                    .round_bf16 = round_bf16<V>,
                    .takes_raw = false},

@@ -226,12 +226,9 @@ void tile(const TileArgsOf<typename P::Value>& a) {
   if constexpr (V::kParts == 2) tile_part<V, P, 1>(a);
 }
 
-template <class V, class P>
+template <class V>
 constexpr TileOrder order_of() {
-  return {.parts = V::kParts,
-          .rows = V::kTileR,
-          .tokens = V::kTileT,
-          .narrow_rows = P::kRowParts < V::kParts};
+  return {.parts = V::kParts, .rows = V::kTileR, .tokens = V::kTileT};
 }
 
 template <class V>
