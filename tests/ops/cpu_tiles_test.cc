@@ -182,20 +182,35 @@ std::vector<uint8_t> some_numbers(int64_t n, int64_t every) {
   return out;
 }
 
-std::vector<float> sums_of(const TileLoop& loop, const void* w, std::vector<float> x, int64_t n,
-                           int64_t columns) {
+// Of all columns in one call; raw activations are left in x.
+template <typename Value, typename Tile>
+std::vector<float> sums_of(const Tile& tile, const void* w, std::vector<Value>& x,
+                           const cpu::RawActivations& raw, int64_t n, int64_t columns) {
   std::vector<float> lanes(static_cast<size_t>(n * kGroupRows * kLanes), NAN);
   std::vector<float> sums(static_cast<size_t>(n * kTileRows));
-  loop.run({.w = w,
-            .x = x.data(),
-            .raw = {},
-            .tokens = n,
-            .columns = columns,
-            .begin = true,
-            .lanes = lanes.data(),
-            .sums = sums.data(),
-            .sums_stride = kTileRows});
+  tile({.w = w,
+        .x = x.data(),
+        .raw = raw,
+        .tokens = n,
+        .columns = columns,
+        .begin = true,
+        .lanes = lanes.data(),
+        .sums = sums.data(),
+        .sums_stride = kTileRows});
   return sums;
+}
+
+// Columns [first, first + columns) of a group's rows for the level's tile.
+std::vector<float> packed(const InnerLoops& loops, const std::vector<uint16_t>& bf16,
+                          int64_t stride, int64_t first, int64_t columns) {
+  std::vector<float> out(static_cast<size_t>(kGroupRows * columns));
+  loops.pack_bf16({.first = bf16.data() + first,
+                   .row_bytes = 2 * stride,
+                   .rows = kGroupRows,
+                   .columns = columns,
+                   .w = out.data(),
+                   .next = bf16.data()});
+  return out;
 }
 
 // Packed weights mean what they are, where registers and runs of them are full and are not, and
@@ -215,8 +230,7 @@ TEST(CpuTiles, PackedWeightsGiveTheDefinitionBitForBit) {
           numbers.push_back(f32_to_bf16(values.back()));
         }
         const std::vector<float> x = some_floats(kTokens * all);
-        const std::vector<float> ordered_x =
-            ordered_tokens(loops.tile.order, x, kTokens, all, 0, all);
+        std::vector<float> ordered_x = ordered_tokens(loops.tile.order, x, kTokens, all, 0, all);
         for (const bool e4m3 : {true, false}) {
           const bool narrow = level == CpuLevel::kAvx2;
           std::vector<float> w(static_cast<size_t>(kGroupRows * all / (narrow ? 2 : 1)) + 1, 7);
@@ -229,7 +243,8 @@ TEST(CpuTiles, PackedWeightsGiveTheDefinitionBitForBit) {
               .next = codes.data()};
           (e4m3 ? loops.pack_e4m3 : loops.pack_bf16)(rows);
           EXPECT_EQ(w.back(), 7) << "written behind the end";
-          const std::vector<float> sums = sums_of(loops.tile, w.data(), ordered_x, kTokens, all);
+          const std::vector<float> sums =
+              sums_of(loops.tile.run, w.data(), ordered_x, {}, kTokens, all);
           for (int64_t r = 0; r < kGroupRows; ++r)
             for (int64_t t = 0; t < kTokens; ++t)
               ASSERT_EQ(sums[static_cast<size_t>(t * kTileRows + r)],
@@ -323,16 +338,8 @@ void expect_two_calls(const InnerLoops& loops, bool any_float, int64_t tokens) {
   std::vector<float> sums(static_cast<size_t>(tokens * kTileRows));
   for (const bool begin : {true, false}) {
     const int64_t k = begin ? 0 : kFirst, n = begin ? kFirst : kColumns - kFirst;
-    std::vector<float> here(static_cast<size_t>(kGroupRows * n));
-    if (any_float)
-      here = ordered_rows(loop.order, w, kColumns, k, n);
-    else
-      loops.pack_bf16({.first = numbers.data() + k,
-                       .row_bytes = 2 * kColumns,
-                       .rows = kGroupRows,
-                       .columns = n,
-                       .w = here.data(),
-                       .next = numbers.data()});
+    const std::vector<float> here = any_float ? ordered_rows(loop.order, w, kColumns, k, n)
+                                              : packed(loops, numbers, kColumns, k, n);
     std::vector<float> here_x = ordered_tokens(loop.order, x, tokens, kColumns, k, n);
     loop.run({.w = here.data(),
               .x = here_x.data(),
@@ -373,20 +380,6 @@ void expect_raw_activations(const TileOrder& order, const Tile& tile, const void
   for (int64_t t = 0; t < kTokens; ++t) x[t] = raw.data() + t * (kFirst + kColumns);
   for (int64_t tokens = 1; tokens <= kTokens; ++tokens)
     for (const int64_t block : {32, 64, 256}) {
-      const auto sums_with = [&](std::vector<Value>& there, const cpu::RawActivations& from) {
-        std::vector<float> lanes(static_cast<size_t>(tokens * kGroupRows * kLanes));
-        std::vector<float> sums(static_cast<size_t>(tokens * kTileRows));
-        tile({.w = w,
-              .x = there.data(),
-              .raw = from,
-              .tokens = tokens,
-              .columns = kColumns,
-              .begin = true,
-              .lanes = lanes.data(),
-              .sums = sums.data(),
-              .sums_stride = kTileRows});
-        return sums;
-      };
       std::vector<Value> made(static_cast<size_t>(kTokens * kColumns));
       for (int64_t t = 0; t < tokens; ++t)
         make(x[t] + kFirst, scales.data(), block, kFirst, kColumns, made.data() + t * kColumns);
@@ -394,9 +387,9 @@ void expect_raw_activations(const TileOrder& order, const Tile& tile, const void
       std::vector<Value> got(want.size());
       const size_t size = want.size() + kColumns;  // with something behind
       for (std::vector<Value>* of : {&want, &got}) of->resize(size, Value{7});
-      const std::vector<float> want_sums = sums_with(want, {});
-      EXPECT_EQ(sums_with(got, {x, scales.data(), block, kFirst}), want_sums)
-          << tokens << " " << block;
+      const std::vector<float> want_sums = sums_of(tile, w, want, {}, tokens, kColumns);
+      const cpu::RawActivations from{x, scales.data(), block, kFirst};
+      EXPECT_EQ(sums_of(tile, w, got, from, tokens, kColumns), want_sums) << tokens << " " << block;
       EXPECT_EQ(got, want) << tokens << " " << block;
     }
 }
@@ -407,13 +400,7 @@ TEST(CpuTiles, TileScalesRawActivations) {
     const InnerLoops& loops = cpu::inner_loops(level);
     std::vector<uint16_t> numbers;
     for (const float v : some_floats(kGroupRows * 96)) numbers.push_back(f32_to_bf16(v));
-    std::vector<float> w(numbers.size());
-    loops.pack_bf16({.first = numbers.data(),
-                     .row_bytes = 2 * 96,
-                     .rows = kGroupRows,
-                     .columns = 96,
-                     .w = w.data(),
-                     .next = numbers.data()});
+    const std::vector<float> w = packed(loops, numbers, 96, 0, 96);
     expect_raw_activations<float>(loops.tile.order, loops.tile.run, w.data(), loops.scale);
   }
 }

@@ -91,7 +91,7 @@ void store_unit(const typename V::Reg& v, std::byte* to) {
     V::store(reinterpret_cast<float*>(to), v);
 }
 
-// Calls each(row, place of its first unit, from one unit to the next).
+// Calls each(row, the one to ask for meanwhile, place of its first unit).
 template <class P, int R, class Each>
 void for_each_row(const RowsToPack& a, const Each& each) {
   const int64_t units = (a.columns + P::kColumns - 1) / P::kColumns;
