@@ -246,6 +246,8 @@ void LoadedWeights::place_matrix(const WeightSpec& spec, const SourceTensor& t,
   const std::string fp8_name =
       is_looked_at ? str(escaped(spec.name), " (file ", escaped(t.file), ")") : "";
   WeightSegment segment{place(t, fp8_name), {}, t.no_nan};
+  if (scales != nullptr && !t.no_nan && !on_device_ && !dry_run_)
+    segment.nan_free = nan_free_.emplace_back(std::make_unique<NanFreeRows>(t.shape[0])).get();
   if (scales != nullptr) {
     if (scales->data != nullptr && !dry_run_)
       check_scale_values(spec.name + "_scale_inv", *scales, scales->shape[1]);

@@ -1,6 +1,7 @@
 // From a WeightSource to ModelWeights.
 #pragma once
 
+#include <memory>
 #include <vector>
 
 #include "device/exec.h"
@@ -42,6 +43,7 @@ class LoadedWeights {
   Buffer vectors_;
   std::vector<std::byte> widened_;  // on the host, until they are copied to vectors_
   int64_t vectors_used_ = 0;
+  std::vector<std::unique_ptr<NanFreeRows>> nan_free_;
   int64_t source_bytes_ = 0;
 };
 

@@ -5,6 +5,18 @@
 
 namespace dsr {
 
+bool NanFreeRows::has(int64_t first, int64_t rows) const {
+  for (int64_t u = first / kUnit; u * kUnit < first + rows; ++u)
+    if (!known_[static_cast<size_t>(u)].load(std::memory_order_relaxed)) return false;
+  return true;
+}
+
+void NanFreeRows::add(int64_t first, int64_t rows) {
+  const int64_t end = first + rows == rows_ ? std::ssize(known_) : (first + rows) / kUnit;
+  for (int64_t u = ceil_div(first, kUnit); u < end; ++u)
+    known_[static_cast<size_t>(u)].store(true, std::memory_order_relaxed);
+}
+
 int64_t Weight::rows() const {
   int64_t n = 0;
   for (const WeightSegment& s : segments) n += s.data.shape[0];

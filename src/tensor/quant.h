@@ -1,8 +1,10 @@
 // How weights and cached values are stored in fewer bits, and what they mean.
 #pragma once
 
+#include <atomic>
 #include <vector>
 
+#include "base/math.h"
 #include "tensor/tensor.h"
 
 namespace dsr {
@@ -15,6 +17,23 @@ struct QuantScheme {
   bool operator==(const QuantScheme&) const = default;
 };
 
+// Which rows of an f8_e4m3 tensor hold no NaN code, as far as it was looked: whoever reads rows for
+// the first time looks, on any number of threads, so that a mapped file need not be read before.
+class NanFreeRows {
+ public:
+  static constexpr int64_t kUnit = 32;  // rows that are known together
+  explicit NanFreeRows(int64_t rows)
+      : rows_(rows), known_(static_cast<size_t>(ceil_div(rows, kUnit))) {}
+
+  bool has(int64_t first, int64_t rows) const;
+  // Rows [first, first + rows) hold none. Units that go beyond them are left out.
+  void add(int64_t first, int64_t rows);
+
+ private:
+  int64_t rows_;
+  std::vector<std::atomic<bool>> known_;
+};
+
 // One tensor of the checkpoint. f8_e4m3 data carries scales, other types none:
 //   value[o][i] = e4m3(data[o][i]) * scales[o / block_rows][i / block_columns]
 // (the checkpoint calls them weight_scale_inv; they are multiplied all the same). The last block of
@@ -22,7 +41,8 @@ struct QuantScheme {
 struct WeightSegment {
   Tensor data;    // [rows, K] bf16 | f16 | f32 | f8_e4m3
   Tensor scales;  // [ceil(rows / block_rows), ceil(K / block_columns)] f32 | f8_e8m0, or empty
-  bool no_nan = false;  // f8_e4m3: every code was looked at, and none is NaN
+  bool no_nan = false;              // f8_e4m3: every code was looked at, and none is NaN
+  NanFreeRows* nan_free = nullptr;  // else, of its rows; or it is not remembered
 };
 
 // A linear layer's matrix [N, K] as row segments, one per tensor of the checkpoint: stacking

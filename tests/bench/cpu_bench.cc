@@ -78,7 +78,7 @@ void dots(benchmark::State& state, void (*loop)(const DotArgs&), int64_t rows, i
   constexpr int64_t kTile = 128;  // rows, as linear layers take them
   DotArgs a{};
   a.row_bytes = kColumns * int64_t{sizeof(T)};
-  a.steps = a.end = std::min(rows, kTile) / kDotRows;
+  a.steps = std::min(rows, kTile) / kDotRows;
   a.tokens = tokens;
   a.columns = kColumns;
   a.row_stride = tokens;

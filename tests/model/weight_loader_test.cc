@@ -7,6 +7,7 @@
 #include <cstring>
 #include <limits>
 
+#include "io/read_source.h"
 #include "model/declared_source.h"
 #include "support/expect_error.h"
 #include "support/json_edit.h"
@@ -310,6 +311,21 @@ TEST(WeightLoader, WidensVectorsAndLeavesMatricesInPlace) {
     std::memcpy(&bits, &bias[static_cast<size_t>(2 * e)], 2);
     EXPECT_EQ(widened.ptr<float>()[e], bf16_to_f32(bits));
   }
+}
+
+TEST(WeightLoader, RowsOfCodesThatNobodyLookedAtAreRemembered) {
+  const TinyCheckpoint checkpoint("v3-fp8");
+  Exec exec(Backend::kReference);
+  const LoadedWeights loaded(exec, checkpoint.config(), checkpoint);
+  const WeightSegment& kv_b = loaded.weights().layers[1].mla.kv_b_proj.segments[0];
+  EXPECT_FALSE(kv_b.no_nan);
+  ASSERT_NE(kv_b.nan_free, nullptr);
+  EXPECT_FALSE(kv_b.nan_free->has(0, kv_b.data.shape[0]));
+  EXPECT_EQ(loaded.weights().lm_head.segments[0].nan_free, nullptr);  // not of codes
+  const ReadSource read(checkpoint);
+  const LoadedWeights looked_at(exec, checkpoint.config(), read);
+  EXPECT_TRUE(looked_at.weights().layers[1].mla.kv_b_proj.segments[0].no_nan);
+  EXPECT_EQ(looked_at.weights().layers[1].mla.kv_b_proj.segments[0].nan_free, nullptr);
 }
 
 TEST(WeightLoader, TiedEmbeddingsAreTheHead) {

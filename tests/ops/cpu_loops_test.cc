@@ -8,6 +8,7 @@
 #include <limits>
 #include <vector>
 
+#include "ops/cpu/add_rows.h"
 #include "ops/formulas.h"
 #include "ops/lanes.h"
 #include "tensor/dtype.h"
@@ -151,7 +152,7 @@ void expect_dots(int64_t columns, int64_t every, DType dtype) {
         a.rows[r] = a.next[r] = static_cast<const std::byte*>(rows) + r * kSteps * a.row_bytes;
         a.out[r] = out.data() + r * kSteps * tokens;
       }
-      a.steps = a.end = kSteps;
+      a.steps = kSteps;
       a.tokens = tokens;
       a.columns = columns;
       a.row_stride = tokens;
@@ -215,6 +216,57 @@ TEST(CpuLoops, SumsOfStoredRowsAreTheirDefinitionBitForBit) {
           .far = kColumns};
       (e4m3 ? loops.add_e4m3_rows : loops.add_bf16_rows)(a);
       EXPECT_EQ(sum, want) << name(level) << (e4m3 ? " e4m3" : " bf16");
+    }
+  }
+}
+
+// A NaN weight makes sums of its column NaN and no other, whether or not rows are added as they are
+// stored, and whether or not it is remembered that others are none.
+TEST(CpuLoops, ANanAmongAddedRowsStaysInItsColumn) {
+  constexpr int64_t kRows = 64, kColumns = 2 * cpu::kAddColumns, kNanRow = 5, kNanColumn = 70;
+  std::vector<uint8_t> codes = some_codes(kRows, kColumns, 20);
+  float scale = 0.5f;
+  WeightSegment segment{Tensor::of(codes.data(), DType::kF8E4M3, {kRows, kColumns}),
+                        Tensor::of(&scale, DType::kF32, {1, 1})};
+  const QuantScheme quant{kRows, kColumns};
+  for (const int64_t tokens : {1, 3}) {
+    const std::vector<float> x = some_floats(tokens * kRows);
+    for (const CpuLevel level : kCpuLevels) {
+      if (level > best_cpu_level()) continue;
+      const auto sums = [&] {
+        std::vector<float> sum(static_cast<size_t>(tokens * kColumns)), memory;
+        cpu::add_rows(cpu::inner_loops(level),
+                      {.segment = segment,
+                       .quant = quant,
+                       .first_row = 0,
+                       .rows = kRows,
+                       .x = x.data(),
+                       .x_stride = kRows,
+                       .tokens = tokens,
+                       .sum = sum.data(),
+                       .sum_stride = kColumns,
+                       .next_row = 0},
+                      memory);
+        return sum;
+      };
+      uint8_t& code = codes[kNanRow * kColumns + kNanColumn];
+      const uint8_t before = code;
+      const std::vector<float> want = sums();
+      NanFreeRows nan_free(kRows);
+      code = 0xff;
+      for (const int times : {0, 1, 2}) {
+        segment.nan_free = times > 0 ? &nan_free : nullptr;
+        const std::vector<float> got = sums();
+        for (int64_t i = 0; i < tokens * kColumns; ++i) {
+          const auto at = static_cast<size_t>(i);
+          if (i % kColumns == kNanColumn)
+            EXPECT_TRUE(std::isnan(got[at])) << name(level);
+          else
+            EXPECT_EQ(got[at], want[at]) << name(level) << " " << i << " of " << tokens;
+        }
+      }
+      segment.nan_free = nullptr;
+      code = before;
     }
   }
 }

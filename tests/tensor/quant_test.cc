@@ -147,5 +147,21 @@ TEST(QuantTest, ZerosAndTinyValuesHaveAScale) {
   EXPECT_TRUE(std::isfinite(e4m3_to_f32(code) * scale));
 }
 
+TEST(NanFreeRows, KnowsWholeUnitsAndTheEnd) {
+  constexpr int64_t kUnit = NanFreeRows::kUnit, kRows = 3 * kUnit + 5;
+  NanFreeRows known(kRows);
+  EXPECT_FALSE(known.has(0, 1));
+  known.add(1, 2 * kUnit - 1);  // of the first unit one row is missing, the second one is whole
+  EXPECT_FALSE(known.has(1, 1));
+  EXPECT_TRUE(known.has(kUnit, kUnit));
+  EXPECT_FALSE(known.has(kUnit, kUnit + 1));
+  known.add(3 * kUnit, 4);  // not to the end
+  EXPECT_FALSE(known.has(3 * kUnit, 1));
+  known.add(3 * kUnit, 5);
+  EXPECT_TRUE(known.has(3 * kUnit, 5));
+  known.add(0, kRows);
+  EXPECT_TRUE(known.has(0, kRows));
+}
+
 }  // namespace
 }  // namespace dsr

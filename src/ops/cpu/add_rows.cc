@@ -37,15 +37,12 @@ void scale_x(const InnerLoops& loops, const AddRows& a, int64_t r, int64_t n, fl
     }
 }
 
-bool is_in_place(const InnerLoops& loops, const AddRows& a, int64_t r, int64_t n) {
+bool is_in_place(const InnerLoops& loops, const AddRows& a) {
   const Tensor& data = a.segment.data;
   const bool fits = a.tokens <= kInPlaceTokens && data.shape[1] % kAddColumns == 0 &&
                     block_columns(a) % kAddColumns == 0;
   if (!fits || data.dtype == DType::kBF16) return fits;
-  if (data.dtype != DType::kF8E4M3) return false;
-  for (int64_t i = 0; !a.segment.no_nan && i < n; ++i)
-    if (loops.has_e4m3_nan(data.ptr<uint8_t>(a.first_row + r + i), data.shape[1])) return false;
-  return true;
+  return data.dtype == DType::kF8E4M3 && is_nan_free(loops, a.segment, a.first_row, a.rows);
 }
 
 // From row `row` on to what is read `bytes` later: rows of `a`, or what comes next.
@@ -73,11 +70,10 @@ void add_in_place(const InnerLoops& loops, const AddRows& a, int64_t r, int64_t 
 }
 
 // Rows [r, r + n) share their scales.
-void add_part(const InnerLoops& loops, const AddRows& a, int64_t r, int64_t n,
+void add_part(const InnerLoops& loops, const AddRows& a, int64_t r, int64_t n, bool in_place,
               std::vector<float>& memory) {
   const int64_t K = a.segment.data.shape[1], width = block_columns(a);
   const int64_t n_x = ceil_div(K, width) * a.tokens * n;
-  const bool in_place = is_in_place(loops, a, r, n);
   memory.resize(std::max(memory.size(), static_cast<size_t>(in_place ? n_x : n_x + n * K)));
   float* x = memory.data();
   float* decoded = x + n_x;
@@ -100,13 +96,14 @@ void add_part(const InnerLoops& loops, const AddRows& a, int64_t r, int64_t n,
 }  // namespace
 
 void add_rows(const InnerLoops& loops, const AddRows& a, std::vector<float>& memory) {
+  const bool in_place = is_in_place(loops, a);
   for (int64_t r = 0; r < a.rows;) {
     const int64_t row = a.first_row + r;
     const int64_t block_end = a.segment.data.dtype == DType::kF8E4M3
                                   ? round_up(row + 1, a.quant.block_rows) - a.first_row
                                   : a.rows;
     const int64_t n = std::min({kRowsAtOnce, a.rows - r, block_end - r});
-    add_part(loops, a, r, n, memory);
+    add_part(loops, a, r, n, in_place, memory);
     r += n;
   }
 }

@@ -32,7 +32,7 @@ void PagedAttention::add_scores(const HeadGroup& g, const PageRows& rows, int64_
     a.out[r] = p_[0] + streams.first(r);
   }
   a.row_bytes = rows.key_stride * int64_t{sizeof(float)};
-  a.steps = a.end = streams.steps();
+  a.steps = streams.steps();
   std::copy_n(g.q, g.heads, a.x);
   a.tokens = g.heads;
   a.columns = g.key_columns;

@@ -396,13 +396,13 @@ void dots(const DotArgs& a) {
   const int parts = (tokens + V::kTokens - 1) / V::kTokens;  // of about the same size
   if constexpr (V::kRegs >= 32 ? W::kBytes == 1 : V::kRegs > 1 && W::kBytes < 4)
     if (is_decoded_once<V, W>(tokens, parts) && a.columns % 64 == 0) {
-      for (int64_t step = a.begin; step < a.end; ++step) dots_of_decoded<V, W>(a, step, parts);
+      for (int64_t step = 0; step < a.steps; ++step) dots_of_decoded<V, W>(a, step, parts);
       return;
     }
   if constexpr (V::Tile::kParts == 2 && W::kBytes > 1)
     if (tokens > 1 && a.columns % (2 * kLanes) == 0) {
       using Half = typename V::Tile;
-      for (int64_t step = a.begin; step < a.end; ++step) {
+      for (int64_t step = 0; step < a.steps; ++step) {
         const DotStep s = dot_step(a, step);
         for (int i = 0; i < parts; ++i) {
           const int first = tokens * i / parts;
@@ -412,7 +412,7 @@ void dots(const DotArgs& a) {
       }
       return;
     }
-  for (int64_t step = a.begin; step < a.end; ++step) {
+  for (int64_t step = 0; step < a.steps; ++step) {
     const DotStep s = dot_step(a, step);
     for (int i = 0; i < parts; ++i) {
       const int first = tokens * i / parts;

@@ -55,19 +55,12 @@ void stored_rows(const InnerLoops& loops, const Dots& d, const float* const* x) 
   a.columns = data.shape[1];
   a.row_stride = 1;
   a.token_stride = d.token_stride;
-  a.end = a.steps;
-  if (data.dtype != DType::kF8E4M3 || d.segment.no_nan) return call(loops, data.dtype, a);
-  for (int64_t step = 0; step < a.steps; ++step) {  // looked at while they are in the cache
-    a.begin = step;
-    a.end = step + 1;
-    call(loops, data.dtype, a);
-    for (int64_t r = 0; r < kDotRows; ++r) {
-      const auto* row = static_cast<const std::byte*>(a.rows[r]) + step * a.row_bytes;
-      if (!loops.has_e4m3_nan(reinterpret_cast<const uint8_t*>(row), a.columns)) continue;
-      float* out = a.out[r] + step * a.row_stride;
-      for (int64_t t = 0; t < d.tokens; ++t)
-        out[t * a.token_stride] = std::numeric_limits<float>::quiet_NaN();
-    }
+  call(loops, data.dtype, a);
+  if (data.dtype != DType::kF8E4M3 || is_nan_free(loops, d.segment, d.first_row, d.rows)) return;
+  for (int64_t r = 0; r < d.rows; ++r) {
+    if (is_nan_free(loops, d.segment, d.first_row + r, 1)) continue;
+    for (int64_t t = 0; t < d.tokens; ++t)
+      d.out[r + t * d.token_stride] = std::numeric_limits<float>::quiet_NaN();
   }
 }
 
@@ -127,6 +120,7 @@ class TileProduct {
         scales_(scales),
         tile_(tile) {
     const DType type = d.segment.data.dtype;
+    is_nan_free_ = type == DType::kF8E4M3 && is_nan_free(loops_, d.segment, d.first_row, d.rows);
     if (type != DType::kF8E4M3 && type != DType::kBF16) exact_ = &loops_.f32_tile;
     if (cpu.math() == CpuMath::kExact) return;
     fast_ = cpu.level() >= CpuLevel::kAvx512 ? &fast_loops_avx512bf16() : &loops_.fast;
@@ -277,7 +271,7 @@ class TileProduct {
   }
 
   bool has_no_nan(const RowsToPack& rows) const {
-    if (d_.segment.no_nan) return true;
+    if (is_nan_free_) return true;
     const auto* codes = static_cast<const uint8_t*>(rows.first);
     for (int64_t i = 0; i < rows.rows; ++i)
       if (loops_.has_e4m3_nan(codes + i * rows.row_bytes, rows.columns)) return false;
@@ -309,6 +303,7 @@ class TileProduct {
   const Dots& d_;
   const float* scales_;
   Tile& tile_;
+  bool is_nan_free_ = false;
   int64_t t0_ = 0, n_ = 0;  // the tokens at hand
 };
 
@@ -346,6 +341,14 @@ void dots(CpuContext& cpu, const Dots& d) {
   }
 }
 
+bool is_nan_free(const InnerLoops& loops, const WeightSegment& s, int64_t first_row, int64_t rows) {
+  if (s.no_nan || (s.nan_free != nullptr && s.nan_free->has(first_row, rows))) return true;
+  for (int64_t r = first_row; r < first_row + rows; ++r)
+    if (loops.has_e4m3_nan(s.data.ptr<uint8_t>(r), s.data.shape[1])) return false;
+  if (s.nan_free != nullptr) s.nan_free->add(first_row, rows);
+  return true;
+}
+
 float dot(const InnerLoops& loops, const float* a, const float* b, int64_t n) {
   float sums[kDotRows];
   DotArgs args{};
@@ -353,7 +356,7 @@ float dot(const InnerLoops& loops, const float* a, const float* b, int64_t n) {
     args.rows[r] = args.next[r] = a;
     args.out[r] = sums + r;
   }
-  args.steps = args.end = 1;
+  args.steps = 1;
   args.x[0] = b;
   args.tokens = 1;
   args.columns = n;

@@ -27,6 +27,10 @@ struct Dots {
 // there are many.
 void dots(CpuContext& cpu, const Dots& d);
 
+// Whether no code of e4m3 rows is NaN: looked at once where the segment remembers it.
+bool is_nan_free(const InnerLoops& loops, const WeightSegment& segment, int64_t first_row,
+                 int64_t rows);
+
 // a . b by the definition of inner_loops.h.
 float dot(const InnerLoops& loops, const float* a, const float* b, int64_t n);
 

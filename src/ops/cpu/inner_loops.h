@@ -87,7 +87,6 @@ struct DotArgs {
   const void* next[kDotRows];  // what is read after the streams: asked for towards their end
   int64_t row_bytes;           // from one row of a stream to the next
   int64_t steps;               // rows of a stream
-  int64_t begin, end;          // those of them that this call takes
   const float* x[kDotTokens];  // of activations; e4m3: scaled
   int64_t tokens;              // 1..kDotTokens
   int64_t columns;             // K
