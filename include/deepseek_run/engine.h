@@ -161,6 +161,8 @@ class Engine {
   void fill_cache();
   // Takes about a second. Only when idle.
   DevicePeaks measure_peaks();
+  // What the host reads now, in half a second. Only when idle, and not of a model on a GPU.
+  double measure_read_gb_per_s();
   // Of the host's memory: what measure_peaks reads, from its first call on.
   int64_t probe_bytes() const;
   // Of a GPU's memory: what was taken since the plan looked, by whomever. 0 on the host.

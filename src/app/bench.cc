@@ -85,35 +85,44 @@ BenchWork work_of(const EngineOptions& o, int64_t kv_bytes_per_token) {
 }
 
 std::optional<BenchRow> measure(const BenchOptions& o, Bench& bench, const BenchWork& work,
-                                const Case& c) {
+                                const Case& c, bool on_host) {
   BenchRow row{.test = str(c.decode ? "tg" : "pp", c.n),
                .decode = c.decode,
                .batch = c.batch,
                .depth = c.depth,
                .n = c.n};
-  reset_peak_memory();
-  for (int64_t i = 0; i < o.warmup + o.repetitions; ++i) {
-    const std::optional<double> seconds = bench.run(c);
-    if (!seconds) return std::nullopt;
-    if (i >= o.warmup) row.seconds.push_back(*seconds);
-  }
-  row.peak_memory_bytes = taken_memory_bytes(bench.engine());
   // Step i of n reads depth + i keys, its own among them.
   const double context = static_cast<double>(c.depth) + static_cast<double>(c.n + 1) / 2;
   if (c.decode)
     row.bytes_per_step = decode_bytes(work, c.batch, context);
   else
     row.flop = prefill_flop(work, c.batch, c.n, c.depth);
+  // Not where that would empty the caches for what reads less.
+  const bool probes = on_host && row.bytes_per_step * static_cast<double>(c.n) >
+                                     static_cast<double>(bench.engine().probe_bytes());
+  const auto probe = [&] {
+    if (probes) row.read_gb_per_s.push_back(bench.engine().measure_read_gb_per_s());
+  };
+  reset_peak_memory();
+  for (int64_t i = 0; i < o.warmup + o.repetitions; ++i) {
+    if (i == o.warmup) probe();
+    const std::optional<double> seconds = bench.run(c);
+    if (!seconds) return std::nullopt;
+    if (i < o.warmup) continue;
+    row.seconds.push_back(*seconds);
+    probe();
+  }
+  row.peak_memory_bytes = taken_memory_bytes(bench.engine());
   return row;
 }
 
 std::optional<std::vector<BenchRow>> measure_rows(const BenchOptions& o, Engine& engine,
-                                                  const BenchWork& work) {
+                                                  const BenchWork& work, bool on_host) {
   engine.fill_cache();
   Bench bench(o, engine);
   std::vector<BenchRow> out;
   for (const Case& c : cases_of(o)) {
-    std::optional<BenchRow> row = measure(o, bench, work, c);
+    std::optional<BenchRow> row = measure(o, bench, work, c, on_host);
     if (!row) return std::nullopt;
     out.push_back(*std::move(row));
   }
@@ -194,7 +203,7 @@ BenchFindings findings_of(const BenchOptions& o, Engine& engine, const BenchWork
           .rows = {}};
 }
 
-// The ceilings once more, after the rows: what else ran during one measurement only took away.
+// The ceilings once more: what else ran during one measurement only took away.
 DevicePeaks better(DevicePeaks before, const DevicePeaks& after) {
   before.gb_per_s = std::max(before.gb_per_s, after.gb_per_s);
   before.tflop_per_s = std::max(before.tflop_per_s, after.tflop_per_s);
@@ -228,10 +237,13 @@ BenchReport run_bench(const BenchOptions& options) {
   f.start_seconds = start_seconds;
   std::vector<ComparedRow> rows;
   if (o.serve_rates.empty()) {
-    auto measured = measure_rows(o, *engine, work);
+    auto measured = measure_rows(o, *engine, work, f.peaks.threads > 0);
     if (!measured) return {};
     f.rows = *std::move(measured);
-    for (const BenchRow& r : f.rows) rows.push_back(compared(r));
+    for (const BenchRow& r : f.rows) {
+      rows.push_back(compared(r));
+      for (const double read : r.read_gb_per_s) f.peaks.gb_per_s = std::max(f.peaks.gb_per_s, read);
+    }
   } else {
     auto measured = measure_served(o, *engine);
     if (!measured) return {};

@@ -173,12 +173,21 @@ Peaks host_peaks(int64_t threads, const Team& team, const HugeMemory& memory, bo
           .bf16 = bf16};
 }
 
+int64_t threads_of(Exec& exec) {
+  return exec.backend() == Backend::kReference ? 1 : exec.cpu().threads();
+}
+
 Team team_of(CpuContext& cpu) {
   return [&cpu](const Part& part) {
     cpu.parallel(cpu.threads(), 1, [&](int64_t begin, int64_t end) {
       for (int64_t t = begin; t < end; ++t) part(t);
     });
   };
+}
+
+Team team_of(Exec& exec) {
+  if (exec.backend() == Backend::kReference) return [](const Part& part) { part(0); };
+  return team_of(exec.cpu());
 }
 
 }  // namespace
@@ -196,18 +205,22 @@ Peaks PeakProbe::measure(Exec& exec) {
     fail(ErrorKind::kDevice, "the peaks of ", name(exec.backend()), " cannot be measured");
 #endif
   }
-  if (!memory_) memory_.emplace(kReadBytes);
-  Peaks out;
-  if (exec.backend() == Backend::kReference) {
-    out = host_peaks(
-        1, [](const Part& part) { part(0); }, *memory_, false);
-  } else {
-    CpuContext& cpu = exec.cpu();
-    const bool bf16 = cpu.math() == CpuMath::kFast && cpu.level() >= CpuLevel::kAvx512;
-    out = host_peaks(cpu.threads(), team_of(cpu), *memory_, bf16);
-  }
+  const bool bf16 = exec.backend() == Backend::kCpu && exec.cpu().math() == CpuMath::kFast &&
+                    exec.cpu().level() >= CpuLevel::kAvx512;
+  const Peaks out = host_peaks(threads_of(exec), team_of(exec), memory(), bf16);
   memory_->offer();
   return out;
+}
+
+double PeakProbe::read_bytes_per_s(Exec& exec) {
+  const double out = dsr::read_bytes_per_s(threads_of(exec), team_of(exec), memory(), /*rounds=*/2);
+  memory_->offer();
+  return out;
+}
+
+const HugeMemory& PeakProbe::memory() {
+  if (!memory_) memory_.emplace(kReadBytes);
+  return *memory_;
 }
 
 }  // namespace dsr

@@ -212,6 +212,8 @@ DevicePeaks Engine::measure_peaks() {
           .gpu = gpu};
 }
 
+double Engine::measure_read_gb_per_s() { return impl_->runner().read_bytes_per_s() * 1e-9; }
+
 void Engine::logits(std::span<const TokenId> ids,
                     const std::function<void(int64_t, std::span<const float>)>& sink) {
   impl_->logits(ids, sink);

@@ -61,6 +61,7 @@ class Runner {
 
   void fill_cache() { kv_.fill(); }
   Peaks measure_peaks() { return peaks_.measure(exec_); }
+  double read_bytes_per_s() { return peaks_.read_bytes_per_s(exec_); }
   int64_t probe_bytes() const { return peaks_.held_bytes(); }
 
   // Ids that may be sampled: bit i % 32 of word i / 32.

@@ -87,11 +87,23 @@ void expect_rows(const Json& report) {
         EXPECT_GT(share.as_double(), 0);
         EXPECT_LT(share.as_double(), 1);
         EXPECT_TRUE(row.find(decode ? "peak_share" : "bandwidth_share")->is_null());
+        EXPECT_TRUE(row.find("bandwidth_share_then")->is_null());  // it reads less than the probe
         EXPECT_GT(row.find("peak_memory_bytes")->as_int(), 1 << 20);
         EXPECT_LT(row.find("peak_memory_bytes")->as_int(), 1 << 29);  // less what the probe holds
       }
   EXPECT_GT(report.find("bandwidth_gb_per_s")->as_double(), 0);
   EXPECT_GT(report.find("peak_tflops")->as_double(), 0);
+}
+
+// Each repetition beside what was read just before and just after it.
+TEST(BenchRowTest, SharesAreOfTheSameMinutes) {
+  BenchRow row{.test = "tg10", .decode = true, .batch = 1, .n = 10, .bytes_per_step = 1e9};
+  row.seconds = {1, 0.5, 2};  // 10, 20 and 5 GB/s
+  EXPECT_FALSE(row.share_of_read().has_value());
+  row.read_gb_per_s = {20, 20, 30, 10};
+  EXPECT_DOUBLE_EQ(row.share_of_read().value(), 0.5);  // of 0.5, 0.8 and 0.25
+  row.seconds.pop_back();
+  EXPECT_DOUBLE_EQ(row.share_of_read().value(), 0.65);
 }
 
 TEST_F(BenchTest, RowsOfACheckpoint) {

@@ -35,5 +35,16 @@ TEST(PeakProbe, KeepsTheMemoryThatItReads) {
   EXPECT_GT(probe.held_bytes(), int64_t{512} << 20);
 }
 
+TEST(PeakProbe, ReadsTheHostsMemoryByItself) {
+  for (const Backend backend : {Backend::kReference, Backend::kCpu}) {
+    Exec exec(backend);
+    PeakProbe probe;
+    const double read = probe.read_bytes_per_s(exec);
+    EXPECT_GT(read, 1e8);  // bytes, not gigabytes
+    EXPECT_LT(read, 1e13);
+    EXPECT_GT(probe.held_bytes(), int64_t{512} << 20);
+  }
+}
+
 }  // namespace
 }  // namespace dsr::test
