@@ -1,12 +1,9 @@
 #include "io/read_source.h"
 
-#include <algorithm>
-#include <atomic>
 #include <cstring>
-#include <future>
-#include <thread>
 
 #include "base/math.h"
+#include "base/on_all_cores.h"
 
 namespace dsr {
 namespace {
@@ -32,22 +29,14 @@ ReadSource::ReadSource(const WeightSource& from) : names_(from.names()) {
   tensors_.reserve(names_.size());
   std::vector<SourceTensor*> tensors;
   for (const std::string& name : names_) tensors.push_back(&(tensors_[name] = *from.find(name)));
-  std::atomic<size_t> next = 0;
-  const auto read = [&] {
-    for (size_t i = next++; i < tensors.size(); i = next++) {
-      SourceTensor& t = *tensors[i];
-      std::byte* to = memory_->data() + begin[i];
-      const int64_t n = bytes_of(t);
-      if (n > 0) std::memcpy(to, t.data, static_cast<size_t>(n));
-      t.data = to;
-      t.no_nan = t.dtype == DType::kF8E4M3 && count_e4m3_nan(to, n) == 0;
-    }
-  };
-  std::vector<std::future<void>> others;
-  for (unsigned t = 1; t < std::max(1u, std::thread::hardware_concurrency()); ++t)
-    others.push_back(std::async(std::launch::async, read));
-  read();
-  for (std::future<void>& other : others) other.get();
+  on_all_cores(tensors.size(), [&](size_t i) {
+    SourceTensor& t = *tensors[i];
+    std::byte* to = memory_->data() + begin[i];
+    const int64_t n = bytes_of(t);
+    if (n > 0) std::memcpy(to, t.data, static_cast<size_t>(n));
+    t.data = to;
+    t.no_nan = t.dtype == DType::kF8E4M3 && count_e4m3_nan(to, n) == 0;
+  });
 }
 
 const SourceTensor* ReadSource::find(const std::string& name) const {

@@ -1,12 +1,9 @@
 #include "model/random_source.h"
 
-#include <algorithm>
-#include <atomic>
 #include <cstring>
-#include <future>
-#include <thread>
 
 #include "base/math.h"
+#include "base/on_all_cores.h"
 #include "device/memory.h"
 #include "model/declared_source.h"
 #include "model/random_weights.h"
@@ -30,21 +27,13 @@ RandomSource::RandomSource(const ModelConfig& config, uint64_t seed) {
     tensor.data = memory_->data() + begin[i];
     tensor.no_nan = true;  // RandomWeights makes none
   }
-  std::atomic<size_t> next = 0;
-  const auto fill = [&] {
-    for (size_t i = next++; i < names_.size(); i = next++) {
-      std::byte* out = memory_->data() + begin[i];
-      weights.generate(names_[i], [&](std::string_view piece) {
-        std::memcpy(out, piece.data(), piece.size());
-        out += piece.size();
-      });
-    }
-  };
-  std::vector<std::future<void>> others;
-  for (unsigned t = 1; t < std::max(1u, std::thread::hardware_concurrency()); ++t)
-    others.push_back(std::async(std::launch::async, fill));
-  fill();
-  for (std::future<void>& other : others) other.get();
+  on_all_cores(names_.size(), [&](size_t i) {
+    std::byte* out = memory_->data() + begin[i];
+    weights.generate(names_[i], [&](std::string_view piece) {
+      std::memcpy(out, piece.data(), piece.size());
+      out += piece.size();
+    });
+  });
 }
 
 const SourceTensor* RandomSource::find(const std::string& name) const {
