@@ -43,6 +43,10 @@ struct WeightSegment {
   Tensor scales;  // [ceil(rows / block_rows), ceil(K / block_columns)] f32 | f8_e8m0, or empty
   bool no_nan = false;              // f8_e4m3: every code was looked at, and none is NaN
   NanFreeRows* nan_free = nullptr;  // else, of its rows; or it is not remembered
+
+  bool is_known_nan_free(int64_t first, int64_t rows) const {
+    return no_nan || (nan_free != nullptr && nan_free->has(first, rows));
+  }
 };
 
 // A linear layer's matrix [N, K] as row segments, one per tensor of the checkpoint: stacking

@@ -39,10 +39,11 @@ void scale_x(const InnerLoops& loops, const AddRows& a, int64_t r, int64_t n, fl
 
 bool is_in_place(const InnerLoops& loops, const AddRows& a) {
   const Tensor& data = a.segment.data;
+  const bool nan_free =
+      data.dtype == DType::kF8E4M3 && is_nan_free(loops, a.segment, a.first_row, a.rows);
   const bool fits = a.tokens <= kInPlaceTokens && data.shape[1] % kAddColumns == 0 &&
                     block_columns(a) % kAddColumns == 0;
-  if (!fits || data.dtype == DType::kBF16) return fits;
-  return data.dtype == DType::kF8E4M3 && is_nan_free(loops, a.segment, a.first_row, a.rows);
+  return fits && (nan_free || data.dtype == DType::kBF16);
 }
 
 // From row `row` on to what is read `bytes` later: rows of `a`, or what comes next.

@@ -342,7 +342,7 @@ void dots(CpuContext& cpu, const Dots& d) {
 }
 
 bool is_nan_free(const InnerLoops& loops, const WeightSegment& s, int64_t first_row, int64_t rows) {
-  if (s.no_nan || (s.nan_free != nullptr && s.nan_free->has(first_row, rows))) return true;
+  if (s.is_known_nan_free(first_row, rows)) return true;
   for (int64_t r = first_row; r < first_row + rows; ++r)
     if (loops.has_e4m3_nan(s.data.ptr<uint8_t>(r), s.data.shape[1])) return false;
   if (s.nan_free != nullptr) s.nan_free->add(first_row, rows);
@@ -372,7 +372,7 @@ void decode_unscaled(const InnerLoops& loops, const WeightSegment& s, const Quan
   if (s.data.dtype != DType::kF8E4M3) return dequantize_row(s, q, row, first, n, out);
   const auto* codes = reinterpret_cast<const uint8_t*>(data) + first;
   loops.decode_e4m3(codes, n, out);
-  if (s.no_nan || !loops.has_e4m3_nan(codes, n)) return;
+  if (s.is_known_nan_free(row, 1) || !loops.has_e4m3_nan(codes, n)) return;
   for (int64_t i = 0; i < n; ++i)
     if ((codes[i] & 0x7f) == 0x7f) out[i] = std::numeric_limits<float>::quiet_NaN();
 }
