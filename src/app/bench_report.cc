@@ -161,13 +161,12 @@ std::vector<std::vector<std::string>> serve_columns(const BenchFindings& f) {
 }
 
 std::string markdown(const BenchFindings& f) {
-  std::string out =
-      str(escaped(f.model), ", ", escaped(f.architecture), ", ", f.weights, " weights, cache ",
-          f.cache_type, "; device ", f.device, "\n", processor(f), "; reads ",
-          fixed(f.peaks.gb_per_s, 1), " GB/s, ", f.peaks.flop_type, " peak ",
-          fixed(f.peaks.tflop_per_s, 3), " TFLOP/s, the best measured; start ",
-          fixed(f.start_seconds, 2), " s, load (", f.load_mode, ") ", fixed(f.load_seconds, 2),
-          " s\n\n");
+  std::string out = str(escaped(f.model), ", ", escaped(f.architecture), ", ", f.weights,
+                        " weights, cache ", f.cache_type, "; device ", f.device, "\n", processor(f),
+                        "; reads ", fixed(f.peaks.gb_per_s, 1), " GB/s, ", f.peaks.flop_type,
+                        " peak ", fixed(f.peaks.tflop_per_s, 3),
+                        " TFLOP/s, the best measured; start ", fixed(f.start_seconds, 2),
+                        " s, load (", f.load_mode, ") ", fixed(f.load_seconds, 2), " s\n\n");
   if (f.serve_rows.empty()) return out + markdown_table(cells(f, /*units=*/true), /*left=*/1);
   int64_t peak = 0;
   for (const ServeRow& r : f.serve_rows) peak = std::max(peak, r.peak_memory_bytes);
