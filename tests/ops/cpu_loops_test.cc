@@ -257,6 +257,8 @@ TEST(CpuLoops, ANanAmongAddedRowsStaysInItsColumn) {
       for (const int times : {0, 1, 2}) {
         segment.nan_free = times > 0 ? &nan_free : nullptr;
         const std::vector<float> got = sums();
+        EXPECT_EQ(nan_free.has(NanFreeRows::kUnit, NanFreeRows::kUnit), times > 0);
+        EXPECT_FALSE(nan_free.has(0, NanFreeRows::kUnit));
         for (int64_t i = 0; i < tokens * kColumns; ++i) {
           const auto at = static_cast<size_t>(i);
           if (i % kColumns == kNanColumn)

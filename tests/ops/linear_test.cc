@@ -204,6 +204,9 @@ TEST_P(LinearTest, ANanAmongWeightsStaysInItsRow) {
       EXPECT_TRUE(same_bits(columns(out, 0, 5), columns(want, 0, 5))) << T;
       EXPECT_TRUE(same_bits(columns(out, 6, N - 6), columns(want, 6, N - 6))) << T;
       for (const double v : values_of(columns(out, 5, 1))) EXPECT_TRUE(std::isnan(v)) << T;
+      // The definition does not look.
+      EXPECT_EQ(nan_free.has(NanFreeRows::kUnit, 1), times > 0 && exec.backend() == Backend::kCpu);
+      EXPECT_FALSE(nan_free.has(0, NanFreeRows::kUnit));
     }
   }
 }

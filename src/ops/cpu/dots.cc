@@ -343,10 +343,18 @@ void dots(CpuContext& cpu, const Dots& d) {
 
 bool is_nan_free(const InnerLoops& loops, const WeightSegment& s, int64_t first_row, int64_t rows) {
   if (s.is_known_nan_free(first_row, rows)) return true;
-  for (int64_t r = first_row; r < first_row + rows; ++r)
-    if (loops.has_e4m3_nan(s.data.ptr<uint8_t>(r), s.data.shape[1])) return false;
-  if (s.nan_free != nullptr) s.nan_free->add(first_row, rows);
-  return true;
+  bool all = true;
+  const int64_t end = first_row + rows;
+  for (int64_t first = first_row, next = 0; first < end; first = next) {
+    next = std::min(end, round_up(first + 1, NanFreeRows::kUnit));
+    if (s.is_known_nan_free(first, next - first)) continue;
+    bool found = false;
+    for (int64_t r = first; r < next && !found; ++r)
+      found = loops.has_e4m3_nan(s.data.ptr<uint8_t>(r), s.data.shape[1]);
+    if (!found && s.nan_free != nullptr) s.nan_free->add(first, next - first);
+    all &= !found;
+  }
+  return all;
 }
 
 float dot(const InnerLoops& loops, const float* a, const float* b, int64_t n) {
