@@ -342,7 +342,6 @@ void dots(CpuContext& cpu, const Dots& d) {
 }
 
 bool is_nan_free(const InnerLoops& loops, const WeightSegment& s, int64_t first_row, int64_t rows) {
-  if (s.is_known_nan_free(first_row, rows)) return true;
   bool all = true;
   const int64_t end = first_row + rows;
   for (int64_t first = first_row, next = 0; first < end; first = next) {
