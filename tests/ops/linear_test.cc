@@ -187,28 +187,31 @@ TEST_P(LinearTest, ARowOfNansStaysAlone) {
 }
 
 // A weight that is NaN makes its row's outputs NaN and no other, however weights are decoded and
-// whether or not it is remembered that others are not.
+// whether or not it is remembered that others are not; also where fewer rows share their scales
+// than are remembered together.
 TEST_P(LinearTest, ANanAmongWeightsStaysInItsRow) {
   if (on_cuda()) GTEST_SKIP() << "a GPU's kernels take such a code for 480: loading looks for them";
-  for (const int64_t T : {1, 8, 12, 13, 40, 70}) {
-    const int64_t K = 1216, N = 48;
-    Weight w = make.weight(DType::kF8E4M3, {N}, K, sigma(K));
-    const Tensor x = random_activation({T, K});
-    const Tensor want = empty_activation({T, N}), out = empty_activation({T, N});
-    ops::linear(exec, {.out = want, .x = x, .w = w, .bias = {}});
-    w.segments[0].data.ptr<uint8_t>(5)[1201] = 0xff;
-    NanFreeRows nan_free(N);
-    for (const int times : {0, 1, 2}) {
-      if (times > 0) w.segments[0].nan_free = &nan_free;
-      ops::linear(exec, {.out = out, .x = x, .w = w, .bias = {}});
-      EXPECT_TRUE(same_bits(columns(out, 0, 5), columns(want, 0, 5))) << T;
-      EXPECT_TRUE(same_bits(columns(out, 6, N - 6), columns(want, 6, N - 6))) << T;
-      for (const double v : values_of(columns(out, 5, 1))) EXPECT_TRUE(std::isnan(v)) << T;
-      // The definition does not look.
-      EXPECT_EQ(nan_free.has(NanFreeRows::kUnit, 1), times > 0 && exec.backend() == Backend::kCpu);
-      EXPECT_FALSE(nan_free.has(0, NanFreeRows::kUnit));
+  for (const int64_t block_rows : {128, 16})
+    for (const int64_t T : {1, 8, 12, 13, 40, 70}) {
+      const int64_t K = 1216, N = 80;
+      Weight w = make.weight(DType::kF8E4M3, {N}, K, sigma(K), {block_rows, 128});
+      const Tensor x = random_activation({T, K});
+      const Tensor want = empty_activation({T, N}), out = empty_activation({T, N});
+      ops::linear(exec, {.out = want, .x = x, .w = w, .bias = {}});
+      w.segments[0].data.ptr<uint8_t>(5)[1201] = 0xff;
+      NanFreeRows nan_free(N);
+      for (const int times : {0, 1, 2}) {
+        if (times > 0) w.segments[0].nan_free = &nan_free;
+        ops::linear(exec, {.out = out, .x = x, .w = w, .bias = {}});
+        EXPECT_TRUE(same_bits(columns(out, 0, 5), columns(want, 0, 5))) << T;
+        EXPECT_TRUE(same_bits(columns(out, 6, N - 6), columns(want, 6, N - 6))) << T;
+        for (const double v : values_of(columns(out, 5, 1))) EXPECT_TRUE(std::isnan(v)) << T;
+        // The definition does not look.
+        EXPECT_EQ(nan_free.has(NanFreeRows::kUnit, 1),
+                  times > 0 && exec.backend() == Backend::kCpu);
+        EXPECT_FALSE(nan_free.has(0, NanFreeRows::kUnit));
+      }
     }
-  }
 }
 
 // Activations whose magnitudes span 2^-40 .. 2^40 from one 128 columns to the next, and 2^-24

@@ -56,7 +56,7 @@ void stored_rows(const InnerLoops& loops, const Dots& d, const float* const* x) 
   a.row_stride = 1;
   a.token_stride = d.token_stride;
   call(loops, data.dtype, a);
-  if (data.dtype != DType::kF8E4M3 || is_nan_free(loops, d.segment, d.first_row, d.rows)) return;
+  if (data.dtype != DType::kF8E4M3 || d.is_nan_free) return;
   for (int64_t r = 0; r < d.rows; ++r) {
     if (is_nan_free(loops, d.segment, d.first_row + r, 1)) continue;
     for (int64_t t = 0; t < d.tokens; ++t)
@@ -120,7 +120,6 @@ class TileProduct {
         scales_(scales),
         tile_(tile) {
     const DType type = d.segment.data.dtype;
-    is_nan_free_ = type == DType::kF8E4M3 && is_nan_free(loops_, d.segment, d.first_row, d.rows);
     if (type != DType::kF8E4M3 && type != DType::kBF16) exact_ = &loops_.f32_tile;
     if (cpu.math() == CpuMath::kExact) return;
     fast_ = cpu.level() >= CpuLevel::kAvx512 ? &fast_loops_avx512bf16() : &loops_.fast;
@@ -271,7 +270,7 @@ class TileProduct {
   }
 
   bool has_no_nan(const RowsToPack& rows) const {
-    if (is_nan_free_) return true;
+    if (d_.is_nan_free) return true;
     const auto* codes = static_cast<const uint8_t*>(rows.first);
     for (int64_t i = 0; i < rows.rows; ++i)
       if (loops_.has_e4m3_nan(codes + i * rows.row_bytes, rows.columns)) return false;
@@ -303,7 +302,6 @@ class TileProduct {
   const Dots& d_;
   const float* scales_;
   Tile& tile_;
-  bool is_nan_free_ = false;
   int64_t t0_ = 0, n_ = 0;  // the tokens at hand
 };
 
@@ -329,12 +327,14 @@ void dots_of_block(CpuContext& cpu, const Dots& d) {
 void dots(CpuContext& cpu, const Dots& d) {
   DSR_CHECK(d.rows <= kTileRows, d.rows);
   if (d.segment.data.dtype != DType::kF8E4M3) return dots_of_block(cpu, d);
+  const bool nan_free = is_nan_free(inner_loops(cpu.level()), d.segment, d.first_row, d.rows);
   for (int64_t r = 0; r < d.rows;) {
     const int64_t row = d.first_row + r, block_end = round_up(row + 1, d.quant.block_rows);
     Dots part = d;
     part.first_row = row;
     part.rows = std::min(d.rows - r, block_end - row);
     part.out = d.out + r;
+    part.is_nan_free = nan_free;
     if (r + part.rows < d.rows) part.next = nullptr;
     dots_of_block(cpu, part);
     r += part.rows;

@@ -21,6 +21,7 @@ struct Dots {
   bool gates = false;    // instead: out = silu(out) * the product
   // As many rows that will be wanted after these; nullptr: the following ones.
   const void* next = nullptr;
+  bool is_nan_free = false;  // e4m3 codes; dots() looks
 };
 
 // Reads each weight once where there are few tokens, and decodes tiles of them once for all where
