@@ -19,6 +19,8 @@ struct QuantScheme {
 
 // Which rows of an f8_e4m3 tensor hold no NaN code, as far as it was looked: whoever reads rows for
 // the first time looks, on any number of threads, so that a mapped file need not be read before.
+// What is known of a loaded model grows while its values stay as they are. A file that somebody
+// changes afterwards is not looked at again.
 class NanFreeRows {
  public:
   static constexpr int64_t kUnit = 32;  // rows that are known together
@@ -41,8 +43,10 @@ class NanFreeRows {
 struct WeightSegment {
   Tensor data;    // [rows, K] bf16 | f16 | f32 | f8_e4m3
   Tensor scales;  // [ceil(rows / block_rows), ceil(K / block_columns)] f32 | f8_e8m0, or empty
-  bool no_nan = false;              // f8_e4m3: every code was looked at, and none is NaN
-  NanFreeRows* nan_free = nullptr;  // else, of its rows; or it is not remembered
+  bool no_nan = false;  // f8_e4m3: every code was looked at, and none is NaN
+  // Else, of the rows of `data`, kept by whoever owns that (LoadedWeights); nullptr: not
+  // remembered.
+  NanFreeRows* nan_free = nullptr;
 
   bool is_known_nan_free(int64_t first, int64_t rows) const {
     return no_nan || (nan_free != nullptr && nan_free->has(first, rows));

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <limits>
+#include <thread>
 #include <vector>
 
 #include "base/math.h"
@@ -160,6 +161,20 @@ TEST(NanFreeRows, KnowsWholeUnitsAndTheEnd) {
   known.add(3 * kUnit, 5);
   EXPECT_TRUE(known.has(3 * kUnit, 5));
   known.add(0, kRows);
+  EXPECT_TRUE(known.has(0, kRows));
+}
+
+TEST(NanFreeRows, ManyThreadsMayLook) {
+  constexpr int64_t kUnits = 4000, kRows = kUnits * NanFreeRows::kUnit;
+  NanFreeRows known(kRows);
+  std::vector<std::thread> threads;
+  for (int64_t t = 0; t < 4; ++t)
+    threads.emplace_back([&known, t] {
+      for (int64_t u = t / 2; u < kUnits; u += 2)  // two threads add the same ones
+        if (const int64_t row = u * NanFreeRows::kUnit; !known.has(row, 1))
+          known.add(row, NanFreeRows::kUnit);
+    });
+  for (std::thread& t : threads) t.join();
   EXPECT_TRUE(known.has(0, kRows));
 }
 
