@@ -18,7 +18,7 @@ void on_all_cores(size_t n, const Each& each) {
     for (size_t i = next++; i < n; i = next++) each(i);
   };
   std::vector<std::future<void>> others;
-  for (unsigned t = 1; t < std::max(1u, std::thread::hardware_concurrency()); ++t)
+  for (size_t t = 1; t < std::min<size_t>(n, std::thread::hardware_concurrency()); ++t)
     others.push_back(std::async(std::launch::async, part));
   part();
   for (std::future<void>& other : others) other.get();
