@@ -23,6 +23,9 @@ namespace {
 
 constexpr int64_t kServedAtATime = 32;
 constexpr int64_t kServedRequests = 64;
+// What a repetition reads at least to have memory read beside it: as much as that reads itself,
+// which empties the caches.
+constexpr double kProbedBytes = 1 << 30;
 
 struct Case {
   bool decode;
@@ -97,9 +100,7 @@ std::optional<BenchRow> measure(const BenchOptions& o, Bench& bench, const Bench
     row.bytes_per_step = decode_bytes(work, c.batch, context);
   else
     row.flop = prefill_flop(work, c.batch, c.n, c.depth);
-  // Not where that would empty the caches for what reads less.
-  const bool probes = on_host && row.bytes_per_step * static_cast<double>(c.n) >
-                                     static_cast<double>(bench.engine().probe_bytes());
+  const bool probes = on_host && row.bytes_per_step * static_cast<double>(c.n) > kProbedBytes;
   const auto probe = [&] {
     if (probes) row.read_gb_per_s.push_back(bench.engine().measure_read_gb_per_s());
   };

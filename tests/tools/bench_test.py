@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""deepseek-run bench --compare: what it says, and its exit code."""
+"""deepseek-run bench on a CPU: its comparison's words and exit code, and shares of what was read."""
 
 import json
 import tempfile
 import unittest
 from pathlib import Path
 
-from cli import MODEL, CliTest
+from cli import MODEL, TINY, CliTest
 
 FLAGS = ["-q", "-p", "0", "-n", "8", "-r", "6", "--warmup", "1", "--device", "cpu"]
 
@@ -37,6 +37,25 @@ class Compare(CliTest):
     def test_what_is_no_report(self):
         self.base.write_text("[]")
         self.failure(*FLAGS, "--compare", self.base, command="bench", model=MODEL, code=2)
+
+
+class ReadThen(CliTest):
+    """The share of what memory gave right before and after each repetition."""
+
+    def row(self, *args: str) -> dict:
+        flags = ["-q", "-p", "0", "-r", "2", "--device", "cpu", "--format", "json"]
+        return json.loads(self.output(*flags, *args, command="bench", model=None))["rows"][0]
+
+    def test_answers_that_read_more_than_the_probe_have_one(self):
+        # One layer and the head in bf16: 0.58 GB a token.
+        card = TINY.parent / "deepseek-v2-lite.json"
+        row = self.row("--random-weights", "--card", card, "--layers", "1", "-n", "2")
+        self.assertGreater(row["bytes_per_step"] * row["n"], 1 << 30)
+        self.assertGreater(row["bandwidth_share_then"], 0.01)  # others take what they like of both
+        self.assertLess(row["bandwidth_share_then"], 10)
+
+    def test_others_do_not(self):
+        self.assertIsNone(self.row("-m", MODEL, "-n", "8")["bandwidth_share_then"])
 
 
 if __name__ == "__main__":
