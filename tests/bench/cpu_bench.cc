@@ -70,10 +70,12 @@ void count(benchmark::State& state, double bytes, double flop) {
 }
 
 template <typename T>
-void dots(benchmark::State& state, void (*loop)(const DotArgs&), int64_t rows, int64_t tokens) {
+void dots(benchmark::State& state, void (*loop)(const DotArgs&), int64_t rows, int64_t tokens,
+          decltype(InnerLoops::Raised::raise) raise = nullptr) {
   rows /= static_cast<int64_t>(sizeof(T));
   Values<T> w = random_values<T>(rows * kColumns);
-  Values<float> x = random_values<float>(tokens * kColumns);
+  constexpr int64_t kStride = kColumns + kLanes;  // as linear layers scale them
+  Values<float> x = random_values<float>(tokens * kStride);
   std::vector<float> out(static_cast<size_t>(rows * tokens));
   constexpr int64_t kTile = 128;  // rows, as linear layers take them
   DotArgs a{};
@@ -83,7 +85,15 @@ void dots(benchmark::State& state, void (*loop)(const DotArgs&), int64_t rows, i
   a.columns = kColumns;
   a.row_stride = tokens;
   a.token_stride = 1;
-  for (int64_t t = 0; t < tokens; ++t) a.x[t] = x.data() + t * kColumns;
+  const std::vector<float> scales(kColumns / 128, 0.01f);
+  Values<float> raised(raise != nullptr ? tokens * kStride : 0);
+  for (int64_t t = 0; t < tokens; ++t) {
+    a.x[t] = x.data() + t * kStride;
+    if (raise == nullptr) continue;
+    float* to = raised.data() + t * kStride;
+    raise(a.x[t], scales.data(), 128, kColumns, to);
+    a.x[t] = to;
+  }
   for (auto _ : state) {
     for (int64_t row = 0; row < rows; row += kDotRows * a.steps) {
       for (int64_t r = 0; r < kDotRows; ++r) {
@@ -224,10 +234,14 @@ void add(const std::string& name, const F& f) {
 
 void add_dots(const std::string& level, const InnerLoops& loops, bool in_memory) {
   const int64_t rows = in_memory ? kInMemory : kInCache;
-  for (const int64_t tokens : {1, 2, 4, 6, 8, 12}) {
+  for (const int64_t tokens : {1, 2, 3, 4, 6, 8, 12}) {
     const std::string end = str("/", in_memory ? "memory" : "cache", "/tokens:", tokens);
     add(level + "/dots_e4m3" + end,
         [&loops, rows, tokens](auto& s) { dots<uint8_t>(s, loops.dots_e4m3, rows, tokens); });
+    if (tokens <= loops.raised.tokens)
+      add(level + "/raised_dots_e4m3" + end, [&loops, rows, tokens](auto& s) {
+        dots<uint8_t>(s, loops.raised.dots_e4m3, rows, tokens, loops.raised.raise);
+      });
     add(level + "/dots_bf16" + end,
         [&loops, rows, tokens](auto& s) { dots<uint16_t>(s, loops.dots_bf16, rows, tokens); });
     add(level + "/dots_f32" + end,

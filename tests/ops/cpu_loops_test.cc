@@ -2,12 +2,15 @@
 #include "ops/cpu/inner_loops.h"
 
 #include <gtest/gtest.h>
+#include <xmmintrin.h>
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <limits>
 #include <vector>
 
+#include "base/math.h"
 #include "ops/cpu/add_rows.h"
 #include "ops/formulas.h"
 #include "ops/lanes.h"
@@ -128,6 +131,27 @@ std::vector<uint8_t> some_codes(int64_t rows, int64_t columns, int64_t every) {
   return out;
 }
 
+// Activations as raised dots take them, of rows whose scale is 1 for 2^-8 of the codes' values.
+class RaisedTokens {
+ public:
+  RaisedTokens(const InnerLoops& loops, const float* x, int64_t tokens, int64_t columns)
+      : stride_(round_up(columns, kLanes) / kLanes),
+        places_(static_cast<size_t>(tokens * stride_)) {
+    const std::vector<float> scales(static_cast<size_t>(ceil_div(columns, 128)), 0x1p-8f);
+    for (int64_t t = 0; t < tokens; ++t)
+      EXPECT_TRUE(loops.raised.raise(x + t * columns, scales.data(), 128, columns,
+                                     places_[static_cast<size_t>(t * stride_)].v));
+  }
+  const float* token(int64_t t) const { return places_[static_cast<size_t>(t * stride_)].v; }
+
+ private:
+  struct Place {
+    alignas(64) float v[kLanes];
+  };
+  int64_t stride_;
+  std::vector<Place> places_;
+};
+
 // Of `columns` columns with 1, 2, ... tokens, at all levels.
 void expect_dots(int64_t columns, int64_t every, DType dtype) {
   constexpr int64_t kSteps = 2, kRows = kSteps * cpu::kDotRows;
@@ -159,15 +183,24 @@ void expect_dots(int64_t columns, int64_t every, DType dtype) {
       a.token_stride = 1;
       for (int64_t t = 0; t < tokens; ++t) a.x[t] = x.data() + t * columns;
       const InnerLoops& loops = cpu::inner_loops(level);
+      const auto expect_sums = [&](const char* way) {
+        for (int64_t r = 0; r < kRows; ++r)
+          for (int64_t t = 0; t < tokens; ++t)
+            ASSERT_EQ(out[static_cast<size_t>(r * tokens + t)],
+                      dot_of(values.data() + r * columns, x.data() + t * columns, columns))
+                << "row " << r << " token " << t << " of " << tokens << ", " << columns
+                << " columns, " << name(level) << " " << name(dtype) << way;
+      };
       (dtype == DType::kF32    ? loops.dots_f32
        : dtype == DType::kBF16 ? loops.dots_bf16
                                : loops.dots_e4m3)(a);
-      for (int64_t r = 0; r < kRows; ++r)
-        for (int64_t t = 0; t < tokens; ++t)
-          ASSERT_EQ(out[static_cast<size_t>(r * tokens + t)],
-                    dot_of(values.data() + r * columns, a.x[t], columns))
-              << "row " << r << " token " << t << " of " << tokens << ", " << columns
-              << " columns, " << name(level) << " " << name(dtype);
+      expect_sums("");
+      if (dtype != DType::kF8E4M3 || tokens > loops.raised.tokens) continue;
+      const RaisedTokens raised(loops, x.data(), tokens, columns);
+      for (int64_t t = 0; t < tokens; ++t) a.x[t] = raised.token(t);
+      std::fill(out.begin(), out.end(), -1.0f);
+      loops.raised.dots_e4m3(a);
+      expect_sums(" raised");
     }
   }
 }
@@ -179,6 +212,43 @@ TEST(CpuLoops, DotsOfCodesAndNumbersAreTheirDefinitionBitForBit) {
                                 64 + int64_t{kLanes}, int64_t{64}, int64_t{2 * 512 + 64}})
     for (const DType dtype : {DType::kF8E4M3, DType::kBF16, DType::kF32})
       for (const int64_t every : {3, 100, 1000}) expect_dots(columns, every, dtype);
+}
+
+// What raised dots cannot take is refused, wherever it is; the most that they can is not.
+TEST(CpuLoops, ActivationsThatCannotBeRaisedAreRefused) {
+  if (best_cpu_level() < CpuLevel::kAvx2) GTEST_SKIP() << "no AVX2 here";
+  const InnerLoops& loops = cpu::inner_loops(CpuLevel::kAvx2);
+  if (loops.raised.tokens == 0) GTEST_SKIP() << "products of subnormal numbers are slow here";
+  constexpr int64_t kColumns = 2 * kLanes + 3;
+  alignas(64) float out[3 * kLanes];
+  const float scales[] = {0x1p-8f, 0x1p-8f, 0x1p-8f};
+  const float most = std::nextafter(0x1p15f, 0.0f), nan = std::numeric_limits<float>::quiet_NaN();
+  for (int64_t place = 0; place < kColumns; ++place) {
+    std::vector<float> x(kColumns, 1);
+    const auto is_raised = [&](float v, int64_t block_columns = kLanes) {
+      x[static_cast<size_t>(place)] = v;
+      return loops.raised.raise(x.data(), scales, block_columns, kColumns, out);
+    };
+    EXPECT_TRUE(is_raised(most) && is_raised(-most) && is_raised(0));
+    EXPECT_FALSE(is_raised(0x1p15f) || is_raised(-0x1p15f) || is_raised(nan) || is_raised(-nan) ||
+                 is_raised(std::numeric_limits<float>::infinity()));
+    EXPECT_FALSE(is_raised(1, 24)) << "a block ends within 16 columns";
+  }
+}
+
+// Where whoever calls has subnormal numbers count as zero, codes that are must not.
+TEST(CpuLoops, NothingIsRaisedWhereSubnormalsCountAsZero) {
+  if (best_cpu_level() < CpuLevel::kAvx2) GTEST_SKIP() << "no AVX2 here";
+  const InnerLoops& loops = cpu::inner_loops(CpuLevel::kAvx2);
+  if (loops.raised.tokens == 0) GTEST_SKIP() << "products of subnormal numbers are slow here";
+  alignas(64) float x[kLanes] = {1}, out[kLanes];
+  const float scale = 0x1p-8f;
+  const unsigned before = _mm_getcsr();
+  _mm_setcsr(before | 0x40);
+  const bool raised = loops.raised.raise(x, &scale, kLanes, kLanes, out);
+  _mm_setcsr(before);
+  EXPECT_FALSE(raised);
+  EXPECT_TRUE(loops.raised.raise(x, &scale, kLanes, kLanes, out));
 }
 
 TEST(CpuLoops, SumsOfStoredRowsAreTheirDefinitionBitForBit) {

@@ -29,14 +29,10 @@ bool is_read_in_place(const Tensor& rows) {
   return rows.dtype == DType::kBF16 || rows.dtype == DType::kF32;
 }
 
-void call(const InnerLoops& loops, DType dtype, const DotArgs& a) {
-  if (dtype == DType::kF8E4M3) return loops.dots_e4m3(a);
-  if (dtype == DType::kBF16) return loops.dots_bf16(a);
-  loops.dots_f32(a);
-}
+using Loop = void (*)(const DotArgs& a);
 
 // Rows as they are stored with the activations `x`, which are d.x or scaled.
-void stored_rows(const InnerLoops& loops, const Dots& d, const float* const* x) {
+void stored_rows(const InnerLoops& loops, const Dots& d, Loop loop, const float* const* x) {
   const RowStreams streams(d.rows);
   const Tensor& data = d.segment.data;
   DotArgs a{};
@@ -55,7 +51,7 @@ void stored_rows(const InnerLoops& loops, const Dots& d, const float* const* x) 
   a.columns = data.shape[1];
   a.row_stride = 1;
   a.token_stride = d.token_stride;
-  call(loops, data.dtype, a);
+  loop(a);
   if (data.dtype != DType::kF8E4M3 || d.is_nan_free) return;
   for (int64_t r = 0; r < d.rows; ++r) {
     if (is_nan_free(loops, d.segment, d.first_row + r, 1)) continue;
@@ -64,9 +60,24 @@ void stored_rows(const InnerLoops& loops, const Dots& d, const float* const* x) 
   }
 }
 
+// Scales the activations of all tokens, each `stride` floats on. Returns the loop that takes them.
+Loop scale_tokens(const InnerLoops& loops, const Dots& d, const float* scales, int64_t stride,
+                  float* out) {
+  const int64_t K = d.segment.data.shape[1], block_columns = d.quant.block_columns;
+  bool raised = d.tokens <= loops.raised.tokens;
+  for (int64_t t = 0; t < d.tokens && raised; ++t)
+    raised = loops.raised.raise(d.x[t], scales, block_columns, K, out + t * stride);
+  if (raised) return loops.raised.dots_e4m3;
+  for (int64_t t = 0; t < d.tokens; ++t)
+    loops.scale(d.x[t], scales, block_columns, 0, K, out + t * stride);
+  return loops.dots_e4m3;
+}
+
 // The same for rows that share their scales. Never twice on a stack, which may be small.
 [[gnu::noinline]] void few_tokens(const InnerLoops& loops, const Dots& d) {
-  if (d.segment.data.dtype != DType::kF8E4M3) return stored_rows(loops, d, d.x);
+  const DType dtype = d.segment.data.dtype;
+  if (dtype == DType::kBF16) return stored_rows(loops, d, loops.dots_bf16, d.x);
+  if (dtype != DType::kF8E4M3) return stored_rows(loops, d, loops.dots_f32, d.x);
   const RowScales scales(d.segment, d.quant, d.first_row);
   const int64_t K = d.segment.data.shape[1];
   const int64_t stride = scaled_stride(K);
@@ -75,14 +86,12 @@ void stored_rows(const InnerLoops& loops, const Dots& d, const float* const* x) 
   const int64_t at_once = std::min(kTileFrom, kScaled / stride);
   for (int64_t first = 0; first < d.tokens; first += at_once) {
     Dots part = d;
+    part.x = d.x + first;
     part.tokens = std::min(at_once, d.tokens - first);
     part.out = d.out + first * d.token_stride;
-    for (int64_t t = 0; t < part.tokens; ++t) {
-      loops.scale(d.x[first + t], scales.values(), d.quant.block_columns, 0, K,
-                  scaled + t * stride);
-      x[t] = scaled + t * stride;
-    }
-    stored_rows(loops, part, x);
+    const Loop loop = scale_tokens(loops, part, scales.values(), stride, scaled);
+    for (int64_t t = 0; t < part.tokens; ++t) x[t] = scaled + t * stride;
+    stored_rows(loops, part, loop, x);
   }
 }
 

@@ -2,6 +2,7 @@
 #include <immintrin.h>
 
 #include "ops/cpu/loops.h"
+#include "ops/cpu/raised_dots.h"
 
 namespace dsr::cpu {
 namespace {
@@ -19,13 +20,6 @@ void sum_four(const __m256 (&v)[4], float* out) {
   const __m256 l1 = _mm256_add_ps(l2, _mm256_permute_ps(l2, 0xb1));
   const __m128 all = _mm_shuffle_ps(_mm256_castps256_ps128(l1), _mm256_extractf128_ps(l1, 1), 0x88);
   _mm_storeu_ps(out, all);
-}
-
-// Of two bf16 in 32 bits each, one as float32.
-__m256 lower_bf16(__m256i pairs) { return _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16)); }
-__m256 upper_bf16(__m256i pairs) {
-  const __m256i mask = _mm256_set1_epi32(static_cast<int>(0xffff0000));
-  return _mm256_castsi256_ps(_mm256_and_si256(pairs, mask));
 }
 
 // Eight lanes of 16: half of the columns. 12 of 16 registers are sums of a tile, which 7 loads of
@@ -220,11 +214,35 @@ struct Avx2 {
   };
 };
 
+// What fused multiply-adds with this float take, of a few hundred; the least of some tries, as
+// others may interrupt it.
+uint64_t cycles_of_fma(uint32_t bits) {
+  const __m256 factor = _mm256_castsi256_ps(_mm256_set1_epi32(static_cast<int>(bits)));
+  __m256 sum = _mm256_setzero_ps(), x = _mm256_set1_ps(kRaise);
+  uint64_t least = ~uint64_t{0};
+  for (int i = 0; i < 5; ++i) {
+    const uint64_t begin = __rdtsc();
+    for (int j = 0; j < 256; ++j) {
+      asm("" : "+x"(x));  // each time anew
+      sum = _mm256_fmadd_ps(factor, x, sum);
+    }
+    asm volatile("" : : "x"(sum));
+    const uint64_t took = __rdtsc() - begin;
+    least = took < least ? took : least;
+  }
+  return least;
+}
+
 }  // namespace
 
 const InnerLoops& inner_loops_avx2() {
-  static constexpr InnerLoops kTable = loops::table<Avx2>();
-  return kTable;
+  static const InnerLoops table = [] {
+    InnerLoops out = loops::table<Avx2>();
+    if (cycles_of_fma(0x00300000) < 4 * cycles_of_fma(0x00b00000))
+      out.raised = {.tokens = kRaisedTokens, .raise = raise, .dots_e4m3 = raised_dots<Avx2>};
+    return out;
+  }();
+  return table;
 }
 
 }  // namespace dsr::cpu

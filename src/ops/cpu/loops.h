@@ -372,6 +372,7 @@ constexpr InnerLoops table() {
           .pack_e4m3_as_bf16 = pack_e4m3_as_bf16<V>,
           .pack_units = pack_units<V>,
           .has_e4m3_nan = has_e4m3_nan<V>,
+          .raised = {},
           .tile_size = kSize,
           .tile = {order_of<Tile>(), tile<Tile, Rows>},
           .f32_tile = {order_of<Tile>(), tile<Tile, Floats<Tile>>},

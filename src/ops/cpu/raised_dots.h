@@ -1,0 +1,226 @@
+// Products of e4m3 codes with up to five tokens for AVX2: of inner_loops_avx2.cc alone.
+//
+// A code in the place of a float's sign, exponent and mantissa, s 0000 eeee mmm 0..., is 2^-120 its
+// value, subnormal ones included, as both types mean the same by an exponent of 0. That takes five
+// instructions for 16 codes where 2^-8 takes seven and a look whether one is subnormal. So
+// activations are raised by 2^112 more than the codes' 2^8. Every product is the same number as
+// before, so are the sums, bit for bit.
+//
+// Columns 2 i and 2 i + 1 come out in the halves of 32 bits: lanes of even columns are one
+// register, those of odd ones the other, and activations lie in that order.
+#pragma once
+
+#include <immintrin.h>
+
+#include "ops/cpu/dot_loops.h"
+#include "ops/cpu/tile_loops.h"
+
+namespace dsr::cpu {
+namespace {
+
+constexpr int kRaisedTokens = 5;
+constexpr float kRaise = 0x1p112f, kRaiseLimit = 0x1p15f;  // of what is raised, scaled by 2^8
+
+// Of two bf16 in 32 bits each, one as float32.
+inline __m256 lower_bf16(__m256i pairs) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16));
+}
+inline __m256 upper_bf16(__m256i pairs) {
+  const __m256i mask = _mm256_set1_epi32(static_cast<int>(0xffff0000));
+  return _mm256_castsi256_ps(_mm256_and_si256(pairs, mask));
+}
+
+// Eight even and eight odd columns, or the lanes of their sums.
+struct Parities {
+  __m256 even, odd;
+};
+
+// Of columns 0 to 7 and 8 to 15.
+inline Parities parities_of(__m256 low, __m256 high) {
+  const auto in_order = [](__m256 v) {
+    return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(v), 0xd8));
+  };
+  return {in_order(_mm256_shuffle_ps(low, high, 0x88)),
+          in_order(_mm256_shuffle_ps(low, high, 0xdd))};
+}
+
+inline Parities fma(const Parities& w, const Parities& x, const Parities& sum) {
+  return {_mm256_fmadd_ps(w.even, x.even, sum.even), _mm256_fmadd_ps(w.odd, x.odd, sum.odd)};
+}
+inline Parities load_parities(const float* x) { return {_mm256_load_ps(x), _mm256_load_ps(x + 8)}; }
+
+// See InnerLoops::Raised. Not where subnormal numbers count as zero, which whoever called may have
+// asked for.
+inline bool raise(const float* x, const float* scales, int64_t block_columns, int64_t n,
+                  float* out) {
+  constexpr unsigned kSubnormalsAreZero = 0x40;
+  if ((_mm_getcsr() & kSubnormalsAreZero) != 0 || block_columns % kLanes != 0) return false;
+  const __m256 raise = _mm256_set1_ps(kRaise), limit = _mm256_set1_ps(kRaiseLimit);
+  const __m256 no_sign = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
+  __m256 beyond = _mm256_setzero_ps();
+  alignas(32) float part[kLanes] = {};
+  for (int64_t k = 0; k < n; k += kLanes) {
+    const float* from = x + k;
+    if (n - k < kLanes) {
+      for (int64_t i = 0; i < n - k; ++i) part[i] = from[i];
+      from = part;
+    }
+    const __m256 factor =
+        _mm256_set1_ps(scales[k / block_columns] * static_cast<float>(loops::kE4M3Unit));
+    const __m256 low = _mm256_mul_ps(_mm256_loadu_ps(from), factor);
+    const __m256 high = _mm256_mul_ps(_mm256_loadu_ps(from + 8), factor);
+    for (const __m256 v : {low, high})  // true of a NaN
+      beyond = _mm256_or_ps(beyond, _mm256_cmp_ps(_mm256_and_ps(v, no_sign), limit, _CMP_NLT_UQ));
+    const Parities scaled = parities_of(low, high);
+    _mm256_store_ps(out + k, _mm256_mul_ps(scaled.even, raise));
+    _mm256_store_ps(out + k + 8, _mm256_mul_ps(scaled.odd, raise));
+  }
+  return _mm256_movemask_ps(beyond) == 0;
+}
+
+// Codes as 2^-120 of their values.
+inline Parities raised(const uint8_t* codes) {
+  const __m256i wide =
+      _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes)));
+  __m256i pairs =
+      _mm256_and_si256(_mm256_slli_epi16(wide, 4), _mm256_set1_epi16(static_cast<int16_t>(0x87f0)));
+  asm("" : "+x"(pairs));  // GCC 12 would move the two before what follows: one more
+  return {lower_bf16(pairs), upper_bf16(pairs)};
+}
+// Those of the even (0) or of the odd (1) columns.
+template <int Parity>
+__m256 raised_of(const uint8_t* codes) {
+  const __m256i wide =
+      _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes)));
+  __m256i values = _mm256_and_si256(_mm256_slli_epi32(wide, Parity == 0 ? 20 : 4),
+                                    _mm256_set1_epi32(static_cast<int>(0x87f00000)));
+  asm("" : "+x"(values));  // read once, whatever it is multiplied with
+  return _mm256_castsi256_ps(values);
+}
+
+// The sums of R rows and T tokens, from the streams `row` and the tokens `token` of a step on.
+template <class V, int R, int T>
+struct RaisedSums {
+  using Codes = loops::E4M3<V>;
+
+  Parities sum[T][R];
+  const DotArgs& a;
+  const loops::DotStep& s;
+  int row, token;
+
+  const uint8_t* codes(int r, int64_t k) const { return s.row[row + r] + k; }
+  const float* x(int t, int64_t k) const { return a.x[token + t] + k; }
+
+  // All lanes at once.
+  void run(bool asks) {
+#pragma GCC unroll 2
+    for (int t = 0; t < T; ++t)
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) sum[t][r] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
+    int64_t k = 0;
+    for (; k + 64 <= a.columns; k += 64)
+#pragma GCC unroll 4
+      for (int64_t i = 0; i < 64; i += kLanes) add(k + i, asks && i == 0);
+    for (; k + kLanes <= a.columns; k += kLanes) add(k, false);
+    if (k < a.columns) add_last(k, a.columns - k);
+  }
+  [[gnu::always_inline]] void add(int64_t k, bool asks) {
+    Parities v[T];
+#pragma GCC unroll 2
+    for (int t = 0; t < T; ++t) v[t] = load_parities(x(t, k));
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+      if (asks) loops::ask<Codes>(s, row + r, k);
+      const Parities w = raised(codes(r, k));
+#pragma GCC unroll 2
+      for (int t = 0; t < T; ++t) sum[t][r] = fma(w, v[t], sum[t][r]);
+    }
+  }
+
+  // The lanes of even columns, then those of odd ones, each with twice as many sums at once.
+  void run_by_parity(bool asks) {
+    __m256 even[T][R], odd[T][R];
+    add_parity<0>(asks, even);
+    add_parity<1>(false, odd);
+    for (int t = 0; t < T; ++t)
+      for (int r = 0; r < R; ++r) sum[t][r] = {even[t][r], odd[t][r]};
+    const int64_t k = a.columns / kLanes * kLanes;
+    if (k < a.columns) add_last(k, a.columns - k);
+  }
+  template <int Parity>
+  [[gnu::always_inline]] void add_parity(bool asks, __m256 (&sums)[T][R]) {
+#pragma GCC unroll 4
+    for (int t = 0; t < T; ++t)
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) sums[t][r] = _mm256_setzero_ps();
+    const auto add = [&](int64_t k, bool asks_here) __attribute__((always_inline)) {
+      __m256 v[T];
+#pragma GCC unroll 4
+      for (int t = 0; t < T; ++t) v[t] = _mm256_load_ps(x(t, k) + Parity * 8);
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) {
+        if (asks_here) loops::ask<Codes>(s, row + r, k);
+        const __m256 w = raised_of<Parity>(codes(r, k));
+#pragma GCC unroll 4
+        for (int t = 0; t < T; ++t) sums[t][r] = _mm256_fmadd_ps(w, v[t], sums[t][r]);
+      }
+    };
+    int64_t k = 0;
+    for (; k + 64 <= a.columns; k += 64)
+#pragma GCC unroll 4
+      for (int64_t i = 0; i < 64; i += kLanes) add(k + i, asks && i == 0);
+    for (; k + kLanes <= a.columns; k += kLanes) add(k, false);
+  }
+
+  // What is left behind the last 16; activations are zero there.
+  void add_last(int64_t k, int64_t n) {
+    for (int r = 0; r < R; ++r) {
+      alignas(16) uint8_t part[kLanes] = {};
+      for (int64_t i = 0; i < n; ++i) part[i] = codes(r, k)[i];
+      for (int t = 0; t < T; ++t) sum[t][r] = fma(raised(part), load_parities(x(t, k)), sum[t][r]);
+    }
+  }
+
+  void store(int64_t step) const {
+    for (int t = 0; t < T; ++t) {
+      typename V::Reg lanes[R];
+      for (int r = 0; r < R; ++r) {
+        const __m256 low = _mm256_unpacklo_ps(sum[t][r].even, sum[t][r].odd);
+        const __m256 high = _mm256_unpackhi_ps(sum[t][r].even, sum[t][r].odd);
+        lanes[r] = {_mm256_permute2f128_ps(low, high, 0x20),
+                    _mm256_permute2f128_ps(low, high, 0x31)};
+      }
+      float sums[R];
+      V::template sum_rows<R>(lanes, sums);
+      for (int r = 0; r < R; ++r)
+        a.out[row + r][step * a.row_stride + (token + t) * a.token_stride] = sums[r];
+    }
+  }
+};
+
+template <class V, int R, int T>
+void raised_dots_of(const DotArgs& a, const loops::DotStep& s, int64_t step, int token) {
+  for (int row = 0; row < kDotRows; row += R) {
+    RaisedSums<V, R, T> sums{{}, a, s, row, token};
+    if constexpr (T < 3)
+      sums.run(token == 0);
+    else
+      sums.run_by_parity(token == 0);
+    sums.store(step);
+  }
+}
+
+// Up to three tokens at once; four are twice two, five are three and two.
+template <class V>
+void raised_dots(const DotArgs& a) {
+  for (int64_t step = 0; step < a.steps; ++step) {
+    const loops::DotStep s = loops::dot_step(a, step);
+    if (a.tokens == 1) raised_dots_of<V, 4, 1>(a, s, step, 0);
+    if (a.tokens == 3 || a.tokens == 5) raised_dots_of<V, 4, 3>(a, s, step, 0);
+    if (a.tokens == 2 || a.tokens == 4) raised_dots_of<V, 2, 2>(a, s, step, 0);
+    if (a.tokens > 3) raised_dots_of<V, 2, 2>(a, s, step, a.tokens == 4 ? 2 : 3);
+  }
+}
+
+}  // namespace
+}  // namespace dsr::cpu
