@@ -87,12 +87,16 @@ void dots(benchmark::State& state, void (*loop)(const DotArgs&), int64_t rows, i
   a.token_stride = 1;
   const std::vector<float> scales(kColumns / 128, 0.01f);
   Values<float> raised(raise != nullptr ? tokens * kStride : 0);
-  for (int64_t t = 0; t < tokens; ++t) {
-    a.x[t] = x.data() + t * kStride;
-    if (raise == nullptr) continue;
-    float* to = raised.data() + t * kStride;
-    raise(a.x[t], scales.data(), 128, kColumns, to);
-    a.x[t] = to;
+  for (int64_t t = 0; t < tokens; ++t) a.x[t] = x.data() + t * kStride;
+  if (raise != nullptr) {
+    raise({.x = a.x,
+           .scales = scales.data(),
+           .block_columns = 128,
+           .columns = kColumns,
+           .tokens = tokens,
+           .all = raised.data(),
+           .stride = kStride});
+    for (int64_t t = 0; t < tokens; ++t) a.x[t] = raised.data() + t * kStride;
   }
   for (auto _ : state) {
     for (int64_t row = 0; row < rows; row += kDotRows * a.steps) {

@@ -64,10 +64,14 @@ void stored_rows(const InnerLoops& loops, const Dots& d, Loop loop, const float*
 Loop scale_tokens(const InnerLoops& loops, const Dots& d, const float* scales, int64_t stride,
                   float* out) {
   const int64_t K = d.segment.data.shape[1], block_columns = d.quant.block_columns;
-  bool raised = d.tokens <= loops.raised.tokens;
-  for (int64_t t = 0; t < d.tokens && raised; ++t)
-    raised = loops.raised.raise(d.x[t], scales, block_columns, K, out + t * stride);
-  if (raised) return loops.raised.dots_e4m3;
+  if (d.tokens <= loops.raised.tokens && loops.raised.raise({.x = d.x,
+                                                             .scales = scales,
+                                                             .block_columns = block_columns,
+                                                             .columns = K,
+                                                             .tokens = d.tokens,
+                                                             .all = out,
+                                                             .stride = stride}))
+    return loops.raised.dots_e4m3;
   for (int64_t t = 0; t < d.tokens; ++t)
     loops.scale(d.x[t], scales, block_columns, 0, K, out + t * stride);
   return loops.dots_e4m3;

@@ -94,6 +94,15 @@ struct DotArgs {
   int64_t row_stride, token_stride;
 };
 
+struct ToRaise {
+  const float* const* x;  // of activations, [tokens]
+  const float* scales;
+  int64_t block_columns, columns;
+  int64_t tokens;
+  float* all;      // x[t] of DotArgs is all + t * stride; at a multiple of 64 bytes
+  int64_t stride;  // a multiple of 16, not below `columns`
+};
+
 // Rows of weights for a tile.
 struct RowsToPack {
   const void* first;
@@ -167,14 +176,13 @@ struct InnerLoops {
   void (*pack_units)(const void* from, int64_t units, const UnitPlaces& out);
   bool (*has_e4m3_nan)(const uint8_t* codes, int64_t n);
 
-  // dots_e4m3 of few tokens by a faster way, where the level has one: of activations that raise()
-  // scaled, to places of its own (raised_dots.h). Bit for bit the same.
+  // dots_e4m3 by a faster way, where the level has one: of activations that raise() scaled, to
+  // places of its own (raised_dots.h). Bit for bit the same.
   struct Raised {
     int64_t tokens = 0;  // the most
-    // All n columns, 0 behind them up to a multiple of 16; `out` lies at a multiple of 64 bytes.
-    // False: one is too large for it, or NaN.
-    bool (*raise)(const float* x, const float* scales, int64_t block_columns, int64_t n,
-                  float* out) = nullptr;
+    // False: this way does not serve, for one is too large or NaN, or for how many columns there
+    // are.
+    bool (*raise)(const ToRaise& a) = nullptr;
     void (*dots_e4m3)(const DotArgs& a) = nullptr;
   };
   Raised raised;

@@ -2,6 +2,7 @@
 #include <immintrin.h>
 
 #include "ops/cpu/loops.h"
+#include "ops/cpu/packed_dots.h"
 #include "ops/cpu/raised_dots.h"
 
 namespace dsr::cpu {
@@ -214,6 +215,15 @@ struct Avx2 {
   };
 };
 
+bool raise(const ToRaise& a) {
+  return a.tokens < kPackedFrom ? raise_to_rows(a) : raise_to_packed(a);
+}
+
+template <class V>
+void raised_dots(const DotArgs& a) {
+  a.tokens < kPackedFrom ? dots_of_raised<V>(a) : dots_of_packed<V>(a);
+}
+
 // What fused multiply-adds with this float take, of a few hundred; the least of some tries, as
 // others may interrupt it.
 uint64_t cycles_of_fma(uint32_t bits) {
@@ -239,7 +249,7 @@ const InnerLoops& inner_loops_avx2() {
   static const InnerLoops table = [] {
     InnerLoops out = loops::table<Avx2>();
     if (cycles_of_fma(0x00300000) < 4 * cycles_of_fma(0x00b00000))
-      out.raised = {.tokens = kRaisedTokens, .raise = raise, .dots_e4m3 = raised_dots<Avx2>};
+      out.raised = {.tokens = kDotTokens, .raise = raise, .dots_e4m3 = raised_dots<Avx2>};
     return out;
   }();
   return table;

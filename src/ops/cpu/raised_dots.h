@@ -18,7 +18,6 @@
 namespace dsr::cpu {
 namespace {
 
-constexpr int kRaisedTokens = 5;
 constexpr float kRaise = 0x1p112f, kRaiseLimit = 0x1p15f;  // of what is raised, scaled by 2^8
 
 // Of two bf16 in 32 bits each, one as float32.
@@ -49,33 +48,48 @@ inline Parities fma(const Parities& w, const Parities& x, const Parities& sum) {
 }
 inline Parities load_parities(const float* x) { return {_mm256_load_ps(x), _mm256_load_ps(x + 8)}; }
 
-// See InnerLoops::Raised. Not where subnormal numbers count as zero, which whoever called may have
-// asked for.
-inline bool raise(const float* x, const float* scales, int64_t block_columns, int64_t n,
-                  float* out) {
+// Calls store(k, t, 16 columns of token t) for k = 0, 16, ... columns, zeros behind the last one.
+// False: see InnerLoops::Raised. Not where subnormal numbers count as zero, which whoever called
+// may have asked for.
+template <class Store>
+bool raise_columns(const ToRaise& a, const Store& store) {
   constexpr unsigned kSubnormalsAreZero = 0x40;
-  if ((_mm_getcsr() & kSubnormalsAreZero) != 0 || block_columns % kLanes != 0) return false;
+  if ((_mm_getcsr() & kSubnormalsAreZero) != 0 || a.block_columns % kLanes != 0) return false;
   const __m256 raise = _mm256_set1_ps(kRaise), limit = _mm256_set1_ps(kRaiseLimit);
   const __m256 no_sign = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
   __m256 beyond = _mm256_setzero_ps();
-  alignas(32) float part[kLanes] = {};
-  for (int64_t k = 0; k < n; k += kLanes) {
-    const float* from = x + k;
-    if (n - k < kLanes) {
-      for (int64_t i = 0; i < n - k; ++i) part[i] = from[i];
-      from = part;
-    }
-    const __m256 factor =
-        _mm256_set1_ps(scales[k / block_columns] * static_cast<float>(loops::kE4M3Unit));
-    const __m256 low = _mm256_mul_ps(_mm256_loadu_ps(from), factor);
-    const __m256 high = _mm256_mul_ps(_mm256_loadu_ps(from + 8), factor);
+  const auto run = [&](const float* x, int64_t k, int64_t t, float scale)
+      __attribute__((always_inline)) {
+    const __m256 factor = _mm256_set1_ps(scale * static_cast<float>(loops::kE4M3Unit));
+    const __m256 low = _mm256_mul_ps(_mm256_loadu_ps(x), factor);
+    const __m256 high = _mm256_mul_ps(_mm256_loadu_ps(x + 8), factor);
     for (const __m256 v : {low, high})  // true of a NaN
       beyond = _mm256_or_ps(beyond, _mm256_cmp_ps(_mm256_and_ps(v, no_sign), limit, _CMP_NLT_UQ));
-    const Parities scaled = parities_of(low, high);
-    _mm256_store_ps(out + k, _mm256_mul_ps(scaled.even, raise));
-    _mm256_store_ps(out + k + 8, _mm256_mul_ps(scaled.odd, raise));
+    const Parities v = parities_of(low, high);
+    store(k, t, {_mm256_mul_ps(v.even, raise), _mm256_mul_ps(v.odd, raise)});
+  };
+  const int64_t whole = a.columns / kLanes * kLanes;
+  int64_t k = 0;
+  for (int64_t b = 0; k < whole; ++b) {
+    const int64_t block_end = (b + 1) * a.block_columns;
+    for (; k < whole && k < block_end; k += kLanes)
+      for (int64_t t = 0; t < a.tokens; ++t) run(a.x[t] + k, k, t, a.scales[b]);
+  }
+  for (int64_t t = 0; t < a.tokens && k < a.columns; ++t) {
+    alignas(32) float part[kLanes] = {};
+    for (int64_t i = 0; i < a.columns - k; ++i) part[i] = a.x[t][k + i];
+    run(part, k, t, a.scales[k / a.block_columns]);
   }
   return _mm256_movemask_ps(beyond) == 0;
+}
+
+// Columns k to k + 15 at k of the token's own row.
+inline bool raise_to_rows(const ToRaise& a) {
+  return raise_columns(a, [&](int64_t k, int64_t t, const Parities& v) {
+    float* to = a.all + t * a.stride + k;
+    _mm256_store_ps(to, v.even);
+    _mm256_store_ps(to + 8, v.odd);
+  });
 }
 
 // Codes as 2^-120 of their values.
@@ -96,6 +110,18 @@ __m256 raised_of(const uint8_t* codes) {
                                     _mm256_set1_epi32(static_cast<int>(0x87f00000)));
   asm("" : "+x"(values));  // read once, whatever it is multiplied with
   return _mm256_castsi256_ps(values);
+}
+
+// The sums of R rows' lanes.
+template <class V, int R>
+void sum_parities(const Parities (&v)[R], float* out) {
+  typename V::Reg lanes[R];
+  for (int r = 0; r < R; ++r) {
+    const __m256 low = _mm256_unpacklo_ps(v[r].even, v[r].odd);
+    const __m256 high = _mm256_unpackhi_ps(v[r].even, v[r].odd);
+    lanes[r] = {_mm256_permute2f128_ps(low, high, 0x20), _mm256_permute2f128_ps(low, high, 0x31)};
+  }
+  V::template sum_rows<R>(lanes, out);
 }
 
 // The sums of R rows and T tokens, from the streams `row` and the tokens `token` of a step on.
@@ -183,15 +209,8 @@ struct RaisedSums {
 
   void store(int64_t step) const {
     for (int t = 0; t < T; ++t) {
-      typename V::Reg lanes[R];
-      for (int r = 0; r < R; ++r) {
-        const __m256 low = _mm256_unpacklo_ps(sum[t][r].even, sum[t][r].odd);
-        const __m256 high = _mm256_unpackhi_ps(sum[t][r].even, sum[t][r].odd);
-        lanes[r] = {_mm256_permute2f128_ps(low, high, 0x20),
-                    _mm256_permute2f128_ps(low, high, 0x31)};
-      }
       float sums[R];
-      V::template sum_rows<R>(lanes, sums);
+      sum_parities<V, R>(sum[t], sums);
       for (int r = 0; r < R; ++r)
         a.out[row + r][step * a.row_stride + (token + t) * a.token_stride] = sums[r];
     }
@@ -212,7 +231,7 @@ void raised_dots_of(const DotArgs& a, const loops::DotStep& s, int64_t step, int
 
 // Up to three tokens at once; four are twice two, five are three and two.
 template <class V>
-void raised_dots(const DotArgs& a) {
+void dots_of_raised(const DotArgs& a) {
   for (int64_t step = 0; step < a.steps; ++step) {
     const loops::DotStep s = loops::dot_step(a, step);
     if (a.tokens == 1) raised_dots_of<V, 4, 1>(a, s, step, 0);
