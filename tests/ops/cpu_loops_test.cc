@@ -150,7 +150,9 @@ class RaisedTokens {
                                   .stride = stride_});
   }
   bool raised() const { return raised_; }
-  const float* token(int64_t t) const { return places_[0].v + t * stride_; }
+  const float* token(int64_t t) const {
+    return places_[static_cast<size_t>(t * stride_ / kLanes)].v;
+  }
 
  private:
   struct Place {
