@@ -220,9 +220,11 @@ void expect_dots(int64_t columns, int64_t every, DType dtype) {
 
 TEST(CpuLoops, DotsOfCodesAndNumbersAreTheirDefinitionBitForBit) {
   // A last register that is not full; whole ones, but not of 64 columns; some and several parts of
-  // what is decoded at once. With few subnormal codes most runs of 64 have none.
-  for (const int64_t columns : {3 * 64 + 2 * int64_t{kLanes} + 5, 64 + 2 * int64_t{kLanes},
-                                64 + int64_t{kLanes}, int64_t{64}, int64_t{2 * 512 + 64}})
+  // what is decoded at once; blocks of unequal length of what is packed. With few subnormal codes
+  // most runs of 64 have none.
+  for (const int64_t columns :
+       {3 * 64 + 2 * int64_t{kLanes} + 5, 64 + 2 * int64_t{kLanes}, 64 + int64_t{kLanes},
+        int64_t{64}, int64_t{2 * 512 + 64}, 1024 + int64_t{kLanes}})
     for (const DType dtype : {DType::kF8E4M3, DType::kBF16, DType::kF32})
       for (const int64_t every : {3, 100, 1000}) expect_dots(columns, every, dtype);
 }
