@@ -89,13 +89,14 @@ void dots(benchmark::State& state, void (*loop)(const DotArgs&), int64_t rows, i
   Values<float> raised(raise != nullptr ? tokens * kStride : 0);
   for (int64_t t = 0; t < tokens; ++t) a.x[t] = x.data() + t * kStride;
   if (raise != nullptr) {
-    raise({.x = a.x,
-           .scales = scales.data(),
-           .block_columns = 128,
-           .columns = kColumns,
-           .tokens = tokens,
-           .all = raised.data(),
-           .stride = kStride});
+    const bool raises = raise({.x = a.x,
+                               .scales = scales.data(),
+                               .block_columns = 128,
+                               .columns = kColumns,
+                               .tokens = tokens,
+                               .all = raised.data(),
+                               .stride = kStride});
+    DSR_CHECK(raises, tokens);
     for (int64_t t = 0; t < tokens; ++t) a.x[t] = raised.data() + t * kStride;
   }
   for (auto _ : state) {

@@ -96,7 +96,7 @@ struct DotArgs {
 
 struct ToRaise {
   const float* const* x;  // of activations, [tokens]
-  const float* scales;
+  const float* scales;    // above 0
   int64_t block_columns, columns;
   int64_t tokens;
   float* all;      // x[t] of DotArgs is all + t * stride; at a multiple of 64 bytes
@@ -179,9 +179,9 @@ struct InnerLoops {
   // dots_e4m3 by a faster way, where the level has one: of activations that raise() scaled, to
   // places of its own (raised_dots.h). Bit for bit the same.
   struct Raised {
-    int64_t tokens = 0;  // the most
-    // False: this way does not serve, for one is too large or NaN, or for how many columns there
-    // are.
+    int64_t tokens = 0;  // the most; 0 too where the CPU is slow with subnormal numbers
+    // False: this way does not serve, for an activation is too large or NaN, for how many columns
+    // there are or share a scale, or as subnormal numbers count as zero in this thread.
     bool (*raise)(const ToRaise& a) = nullptr;
     void (*dots_e4m3)(const DotArgs& a) = nullptr;
   };

@@ -26,7 +26,7 @@ inline int64_t packed_block(int64_t K) {
 
 // To [block][parity][16 columns][token][8].
 inline bool raise_to_packed(const ToRaise& a) {
-  if (a.columns % kLanes != 0) return false;
+  if (a.columns == 0 || a.columns % kLanes != 0) return false;
   const int64_t block = packed_block(a.columns);
   int64_t end = 0, to_odd = 0;  // of the block at hand; from even to odd columns
   float* to = a.all;
@@ -69,7 +69,7 @@ inline const uint8_t* packed_row(const DotArgs& a, int64_t r) {
   const bool is_next = r >= kDotRows * a.steps;
   if (is_next) r -= kDotRows * a.steps;
   const void* const* rows = is_next ? a.next : a.rows;
-  return static_cast<const uint8_t*>(rows[r / a.steps % kDotRows]) + r % a.steps * a.row_bytes;
+  return static_cast<const uint8_t*>(rows[r / a.steps]) + r % a.steps * a.row_bytes;
 }
 
 template <class V, int T>
@@ -97,14 +97,17 @@ class PackedGroup {
  private:
   template <int Parity>
   void add(int64_t k, int64_t columns, const float* x) {
-    const int64_t asked = k + Parity * columns / 2, asked_end = asked + (columns + 1 - Parity) / 2;
+    const int64_t asked = k + Parity * columns / 2, asked_end = asked + columns / 2;
     for (int64_t r = 0; r < n_; ++r) {
       // A share of the next group's lines each time, so that they come while this one is computed.
       for (int64_t i = (asked + 63) / 64 * 64; i < asked_end; i += 64)
         __builtin_prefetch(next_[r] + i, 0, 2);
       if (Parity == 0) {
-        const uint8_t* soon = r + 2 < n_ ? row_[r + 2] : next_[r + 2 - n_];
-        for (int64_t i = 0; i < columns; i += 64) __builtin_prefetch(soon + k + i, 0, 3);
+        const int64_t soon = r + 2 < n_ ? r + 2 : r + 2 - n_;
+        const uint8_t* codes = r + 2 < n_                 ? row_[soon] + k
+                               : k + columns < a_.columns ? row_[soon] + k + columns
+                                                          : next_[soon];
+        for (int64_t i = 0; i < columns; i += 64) __builtin_prefetch(codes + i, 0, 3);
       }
       add_packed_row<T, Parity>(row_[r] + k, x, columns, k == 0, lanes_[r][Parity]);
     }

@@ -2,9 +2,9 @@
 //
 // A code in the place of a float's sign, exponent and mantissa, s 0000 eeee mmm 0..., is 2^-120 its
 // value, subnormal ones included, as both types mean the same by an exponent of 0. That takes five
-// instructions for 16 codes where 2^-8 takes seven and a look whether one is subnormal. So
-// activations are raised by 2^112 more than the codes' 2^8. Every product is the same number as
-// before, so are the sums, bit for bit.
+// instructions for 16 codes, with their load, where 2^-8 takes seven and a look whether one is
+// subnormal. So activations are raised by 2^112 more than the codes' 2^8. Every product is the same
+// number as before, so are the sums, bit for bit.
 //
 // Columns 2 i and 2 i + 1 come out in the halves of 32 bits: lanes of even columns are one
 // register, those of odd ones the other, and activations lie in that order.
@@ -18,7 +18,9 @@
 namespace dsr::cpu {
 namespace {
 
-constexpr float kRaise = 0x1p112f, kRaiseLimit = 0x1p15f;  // of what is raised, scaled by 2^8
+constexpr float kRaise = 0x1p112f;
+constexpr float kRaiseLimit = 0x1p16f;  // the first scaled activation that raised is no float32
+constexpr unsigned kSubnormalsAreZero = 0x40;  // of MXCSR
 
 // Of two bf16 in 32 bits each, one as float32.
 inline __m256 lower_bf16(__m256i pairs) {
@@ -53,7 +55,6 @@ inline Parities load_parities(const float* x) { return {_mm256_load_ps(x), _mm25
 // may have asked for.
 template <class Store>
 bool raise_columns(const ToRaise& a, const Store& store) {
-  constexpr unsigned kSubnormalsAreZero = 0x40;
   if ((_mm_getcsr() & kSubnormalsAreZero) != 0 || a.block_columns % kLanes != 0) return false;
   const __m256 raise = _mm256_set1_ps(kRaise), limit = _mm256_set1_ps(kRaiseLimit);
   const __m256 no_sign = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
@@ -63,8 +64,10 @@ bool raise_columns(const ToRaise& a, const Store& store) {
     const __m256 factor = _mm256_set1_ps(scale * static_cast<float>(loops::kE4M3Unit));
     const __m256 low = _mm256_mul_ps(_mm256_loadu_ps(x), factor);
     const __m256 high = _mm256_mul_ps(_mm256_loadu_ps(x + 8), factor);
-    for (const __m256 v : {low, high})  // true of a NaN
-      beyond = _mm256_or_ps(beyond, _mm256_cmp_ps(_mm256_and_ps(v, no_sign), limit, _CMP_NLT_UQ));
+    const auto is_beyond = [&](__m256 v) __attribute__((always_inline)) {  // or NaN
+      return _mm256_cmp_ps(_mm256_and_ps(v, no_sign), limit, _CMP_NLT_UQ);
+    };
+    beyond = _mm256_or_ps(beyond, _mm256_or_ps(is_beyond(low), is_beyond(high)));
     const Parities v = parities_of(low, high);
     store(k, t, {_mm256_mul_ps(v.even, raise), _mm256_mul_ps(v.odd, raise)});
   };
