@@ -170,6 +170,21 @@ TEST_P(LinearTest, TheOnlyRowIsTheSameAmongEight) {
   }
 }
 
+// Nor does it depend on others where the cpu backend scales the activations of some at a time: of
+// 12 with 7168 columns, nine and then three.
+TEST_P(LinearTest, ARowIsTheSameAmongTwelveWideOnes) {
+  if (on_cuda()) GTEST_SKIP() << "a GPU's kernels for one row are others than for twelve";
+  const Case c{12, {33}, 7168, DType::kF8E4M3};
+  const Weight w = weight(c);
+  const Tensor x = random_activation({c.T, c.K});
+  const Tensor all = empty_activation({c.T, w.rows()}), one = empty_activation({1, w.rows()});
+  ops::linear(exec, {.out = all, .x = x, .w = w, .bias = {}});
+  for (int64_t t = 0; t < c.T; ++t) {
+    ops::linear(exec, {.out = one, .x = rows(x, t, 1), .w = w, .bias = {}});
+    EXPECT_TRUE(same_bits(one, rows(all, t, 1))) << t;
+  }
+}
+
 // Rows of NaN beside it, as in the padding of a batch.
 TEST_P(LinearTest, ARowOfNansStaysAlone) {
   for (const int64_t T : {3, 12, 40, 70}) {
