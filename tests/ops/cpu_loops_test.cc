@@ -197,8 +197,9 @@ void expect_dots(int64_t columns, int64_t every, DType dtype) {
       const auto expect_sums = [&](const char* way) {
         for (int64_t r = 0; r < kRows; ++r)
           for (int64_t t = 0; t < tokens; ++t)
-            ASSERT_EQ(out[static_cast<size_t>(r * tokens + t)],
-                      dot_of(values.data() + r * columns, x.data() + t * columns, columns))
+            ASSERT_EQ(std::bit_cast<uint32_t>(out[static_cast<size_t>(r * tokens + t)]),
+                      std::bit_cast<uint32_t>(
+                          dot_of(values.data() + r * columns, x.data() + t * columns, columns)))
                 << "row " << r << " token " << t << " of " << tokens << ", " << columns
                 << " columns, " << name(level) << " " << name(dtype) << way;
       };

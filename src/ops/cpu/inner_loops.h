@@ -94,6 +94,7 @@ struct DotArgs {
   int64_t row_stride, token_stride;
 };
 
+// For the loop with as many tokens and columns.
 struct ToRaise {
   const float* const* x;  // of activations, [tokens]
   const float* scales;    // above 0

@@ -140,41 +140,44 @@ struct RaisedSums {
   const uint8_t* codes(int r, int64_t k) const { return s.row[row + r] + k; }
   const float* x(int t, int64_t k) const { return a.x[token + t] + k; }
 
-  // All lanes at once.
-  void run(bool asks) {
-#pragma GCC unroll 2
-    for (int t = 0; t < T; ++t)
-#pragma GCC unroll 4
-      for (int r = 0; r < R; ++r) sum[t][r] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
+  // Calls add(k, whether to ask for lines) for each whole 16 columns.
+  template <class Add>
+  [[gnu::always_inline]] void each_whole(bool asks, const Add& add) const {
     int64_t k = 0;
     for (; k + 64 <= a.columns; k += 64)
 #pragma GCC unroll 4
       for (int64_t i = 0; i < 64; i += kLanes) add(k + i, asks && i == 0);
     for (; k + kLanes <= a.columns; k += kLanes) add(k, false);
-    if (k < a.columns) add_last(k, a.columns - k);
   }
-  [[gnu::always_inline]] void add(int64_t k, bool asks) {
-    Parities v[T];
+
+  // All lanes at once.
+  void add_whole(bool asks) {
 #pragma GCC unroll 2
-    for (int t = 0; t < T; ++t) v[t] = load_parities(x(t, k));
+    for (int t = 0; t < T; ++t)
 #pragma GCC unroll 4
-    for (int r = 0; r < R; ++r) {
-      if (asks) loops::ask<Codes>(s, row + r, k);
-      const Parities w = raised(codes(r, k));
+      for (int r = 0; r < R; ++r) sum[t][r] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
+    each_whole(
+        asks, [&](int64_t k, bool asks_here) __attribute__((always_inline)) {
+          Parities v[T];
 #pragma GCC unroll 2
-      for (int t = 0; t < T; ++t) sum[t][r] = fma(w, v[t], sum[t][r]);
-    }
+          for (int t = 0; t < T; ++t) v[t] = load_parities(x(t, k));
+#pragma GCC unroll 4
+          for (int r = 0; r < R; ++r) {
+            if (asks_here) loops::ask<Codes>(s, row + r, k);
+            const Parities w = raised(codes(r, k));
+#pragma GCC unroll 2
+            for (int t = 0; t < T; ++t) sum[t][r] = fma(w, v[t], sum[t][r]);
+          }
+        });
   }
 
   // The lanes of even columns, then those of odd ones, each with twice as many sums at once.
-  void run_by_parity(bool asks) {
+  void add_whole_by_parity(bool asks) {
     __m256 even[T][R], odd[T][R];
     add_parity<0>(asks, even);
     add_parity<1>(false, odd);
     for (int t = 0; t < T; ++t)
       for (int r = 0; r < R; ++r) sum[t][r] = {even[t][r], odd[t][r]};
-    const int64_t k = a.columns / kLanes * kLanes;
-    if (k < a.columns) add_last(k, a.columns - k);
   }
   template <int Parity>
   [[gnu::always_inline]] void add_parity(bool asks, __m256 (&sums)[T][R]) {
@@ -182,28 +185,25 @@ struct RaisedSums {
     for (int t = 0; t < T; ++t)
 #pragma GCC unroll 4
       for (int r = 0; r < R; ++r) sums[t][r] = _mm256_setzero_ps();
-    const auto add = [&](int64_t k, bool asks_here) __attribute__((always_inline)) {
-      __m256 v[T];
+    each_whole(
+        asks, [&](int64_t k, bool asks_here) __attribute__((always_inline)) {
+          __m256 v[T];
 #pragma GCC unroll 4
-      for (int t = 0; t < T; ++t) v[t] = _mm256_load_ps(x(t, k) + Parity * 8);
+          for (int t = 0; t < T; ++t) v[t] = _mm256_load_ps(x(t, k) + Parity * 8);
 #pragma GCC unroll 4
-      for (int r = 0; r < R; ++r) {
-        if (asks_here) loops::ask<Codes>(s, row + r, k);
-        const __m256 w = raised_of<Parity>(codes(r, k));
+          for (int r = 0; r < R; ++r) {
+            if (asks_here) loops::ask<Codes>(s, row + r, k);
+            const __m256 w = raised_of<Parity>(codes(r, k));
 #pragma GCC unroll 4
-        for (int t = 0; t < T; ++t) sums[t][r] = _mm256_fmadd_ps(w, v[t], sums[t][r]);
-      }
-    };
-    int64_t k = 0;
-    for (; k + 64 <= a.columns; k += 64)
-#pragma GCC unroll 4
-      for (int64_t i = 0; i < 64; i += kLanes) add(k + i, asks && i == 0);
-    for (; k + kLanes <= a.columns; k += kLanes) add(k, false);
+            for (int t = 0; t < T; ++t) sums[t][r] = _mm256_fmadd_ps(w, v[t], sums[t][r]);
+          }
+        });
   }
 
-  // What is left behind the last 16; activations are zero there.
-  void add_last(int64_t k, int64_t n) {
-    for (int r = 0; r < R; ++r) {
+  // What is left behind the last whole 16, if anything; activations are zero behind it.
+  void add_last() {
+    const int64_t k = a.columns / kLanes * kLanes, n = a.columns - k;
+    for (int r = 0; r < R && n > 0; ++r) {
       alignas(16) uint8_t part[kLanes] = {};
       for (int64_t i = 0; i < n; ++i) part[i] = codes(r, k)[i];
       for (int t = 0; t < T; ++t) sum[t][r] = fma(raised(part), load_parities(x(t, k)), sum[t][r]);
@@ -225,9 +225,10 @@ void raised_dots_of(const DotArgs& a, const loops::DotStep& s, int64_t step, int
   for (int row = 0; row < kDotRows; row += R) {
     RaisedSums<V, R, T> sums{{}, a, s, row, token};
     if constexpr (T < 3)
-      sums.run(token == 0);
+      sums.add_whole(token == 0);
     else
-      sums.run_by_parity(token == 0);
+      sums.add_whole_by_parity(token == 0);
+    sums.add_last();
     sums.store(step);
   }
 }
